@@ -1,0 +1,321 @@
+"""Every knob as a typed, documented, validated dataclass. Imports no torch.
+
+A knob is declared once, with its default, meaning, unit and range; `bsnn VERB --help`, the checks and the identity of
+a run are all read off that declaration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from bsnn_cli.errors import ConfigError
+
+AUTO_ROOT = {
+    "tanh": "upper",
+    "relu": "upper",
+    "lrelu": "upper",
+    "elu": "upper",
+    "selu": "upper",
+    "gelu": "lower",
+    "gelu_exact": "lower",
+    "silu": "lower",
+    "mish": "lower",
+    "softplus": "lower",
+    "sigmoid": "upper",
+    "identity": "upper",
+}
+"""Named activations, and the root of b that `activation.root=auto` takes (`activations` derives it, a test compares)."""
+
+PAPER_ACTIVATIONS = ("tanh", "relu", "lrelu", "elu", "selu", "gelu")
+"""Rows of the published tables, in their order."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is fixed about a kind of dataset before it is read.
+
+    Attributes:
+        label: as a table shows it.
+        epochs: passes over the training split that the protocol asks for.
+    """
+
+    label: str
+    epochs: int
+
+
+DATASETS = {
+    "mnist": DatasetSpec("MNIST", 50),
+    "cifar10": DatasetSpec("CIFAR-10", 100),
+    "fashion_mnist": DatasetSpec("Fashion-MNIST", 50),
+    "digits": DatasetSpec("digits", 50),
+    "folder": DatasetSpec("folder", 100),
+}
+"""Kinds of dataset; 50 and 100 epochs are the paper's for MNIST and CIFAR-10."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a knob accepts: the words for a user, the test, and the names where it is a choice among names."""
+
+    words: str
+    accepts: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+
+def one_of(*choices: str) -> Rule:
+    """One of the named choices."""
+    return Rule("one of " + ", ".join(choices), lambda value: value in choices, choices)
+
+
+def at_least(bound: float) -> Rule:
+    """A finite number not below `bound`."""
+    return Rule(f"at least {bound}", lambda value: math.isfinite(value) and value >= bound)
+
+
+def above(bound: float) -> Rule:
+    """A finite number above `bound`."""
+    return Rule(f"a number above {bound}", lambda value: math.isfinite(value) and value > bound)
+
+
+def half_open(low: float, high: float) -> Rule:
+    """A number in [low, high)."""
+    return Rule(f"at least {low} and below {high}", lambda value: low <= value < high)
+
+
+def knob(default: Any, meaning: str, rule: Rule | None = None, *, unit: str = "", result: bool = False) -> Any:
+    """Declare a field.
+
+    Args:
+        default: the value where nothing is said; None means "derived", as the meaning explains.
+        meaning: one line for `--help`.
+        rule: what is accepted; None where the type says it all.
+        unit: of the value, where it has one.
+        result: True if the value can change a result: then it is part of a run's identity.
+    """
+    return field(default=default, metadata={"meaning": meaning, "rule": rule, "unit": unit, "result": result})
+
+
+NAME = Rule(
+    "letters, digits, '_', '-' and '.', not starting with '.'",
+    lambda text: re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", text) is not None,
+)
+DEVICE = Rule("auto, cpu, cuda or cuda:N", lambda text: re.fullmatch(r"auto|cpu|cuda(:\d+)?", text) is not None)
+
+
+@dataclass(kw_only=True)
+class ActivationConfig:
+    """The nonlinearity φ, and whether it is Gaussian-Poincaré normalised."""
+
+    name: str = knob("selu", "base activation φ", one_of(*AUTO_ROOT), result=True)
+    gpn: bool = knob(True, "use a·φ(h) + b with E[f²] = E[f'²] = 1 under h ~ N(0,1)", result=True)
+    root: str = knob(
+        "auto",
+        "which of the two solutions b; auto: upper unless it drives norms away (χ > 1), then lower",
+        one_of("auto", "upper", "lower"),
+        result=True,
+    )
+
+
+@dataclass(kw_only=True)
+class DatasetConfig:
+    """What is classified."""
+
+    kind: str = knob("mnist", "how it is fetched and read", one_of(*DATASETS), result=True)
+    name: str | None = knob(None, "label in paths and tables; null: the kind", NAME, result=True)
+    root: str = knob("${oc.env:BSNN_DATA_DIR,data}", "folder with the files; BSNN_DATA_DIR sets the default")
+    scaling: str = knob(
+        "standardize",
+        "standardize: per channel; thin_shell: then each input onto the sphere of radius √d",
+        one_of("standardize", "thin_shell"),
+        result=True,
+    )
+    validation: float = knob(
+        0.0, "share of the training split set aside for choosing things", half_open(0, 1), result=True
+    )
+    fingerprint: str | None = knob(None, "of the content, for kind=folder; filled in by the program", result=True)
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The network: an input layer, `depth` hidden width × width layers, an output layer."""
+
+    depth: int = knob(200, "number L of hidden width × width matrices", at_least(1), unit="layers", result=True)
+    width: int = knob(500, "units n of each hidden layer", at_least(1), unit="units", result=True)
+    norm: str = knob("none", "batch: batch normalisation before each activation", one_of("none", "batch"), result=True)
+    weights: str = knob(
+        "unit_rows",
+        "unit_rows: each row v/‖v‖ as in the paper; free: no constraint",
+        one_of("unit_rows", "free"),
+        result=True,
+    )
+    init: str = knob("orthogonal", "start of the hidden matrices: Haar-uniform orthogonal", one_of("orthogonal"), result=True)
+    input_init: str = knob(
+        "default",
+        "start of the input layer; default: PyTorch's nn.Linear; norm_preserving: ‖x¹‖²/n = 1 on average",
+        one_of("default", "norm_preserving"),
+        result=True,
+    )
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """Stochastic gradient descent with momentum, constant learning rate."""
+
+    lr: float = knob(1e-4, "learning rate", above(0), result=True)
+    momentum: float = knob(0.5, "momentum μ of the gradient sum", half_open(0, 1), result=True)
+    batch_size: int = knob(64, "mini-batch; the last one of an epoch may be shorter", at_least(1), unit="samples", result=True)
+    epochs: int | None = knob(
+        None,
+        "passes over the training split; null: " + ", ".join(f"{spec.epochs} for {kind}" for kind, spec in DATASETS.items()),
+        at_least(1),
+        unit="epochs",
+        result=True,
+    )
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """The test split is evaluated after every epoch, the training split at the end."""
+
+    train_every: int | None = knob(
+        None, "evaluate the whole training split every so many epochs; null: at the end only", at_least(1), unit="epochs"
+    )
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """What is kept so that nothing is lost."""
+
+    every_s: float = knob(
+        60.0, "time between saves; stretched where saving would take over 2 % of the run", at_least(0), unit="s"
+    )
+    keep: str = knob("weights", "what stays of a finished run", one_of("weights", "all", "none"))
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    activation: ActivationConfig = field(default_factory=ActivationConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = knob(0, "of initial weights and batch order", Rule("0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63))
+    precision: str = knob("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"), result=True)
+    device: str = knob("auto", "where to compute; auto: cuda if there is one", DEVICE)
+    threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
+    output_root: str = knob("outputs", "folder for everything that is written")
+    force: bool = knob(False, "train again, replacing what this run has written")
+    wait: bool = knob(False, "wait for another process that holds this run")
+    progress: bool = knob(True, "show a progress bar, on a terminal")
+
+
+@dataclass(kw_only=True)
+class TableConfig:
+    """Accuracy tables from all finished runs."""
+
+    rows: str | None = knob(None, "key of the rows, such as model.depth; null: the paper's layout")
+    columns: str | None = knob(None, "key of the columns; null: the paper's layout")
+    output_root: str = knob("outputs", "folder with the runs; tables go to its folder `tables`")
+
+
+@dataclass(kw_only=True)
+class GpnConfig:
+    """Constants of Gaussian-Poincaré normalisation."""
+
+    activation: str | None = knob(None, "one name; null: all of them")
+    root: str = knob("auto", "which solution b", one_of("auto", "upper", "lower"))
+    format: str = knob("text", "how to print", one_of("text", "markdown", "csv", "json"))
+
+
+@dataclass(kw_only=True)
+class RunsConfig:
+    """What has been run."""
+
+    status: str | None = knob(
+        None, "show only these", one_of("done", "diverged", "failed", "interrupted", "running")
+    )
+    format: str = knob("text", "how to print", one_of("text", "markdown", "csv", "json"))
+    prune: bool = knob(False, "say which files of finished and failed runs can go, and how much that frees")
+    yes: bool = knob(False, "with prune: delete them")
+    output_root: str = knob("outputs", "folder with the runs")
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Fetch, verify and describe a dataset."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+
+
+VERBS = {
+    "train": TrainConfig,
+    "table": TableConfig,
+    "gpn": GpnConfig,
+    "runs": RunsConfig,
+    "data": DataConfig,
+}
+
+def knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """Yield (dotted key, field, value) of every leaf of a config dataclass, in order of declaration."""
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            yield from knobs(value, f"{prefix}{entry.name}.")
+        else:
+            yield prefix + entry.name, entry, value
+
+
+def complaint(key: str, value: Any, rule: Rule) -> str:
+    """One line naming the key, the value, what is allowed and, among names, the nearest one."""
+    near = difflib.get_close_matches(str(value), rule.choices, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{key}={value}: must be {rule.words}{hint}"
+
+
+def problems(config: Any) -> list[str]:
+    """Everything that is wrong with a config, one line each; empty if it is sound."""
+    found = [
+        complaint(key, value, entry.metadata["rule"])
+        for key, entry, value in knobs(config)
+        if value is not None and entry.metadata["rule"] is not None and not entry.metadata["rule"].accepts(value)
+    ]
+    dataset = getattr(config, "dataset", None)
+    if dataset is not None and dataset.name not in (None, dataset.kind):
+        if dataset.kind != "folder":
+            found.append(f"dataset.name={dataset.name}: only a folder can be named; leave it out for {dataset.kind}")
+        elif dataset.name in DATASETS:
+            found.append(f"dataset.name={dataset.name}: belongs to another dataset; choose a name of its own")
+    return found
+
+
+def check(config: Any) -> None:
+    """Raise `ConfigError` with all problems of a config, one line each."""
+    found = problems(config)
+    if found:
+        raise ConfigError("\n".join(found))
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Check a config and fill in what was left to be derived from the rest.
+
+    Raises:
+        ConfigError: with all problems, one line each.
+    """
+    check(config)
+    kind = config.dataset.kind
+    epochs = DATASETS[kind].epochs if config.optim.epochs is None else config.optim.epochs
+    name = kind if config.dataset.name is None else config.dataset.name
+    return dataclasses.replace(
+        config,
+        dataset=dataclasses.replace(config.dataset, name=name),
+        optim=dataclasses.replace(config.optim, epochs=epochs),
+    )

@@ -1,0 +1,75 @@
+"""What makes two runs the same run: the identity of a config, and the directory it owns.
+
+The identity hashes only what differs from the defaults, so that a new knob with a default leaves every existing run
+directory where it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from bsnn_cli.config import AUTO_ROOT, DATASETS, TrainConfig, knobs
+
+SCHEMA_VERSION = 1
+"""Enters every identity. Raise it only if old run directories must never be found again."""
+
+
+def canonical(config: TrainConfig) -> TrainConfig:
+    """The same run, written in one way: values that only spell out a default become the default.
+
+    For example, `activation.root=lower` is what `auto` means for GELU, a root means nothing without GPN, and
+    `optim.epochs=50` is the protocol of MNIST.
+    """
+    config = copy.deepcopy(config)
+    activation = config.activation
+    if not activation.gpn or activation.root == AUTO_ROOT.get(activation.name):
+        activation.root = "auto"
+    if config.optim.epochs == DATASETS[config.dataset.kind].epochs:
+        config.optim.epochs = None
+    if config.dataset.name == config.dataset.kind:
+        config.dataset.name = None
+    return config
+
+
+def differences(config: TrainConfig) -> dict[str, Any]:
+    """The result-changing knobs, except the seed, that differ from their defaults: {dotted key: value}."""
+    defaults = {key: value for key, _, value in knobs(TrainConfig())}
+    return {
+        key: value
+        for key, entry, value in knobs(canonical(config))
+        if entry.metadata["result"] and value != defaults[key]
+    }
+
+
+def identity(config: TrainConfig) -> str:
+    """Ten hexadecimal digits, equal for configs that give equal results at equal seeds."""
+    payload = json.dumps({"schema": SCHEMA_VERSION, **differences(config)}, sort_keys=True)
+    return hashlib.sha256(payload.encode()).hexdigest()[:10]
+
+
+def protocol(config: TrainConfig) -> str:
+    """What sets a run's protocol apart from the paper's, such as `model.depth=50, optim.epochs=1`; empty if nothing.
+
+    The activation, batch normalisation and the dataset are not part of it: they are the axes of the paper's tables.
+    """
+    axes = {"activation.name", "activation.gpn", "model.norm", "dataset.kind", "dataset.name", "dataset.fingerprint"}
+    return ", ".join(f"{key}={value}" for key, value in differences(config).items() if key not in axes)
+
+
+def activation_label(config: TrainConfig) -> str:
+    """The activation as paths and tables name it, such as `selu_gpn` or `tanh-bn`."""
+    return (
+        config.activation.name
+        + ("_gpn" if config.activation.gpn else "")
+        + ("-bn" if config.model.norm == "batch" else "")
+    )
+
+
+def run_directory(config: TrainConfig) -> Path:
+    """`<output_root>/runs/<dataset>/<activation>[-bn]/<identity>-s<seed>`."""
+    runs = Path(config.output_root) / "runs"
+    return runs / config.dataset.name / activation_label(config) / f"{identity(config)}-s{config.seed}"
