@@ -1,0 +1,39 @@
+# `make help` lists what there is. Everything happens inside .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+install: $(STAMP)  ## create .venv with the program and everything it needs
+
+demo: $(STAMP)  ## train a 200-layer SELU-GPN network on scikit-learn's digits, about two minutes on two cores
+	$(BIN)/bsnn train activation=selu_gpn dataset=digits optim.epochs=17
+	$(BIN)/bsnn table
+
+table: $(STAMP)  ## rebuild the accuracy tables from all finished runs
+	$(BIN)/bsnn table
+
+test: $(STAMP)  ## run the test suite
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test  ## all that CI runs
+
+clean:  ## remove caches and build products; runs, data and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.PHONY: help install demo table test lint check clean

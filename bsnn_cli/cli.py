@@ -1,0 +1,164 @@
+"""The command line: verbs, Hydra, exit codes. A verb's modules are imported inside the verb."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bsnn_cli.errors import BsnnError, Interrupted
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from bsnn_cli.config import DataConfig, GpnConfig, RunsConfig, TableConfig, TrainConfig
+
+
+def train(config: TrainConfig) -> None:
+    """Train a network and write its run directory; -m sweeps."""
+    from bsnn_cli.config import resolve
+    from bsnn_cli.identity import activation_label, run_directory
+
+    config = resolve(config)  # before torch is loaded: a mistake is answered at once
+    from bsnn_cli import runner
+
+    config = runner.prepare(config)
+    [result] = runner.run([config])
+    name = f"{activation_label(config)} on {result.dataset}"
+    if result.status == "diverged":
+        outcome = f"diverged in epoch {result.diverged_epoch}, step {result.diverged_step}"
+    else:
+        outcome = f"test {result.test_accuracy:.2f} %, train {result.train_accuracy:.2f} %"
+    print(f"{name}: {outcome}; {result.epochs} epochs, {result.steps} steps, {result.elapsed_s:.0f} s")
+    print(f"  {run_directory(config)}")
+
+
+def table(config: TableConfig) -> None:
+    """Write accuracy tables of all finished runs, beside the paper's."""
+    from pathlib import Path
+
+    from bsnn_cli.runs import load_all
+    from bsnn_cli.tables import write_tables
+
+    tables = write_tables(load_all(config.output_root), Path(config.output_root) / "tables", config.rows, config.columns)
+    print(tables.text)
+
+
+def gpn(config: GpnConfig) -> None:
+    """Print the constants a, b that make activations Gaussian-Poincaré normalised."""
+    from bsnn_cli import activations
+    from bsnn_cli.config import AUTO_ROOT, check
+    from bsnn_cli.formats import render
+
+    check(config)
+    names = list(AUTO_ROOT) if config.activation is None else [config.activation.removesuffix("_gpn")]
+    print(render(activations.gpn_table(names, config.root), config.format, digits=10))
+
+
+def runs(config: RunsConfig) -> None:
+    """List runs with their status and metrics; free disk space."""
+    from bsnn_cli import listing
+    from bsnn_cli.config import check
+    from bsnn_cli.formats import render
+
+    check(config)
+    if config.prune:
+        print(listing.prune(config.output_root, delete=config.yes))
+    else:
+        print(render(listing.overview(config.output_root, config.status), config.format))
+
+
+def data(config: DataConfig) -> None:
+    """Fetch and verify a dataset, and print what is in it."""
+    from bsnn_cli import data as datasets
+    from bsnn_cli.config import check
+
+    check(config)
+    print(datasets.describe(config.dataset))
+
+
+VERBS: dict[str, Callable[[Any], None]] = {"train": train, "table": table, "gpn": gpn, "runs": runs, "data": data}
+
+
+def main() -> None:
+    """Entry point of `bsnn`; ends the process with the exit code."""
+    try:
+        sys.exit(dispatch(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Take the verb off the arguments and run it; returns the exit code."""
+    from bsnn_cli import usage
+
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage.overview({name: str(verb.__doc__) for name, verb in VERBS.items()}))
+        return 0
+    if arguments[0] == "--version":
+        print(usage.version())
+        return 0
+    if arguments[0] in ("-sc", "--shell-completion", "--shell_completion"):
+        return complete(arguments)
+    verb, *rest = arguments
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"error: {verb}: must be one of {', '.join(VERBS)}{hint}", file=sys.stderr)
+        return 2
+    if "-h" in rest or "--help" in rest:
+        print(usage.verb_help(verb, str(VERBS[verb].__doc__)))
+        return 0
+    return run_verb(verb, rest)
+
+
+def run_verb(verb: str, arguments: list[str]) -> int:
+    """Compose the verb's config and act on it, once or for each job of a sweep; returns the exit code."""
+    from bsnn_cli import composition
+
+    codes: list[int] = []
+
+    def job(composed: DictConfig) -> None:
+        codes.append(attempt(lambda: VERBS[verb](composition.typed(verb, composed))))
+
+    composing = attempt(lambda: composition.run(verb, arguments, job))
+    if composing != 0 or not codes:
+        return composing
+    return codes[0] if len(codes) == 1 else int(any(codes))
+
+
+def attempt(act: Callable[[], None]) -> int:
+    """Act, and turn a failure into lines on standard error and an exit code. A stop signal ends the process."""
+    try:
+        act()
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)  # also out of a sweep
+    except BsnnError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
+    except Exception:  # noqa: BLE001 - a defect; the user needs the traceback, a sweep its other jobs
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def complete(arguments: list[str]) -> int:
+    """Shell completion: print Hydra's script for a shell, or answer a query from it."""
+    from bsnn_cli import composition
+
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
+        if any(argument.startswith("query=") for argument in arguments):
+            print(" ".join(verb for verb in VERBS if len(words) < 2 or verb.startswith(words[1])))
+            return 0
+        words = ["bsnn", "train"]
+    verb = words[1] if words[1] in VERBS else "train"
+    os.environ["COMP_LINE"] = line.replace(f" {verb}", "", 1)
+    return attempt(lambda: composition.run(verb, arguments, lambda _: None))

@@ -1,0 +1,91 @@
+"""Hydra at arm's length: from a verb and its overrides to a typed config, or to one clear line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
+
+from bsnn_cli.config import VERBS, allowed, complaint, knobs
+from bsnn_cli.errors import ConfigError
+
+
+def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None]) -> None:
+    """Hand the command line to Hydra, which calls `act` with the composed config: once, or for each job of a sweep.
+
+    Raises:
+        ConfigError: the arguments make no config.
+    """
+    store = ConfigStore.instance()
+    for name, schema in VERBS.items():
+        store.store(group="schema", name=name, node=schema, package="_global_")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
+    before, sys.argv = sys.argv, [f"bsnn {verb}", *arguments]
+    try:
+        hydra.main(config_path="pkg://bsnn_cli.configs", config_name=verb, version_base="1.3")(act)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, verb, arguments)) from error
+    finally:
+        sys.argv = before
+
+
+def typed(verb: str, composed: DictConfig) -> Any:
+    """The composed config as the verb's dataclass.
+
+    Raises:
+        ConfigError: a key that does not exist (Hydra lets `+key=value` pass), or an interpolation that fails.
+    """
+    known = [key for key, _, _ in knobs(VERBS[verb]())]
+    for key in _leaves(composed):
+        if key not in known:
+            raise ConfigError(_unknown(key, verb))
+    try:
+        return OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, verb, [])) from error
+
+
+def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            yield from _leaves(child, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def explain(error: Exception, verb: str, arguments: list[str]) -> str:
+    """What Hydra or OmegaConf complains of, as one line naming the key, the value and what is allowed."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = sorted(error.options)
+        return complaint(group, choice, "one of " + ", ".join(options), options)
+    source = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(source, "full_key", None)
+    if isinstance(source, ConfigAttributeError) and key:
+        return _unknown(key, verb)
+    entries = {name: entry for name, entry, _ in knobs(VERBS[verb]())}
+    if key in entries and not isinstance(error, OverrideParseException):
+        given = [argument.partition("=")[2] for argument in arguments if argument.partition("=")[0] == key]
+        if given:
+            return complaint(key, given[-1], allowed(entries[key]))
+    ambiguous = re.match("Ambiguous value for argument '(.*)'", str(source))
+    if ambiguous:
+        return f"{ambiguous[1]}: several values make a sweep; add -m (a text with a comma needs quotes)"
+    lines = [line.strip() for line in str(source).splitlines()]
+    return "; ".join(line for line in lines if line and not line.startswith(("See ", "object_type", "reference_type")))
+
+
+def _unknown(key: str, verb: str) -> str:
+    near = difflib.get_close_matches(key, [name for name, _, _ in knobs(VERBS[verb]())], n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{key}: no such key; {hint}`bsnn {verb} --help` lists all"

@@ -1,0 +1,340 @@
+"""The fast path: K networks of one shape trained in lockstep on stacked tensors, with a hand-derived backward pass.
+
+A member of a fleet gives the same numbers as the same network alone. Weights are stacked as (K, L, n, n), signals as
+(K, B, n), so that every product is a batched one; activations act on contiguous slices of K. With V the free matrix of a
+layer, W_i = v_i/‖v_i‖ its unit rows, x the signal below it and d = ∂E/∂h, W is never built:
+
+    h      = (x Vᵀ) / ‖v‖                                       a divide of each column of the product
+    ∂E/∂x  = (d/‖v‖) V
+    ∂E/∂V  = (d/‖v‖)ᵀ x − diag(s/‖v‖²) V,   s_j = Σ_batch d_j h_j
+
+The second term keeps the update tangent to the unit sphere of each row; it costs a column sum. The whole backward chain
+runs before any weight changes, so that a step whose gradient is not finite can be left out as a whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bsnn_cli import parameters
+from bsnn_cli.activations import Activation
+from bsnn_cli.config import ModelConfig
+from bsnn_cli.orthogonal import orthogonality_error
+from bsnn_cli.parameters import NORM_STATISTICS
+
+NORM_EPS = 1e-5
+NORM_MOMENTUM = 0.1
+"""PyTorch's defaults for batch normalisation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """What may differ between the networks of a fleet.
+
+    Attributes:
+        activation: φ and φ'.
+        a, b: the network applies a·φ(h) + b; 1 and 0 without GPN.
+        seed: of initial weights and batch order.
+        lr: learning rate.
+    """
+
+    activation: Activation
+    a: float
+    b: float
+    seed: int
+    lr: float
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Signals of one step.
+
+    Attributes:
+        x: (L + 1, K, B, n) signals x^1 … x^{L+1}, the last one below the output layer.
+        h: (L, K, B, n) preactivations Wx; with batch normalisation of zero mean and unit variance.
+        d: (L, K, B, n) f'(h) on the way up, (∂E/∂h)/‖v‖ on the way down.
+        s: (L, K, n) Σ_batch d h; zero where the weights are free.
+        norm: what batch normalisation keeps between the two ways, or None.
+    """
+
+    x: Tensor
+    h: Tensor
+    d: Tensor
+    s: Tensor
+    norm: BatchNorm | None
+
+
+class Fleet:
+    """K networks in lockstep.
+
+    Args:
+        model: the shape and constraint that all members share.
+        members: in contiguous groups of equal activations.
+        inputs: size of one input.
+        classes: number of outputs.
+        momentum: μ of the gradient sum.
+        states: what `member_state` returned for each member; None starts from the members' seeds.
+        device, dtype: where and in which precision to compute.
+
+    Attributes:
+        tensors: everything a run stores, by the names of `parameters.shapes`, stacked on a leading dimension K, and
+            the momentum of each trained tensor as `momentum.<name>`.
+        steps: (K,) updates applied to each member.
+        alive: (K,) False from the step on whose loss or gradient was not finite; that step was not applied.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        members: Sequence[Member],
+        *,
+        inputs: int,
+        classes: int,
+        momentum: float,
+        states: Sequence[dict[str, Tensor]] | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model, self.members, self.momentum = model, tuple(members), momentum
+        self.device, self.dtype = torch.device(device), dtype
+        shapes = parameters.shapes(model, inputs, classes)
+        self.trained = tuple(name for name in shapes if name not in NORM_STATISTICS)
+        if states is None:
+            self.tensors = self._start(shapes)
+        else:
+            self.tensors = {name: _stack([state[name] for state in states]).to(self.device) for name in states[0]}
+        self.steps = self.tensors["steps"]
+        self.alive = torch.ones(len(members), dtype=torch.bool, device=self.device)
+        self._groups = [
+            (activation, slice(group[0], group[-1] + 1))
+            for activation, group in (
+                (activation, list(indices))
+                for activation, indices in itertools.groupby(range(len(members)), lambda k: self.members[k].activation)
+            )
+        ]
+        self._a = self._column([member.a for member in members])
+        self._b = self._column([member.b for member in members])
+        self._step_size = self._column([-member.lr for member in members])
+        self._inverse_norm = torch.ones(len(members), model.depth, model.width, device=self.device, dtype=dtype)
+        for layer in range(model.depth):
+            self._refresh_norm(layer)
+        self._storage = torch.empty(0, device=self.device, dtype=dtype)
+
+    def _start(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        K = len(self.members)
+        tensors = {name: torch.empty(K, *shape, device=self.device, dtype=self.dtype) for name, shape in shapes.items()}
+        for k, member in enumerate(self.members):
+            parameters.initialise({name: tensor[k] for name, tensor in tensors.items()}, self.model, member.seed)
+        momenta = {f"momentum.{name}": torch.zeros_like(tensors[name]) for name in self.trained}
+        return tensors | momenta | {"steps": torch.zeros(K, dtype=torch.int64, device=self.device)}
+
+    def _column(self, values: list[float]) -> Tensor:
+        return torch.tensor(values, device=self.device, dtype=self.dtype).view(-1, 1, 1)
+
+    def member_state(self, k: int) -> dict[str, Tensor]:
+        """All tensors of member k, on the CPU; views where the fleet is there."""
+        return {name: tensor[k].cpu() for name, tensor in self.tensors.items()}
+
+    def parameter_count(self) -> int:
+        """Trained values of one member."""
+        return sum(self.tensors[name][0].numel() for name in self.trained)
+
+    def orthogonality_error(self) -> Tensor:
+        """Largest |WᵀW − I| over all entries and layers of each member; (K,)."""
+        error = torch.zeros(len(self.members), device=self.device, dtype=self.dtype)
+        for layer in range(self.model.depth):
+            W = self.tensors["hidden.weight"][:, layer] * self._inverse_norm[:, layer].unsqueeze(-1)
+            error = torch.maximum(error, orthogonality_error(W))
+        return error
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Evaluation mode: (B, inputs), the same for all members, → (K, B, classes)."""
+        t = self.tensors
+        x = _affine(inputs.expand(len(self.members), *inputs.shape), t["input.weight"], t["input.bias"])
+        value, slope = torch.empty_like(x), torch.empty_like(x)
+        for layer in range(self.model.depth):
+            h = torch.bmm(x, t["hidden.weight"][:, layer].mT).mul_(self._inverse_norm[:, layer].unsqueeze(1))
+            if self.model.norm == "batch":
+                scale = t["norm.weight"][:, layer] * torch.rsqrt(t["norm.running_var"][:, layer] + NORM_EPS)
+                h.sub_(t["norm.running_mean"][:, layer].unsqueeze(1)).mul_(scale.unsqueeze(1))
+                h.add_(t["norm.bias"][:, layer].unsqueeze(1))
+            self._activate(h, value, slope)
+            x, value = value, x
+        return _affine(x, t["output.weight"], t["output.bias"])
+
+    def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """One update of every member by stochastic gradient descent with momentum.
+
+        The weights of a member whose loss or gradient is not finite stay as they are, now and in all later steps.
+        A gradient counts as finite if the square of its norm is: rows of V longer than that could not be measured.
+
+        Args:
+            inputs: (K, B, inputs); each member has a batch of its own.
+            labels: (K, B) class indices.
+
+        Returns:
+            (K,) mean cross-entropy of each batch before the update, in nats.
+        """
+        w, B = self._workspace(inputs.shape[1]), inputs.shape[1]
+        log_p = torch.log_softmax(self._forward(w, inputs), dim=-1)
+        target = labels.unsqueeze(-1)
+        loss = -log_p.gather(-1, target).mean(dim=(1, 2))
+        error = log_p.exp().scatter_add(-1, target, log_p.new_full(target.shape, -1)) / B
+        bottom = self._backward(w, torch.bmm(error, self.tensors["output.weight"]))
+        gradients = {
+            "input.weight": bottom.mT @ inputs,
+            "input.bias": bottom.sum(1),
+            "output.weight": error.mT @ w.x[-1],
+            "output.bias": error.sum(1),
+        }
+        if w.norm is not None:
+            gradients |= {"norm.weight": w.norm.gain_gradient, "norm.bias": w.norm.shift_gradient}
+        self.alive &= _finite(loss, w, gradients)
+        self.steps += self.alive
+        if not self.alive.all():
+            self._retire(w, gradients)
+        self._update(w, gradients)
+        return loss
+
+    def _workspace(self, batch: int) -> Workspace:
+        """Signals of a batch of this size, carved out of one allocation that the largest batch has made."""
+        L, K, n = self.model.depth, len(self.members), self.model.width
+        layers = batch * K * n
+        if self._storage.numel() < (3 * L + 1) * layers:
+            self._storage = torch.empty((3 * L + 1) * layers, device=self.device, dtype=self.dtype)
+        signals = self._storage[: (3 * L + 1) * layers].view(3 * L + 1, K, batch, n)
+        s = self._storage.new_zeros(L, K, n)
+        norm = BatchNorm((L, K, n), s) if self.model.norm == "batch" else None
+        return Workspace(x=signals[: L + 1], h=signals[L + 1 : 2 * L + 1], d=signals[2 * L + 1 :], s=s, norm=norm)
+
+    def _activate(self, h: Tensor, value: Tensor, slope: Tensor) -> None:
+        """f(h) = a·φ(h) + b and f'(h) = a·φ'(h) into the given tensors; all (K, B, n)."""
+        for activation, group in self._groups:
+            phi, derivative = activation.value_and_derivative(h[group])
+            torch.mul(phi, self._a[group], out=value[group]).add_(self._b[group])
+            torch.mul(derivative, self._a[group], out=slope[group])
+
+    def _forward(self, w: Workspace, inputs: Tensor) -> Tensor:
+        """Fill the workspace upwards; (K, B, inputs) → logits (K, B, classes)."""
+        t = self.tensors
+        w.x[0].copy_(_affine(inputs, t["input.weight"], t["input.bias"]))
+        for layer in range(self.model.depth):
+            h = torch.bmm(w.x[layer], t["hidden.weight"][:, layer].mT, out=w.h[layer])
+            if self.model.weights == "unit_rows":
+                h.mul_(self._inverse_norm[:, layer].unsqueeze(1))
+            if w.norm is not None:
+                h = w.norm.forward(layer, h, t["norm.weight"][:, layer], t["norm.bias"][:, layer])
+            self._activate(h, w.x[layer + 1], w.d[layer])
+        return _affine(w.x[-1], t["output.weight"], t["output.bias"])
+
+    def _backward(self, w: Workspace, g: Tensor) -> Tensor:
+        """Turn f'(h) in `w.d` into (∂E/∂h)/‖v‖ and fill `w.s`, downwards; ∂E/∂x of the top → of the bottom (K, B, n)."""
+        V = self.tensors["hidden.weight"]
+        for layer in reversed(range(self.model.depth)):
+            d = w.d[layer].mul_(g)
+            if w.norm is not None:
+                w.norm.backward(layer, d, w.h[layer], self.tensors["norm.weight"][:, layer])
+            if self.model.weights == "unit_rows":
+                torch.sum(d * w.h[layer], dim=1, out=w.s[layer])
+                if w.norm is not None:  # h = ĥ·std + mean, and ∂E/∂h sums to zero over the batch
+                    w.s[layer].div_(w.norm.inverse_std[layer])
+                d.mul_(self._inverse_norm[:, layer].unsqueeze(1))
+            g = torch.bmm(d, V[:, layer])
+        return g
+
+    def _retire(self, w: Workspace, gradients: dict[str, Tensor]) -> None:
+        """Make the step one of zeros for members that are not alive (0 · NaN is NaN, so their signals go too)."""
+        dead = ~self.alive
+        self._step_size[dead] = 0
+        for signal in (w.x, w.d, w.s):
+            signal[:, dead] = 0
+        for gradient in gradients.values():
+            gradient[dead] = 0
+
+    def _update(self, w: Workspace, gradients: dict[str, Tensor]) -> None:
+        """M ← μM + ∂E/∂V and V ← V − lr·M, layer by layer while a layer's matrices are in the cache."""
+        V, M = self.tensors["hidden.weight"], self.tensors["momentum.hidden.weight"]
+        for layer in range(self.model.depth):
+            v, m = V[:, layer], M[:, layer]
+            m.baddbmm_(w.d[layer].mT, w.x[layer], beta=self.momentum)
+            if self.model.weights == "unit_rows":
+                m.addcmul_(v, (w.s[layer] * self._inverse_norm[:, layer].square()).unsqueeze(-1), value=-1)
+            v.addcmul_(m, self._step_size)
+            self._refresh_norm(layer)
+        for name, gradient in gradients.items():
+            momentum = self.tensors[f"momentum.{name}"].mul_(self.momentum).add_(gradient)
+            self.tensors[name].addcmul_(momentum, self._step_size.view(-1, *[1] * (momentum.dim() - 1)))
+        if w.norm is not None:
+            self._track_statistics(w.norm)
+
+    def _track_statistics(self, norm: BatchNorm) -> None:
+        """Move the running statistics of living members towards those of the batch."""
+        for name, batch in (("norm.running_mean", norm.mean), ("norm.running_var", norm.variance)):
+            running = self.tensors[name]
+            moved = running.lerp(batch.transpose(0, 1), NORM_MOMENTUM)
+            running.copy_(torch.where(self.alive.view(-1, 1, 1), moved, running))
+
+    def _refresh_norm(self, layer: int) -> None:
+        """1/‖v‖ of each row."""
+        if self.model.weights == "unit_rows":
+            norm = torch.linalg.vector_norm(self.tensors["hidden.weight"][:, layer], dim=-1)
+            torch.reciprocal(norm, out=self._inverse_norm[:, layer])
+
+
+class BatchNorm:
+    """Batch normalisation of every layer over a training batch, and its gradient; tensors are (L, K, n).
+
+    Attributes:
+        mean, variance: of the batch; the variance unbiased, as the running statistics want it.
+        inverse_std: 1/√(variance + eps), with the biased variance.
+        gain_gradient, shift_gradient: ∂E/∂γ and ∂E/∂β, stacked as (K, L, n).
+    """
+
+    def __init__(self, shape: tuple[int, int, int], like: Tensor) -> None:
+        self.mean, self.variance, self.inverse_std = (like.new_empty(shape) for _ in range(3))
+        L, K, n = shape
+        self.gain_gradient, self.shift_gradient = like.new_empty(K, L, n), like.new_empty(K, L, n)
+
+    def forward(self, layer: int, h: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+        """Replace h (K, B, n) by ĥ of zero mean and unit variance; returns γĥ + β."""
+        B = h.shape[1]
+        variance, mean = torch.var_mean(h, dim=1, correction=0)
+        self.mean[layer], self.variance[layer] = mean, variance * (B / (B - 1))
+        self.inverse_std[layer] = torch.rsqrt(variance + NORM_EPS)
+        h.sub_(mean.unsqueeze(1)).mul_(self.inverse_std[layer].unsqueeze(1))
+        return torch.addcmul(shift.unsqueeze(1), h, gain.unsqueeze(1))
+
+    def backward(self, layer: int, d: Tensor, h_hat: Tensor, gain: Tensor) -> None:
+        """Replace the gradient d (K, B, n) of γĥ + β by that of h."""
+        B = d.shape[1]
+        shift, gain_gradient = d.sum(1), (d * h_hat).sum(1)
+        self.shift_gradient[:, layer], self.gain_gradient[:, layer] = shift, gain_gradient
+        d.sub_(shift.unsqueeze(1) / B).addcmul_(h_hat, gain_gradient.unsqueeze(1), value=-1 / B)
+        d.mul_((gain * self.inverse_std[layer]).unsqueeze(1))
+
+
+def _finite(loss: Tensor, w: Workspace, gradients: dict[str, Tensor]) -> Tensor:
+    """(K,) whether the loss and the squared norms of all gradients are finite.
+
+    For the hidden layers a bound stands for the norm: ‖∂E/∂V‖ ≤ ‖d‖ ‖x‖.
+    """
+    bound = torch.linalg.vector_norm(w.d, dim=(-2, -1)) * torch.linalg.vector_norm(w.x[:-1], dim=(-2, -1))
+    total = loss + bound.square().sum(0)
+    for gradient in gradients.values():
+        total = total + gradient.square().flatten(1).sum(1)
+    return total.isfinite()
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(K, B, in), (K, out, in), (K, out) → (K, B, out)."""
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack on a new first dimension; a single tensor is taken over, not copied (its size is that of all weights)."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))

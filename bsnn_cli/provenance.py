@@ -1,0 +1,73 @@
+"""Where a result comes from: versions, commit, command, hardware, time."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import socket
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def collect(device: torch.device) -> dict[str, Any]:
+    """Everything about this process that a reader of its results may want to know."""
+    commit, dirty = git_state()
+    return {
+        "version": package_version(),
+        "commit": commit,
+        "dirty": dirty,
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "host": socket.gethostname(),
+        "started": now(),
+        "ended": None,
+    }
+
+
+def now() -> str:
+    """The time of day in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def package_version() -> str:
+    """Of the installed `bsnn`; "unknown" where it runs without being installed."""
+    try:
+        return version("bsnn")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit of the checkout this code runs from and whether it has been changed; (None, None) outside of one."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie inside another checkout
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def device_name(device: torch.device) -> str:
+    """Of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,279 @@
+"""One fleet of runs from configs to results: lock, resume, train, save, stop when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bsnn_cli import activations, checkpoint, data, provenance
+from bsnn_cli.config import ActivationConfig, TrainConfig
+from bsnn_cli.data import Dataset
+from bsnn_cli.errors import ConfigError, Interrupted
+from bsnn_cli.fleet import Fleet, Member
+from bsnn_cli.identity import identity, run_directory
+from bsnn_cli.interruption import StopFlag
+from bsnn_cli.progress import ProgressBar, say
+from bsnn_cli.records import EpochRecord, RunResult
+from bsnn_cli.runs import RunDirectory
+from bsnn_cli.training import Position, Tick, steps_per_epoch, train
+
+SAVING_SHARE = 0.02
+"""Saving may take this share of the time; a slow disk stretches the interval between checkpoints."""
+
+
+def prepare(config: TrainConfig) -> TrainConfig:
+    """Fill in what needs a look at the machine or the data, and refuse what cannot run here.
+
+    Raises:
+        ConfigError: the device is not there, or the precision is not to be had on it.
+        DataError: an image folder cannot be read.
+    """
+    device = choose_device(config.device)
+    if config.precision == "tf32" and device.type != "cuda":
+        raise ConfigError(f"precision=tf32: needs a CUDA device, and this run is on {device}; use fp32")
+    dataset = dataclasses.replace(config.dataset, fingerprint=data.fingerprint(config.dataset))
+    return dataclasses.replace(config, dataset=dataset)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device that a `device=` value stands for."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device={name}: {torch.cuda.device_count()} CUDA devices here; use device=cpu or auto")
+    return device
+
+
+def member(config: TrainConfig) -> tuple[Member, str | None]:
+    """What the fleet needs to know of one run, and which root b was taken (None without GPN)."""
+    activation: ActivationConfig = config.activation
+    a, b, root = 1.0, 0.0, None
+    if activation.gpn:
+        solution = activations.normalise(activation.name, activation.root)
+        a, b, root = solution.a, solution.b, solution.root
+    phi = activations.get(activation.name)
+    return Member(activation=phi, a=a, b=b, seed=config.seed, lr=config.optim.lr), root
+
+
+@dataclass
+class Session:
+    """A fleet at work on its runs, in this process.
+
+    Attributes:
+        configs, directories, records: one entry for each member; records are of the epochs so far.
+        elapsed_before_s: wall time of earlier sessions.
+        save_again_at: on the monotonic clock, in seconds.
+    """
+
+    configs: Sequence[TrainConfig]
+    directories: Sequence[RunDirectory]
+    dataset: Dataset
+    fleet: Fleet
+    position: Position
+    records: list[list[EpochRecord]]
+    elapsed_before_s: float
+    started: float
+    save_again_at: float
+
+    def elapsed_s(self) -> float:
+        """Wall time of the runs so far in seconds, all sessions added up."""
+        return self.elapsed_before_s + time.monotonic() - self.started
+
+    def save(self) -> None:
+        """Write checkpoint and epochs of every member, and fix the time of the next save."""
+        begin = time.monotonic()
+        for k, directory in enumerate(self.directories):
+            state = {
+                "identity": identity(self.configs[k]),
+                "environment": environment(self.fleet.device),
+                "epoch": self.position.epoch,
+                "batch": self.position.batch,
+                "loss_sum": float(self.position.loss_sum[k]),
+                "elapsed_s": self.elapsed_s(),
+                "records": [dataclasses.asdict(record) for record in self.records[k]],
+                "tensors": self.fleet.member_state(k),
+            }
+            checkpoint.rotate(directory.path, state)
+            directory.write_epochs(self.records[k])
+        end = time.monotonic()
+        self.save_again_at = end + max(self.configs[0].checkpoint.every_s, (end - begin) / SAVING_SHARE)
+
+    def finish(self) -> list[RunResult]:
+        """Write what stays of every run, the result last."""
+        results = [self.result(k) for k in range(len(self.configs))]
+        for k, (config, directory, result) in enumerate(zip(self.configs, self.directories, results, strict=True)):
+            directory.write_epochs(self.records[k])
+            if config.checkpoint.keep != "none":
+                state = self.fleet.member_state(k)
+                directory.write_weights({name: state[name] for name in state if not name.startswith("momentum.")})
+            directory.end_session(provenance.now())
+            directory.finish(result, config.checkpoint.keep)
+        return results
+
+    def result(self, k: int) -> RunResult:
+        """What the run of member k came to."""
+        config, fleet, alive = self.configs[k], self.fleet, bool(self.fleet.alive[k])
+        last = self.records[k][-1] if alive else None
+        steps = int(fleet.steps[k])
+        return RunResult(
+            status="done" if alive else "diverged",
+            train_accuracy=None if last is None else last.train_accuracy,
+            test_accuracy=None if last is None else last.test_accuracy,
+            train_loss=None if last is None else last.train_loss,
+            test_loss=None if last is None else last.test_loss,
+            epochs=len(self.records[k]),
+            steps=steps,
+            elapsed_s=self.elapsed_s(),
+            activation=config.activation.name,
+            gpn=config.activation.gpn,
+            root=member(config)[1],
+            norm=config.model.norm,
+            batch_norm=config.model.norm == "batch",
+            dataset=str(config.dataset.name),
+            depth=config.model.depth,
+            width=config.model.width,
+            weights=config.model.weights,
+            seed=config.seed,
+            parameters=fleet.parameter_count(),
+            diverged_epoch=None if alive else len(self.records[k]) + 1,
+            diverged_step=None if alive else steps + 1,
+        )
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What must be the same for a resumed run to be equal to the byte."""
+    return {"torch": torch.__version__, "device": device.type, "threads": torch.get_num_threads()}
+
+
+def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
+    """Bring runs that share shape and protocol to their end, from wherever they are.
+
+    Args:
+        configs: resolved and prepared.
+
+    Returns:
+        the result of each, also of those that were finished already.
+
+    Raises:
+        Interrupted: a signal arrived; every run can be resumed.
+        BsnnError: see the classes of `errors`.
+    """
+    directories = [RunDirectory(run_directory(config)) for config in configs]
+    if not any(config.force for config in configs):
+        finished = [directory.result() for directory in directories]
+        if all(result is not None for result in finished):
+            for config, directory in zip(configs, directories, strict=True):
+                directory.tidy(config.checkpoint.keep)
+            return [result for result in finished if result is not None]
+    first = configs[0]
+    if first.threads is not None:
+        torch.set_num_threads(first.threads)
+    torch.set_float32_matmul_precision("high" if first.precision == "tf32" else "highest")
+    with StopFlag() as stop, contextlib.ExitStack() as locks:
+        dataset = data.load(first.dataset, progress=first.progress)
+        if first.optim.batch_size > len(dataset.train.labels):
+            samples = len(dataset.train.labels)
+            raise ConfigError(f"optim.batch_size={first.optim.batch_size}: must be at most {samples}, the training samples")
+        for config, directory in zip(configs, directories, strict=True):
+            locks.enter_context(directory.lock(config.wait))
+            if config.force:
+                directory.clear()
+            directory.claim(config)
+        try:
+            session = begin(configs, directories, dataset.to(choose_device(first.device)))
+            work(session, stop)
+            return session.finish()
+        except Interrupted:
+            raise
+        except Exception as error:
+            for directory in directories:
+                directory.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+            raise
+
+
+def begin(configs: Sequence[TrainConfig], directories: Sequence[RunDirectory], dataset: Dataset) -> Session:
+    """Build the fleet from the newest checkpoints, or from the seeds where there are none."""
+    device = dataset.train.images.device
+    states = []
+    for directory in directories:
+        state, warnings = checkpoint.newest(directory.path)
+        for warning in warnings:
+            say(f"warning: {warning}; going on from the checkpoint before it")
+        states.append(state)
+    resumed = [state for state in states if state is not None]
+    if resumed and resumed[0]["environment"] != environment(device):
+        say(f"warning: {resumed[0]['environment']} has become {environment(device)}; results may differ in rounding")
+    if len(resumed) != len(configs) or len({(state["epoch"], state["batch"]) for state in resumed}) > 1:
+        resumed = []
+    fleet = Fleet(
+        configs[0].model,
+        [member(config)[0] for config in configs],
+        inputs=dataset.inputs,
+        classes=dataset.classes,
+        momentum=configs[0].optim.momentum,
+        states=[state["tensors"] for state in resumed] or None,
+        device=device,
+    )
+    loss_sum = torch.tensor([state["loss_sum"] for state in resumed] or [0.0] * len(configs), dtype=torch.float64)
+    position = Position(epoch=0, batch=0, loss_sum=loss_sum.to(device))
+    if resumed:
+        position.epoch, position.batch = resumed[0]["epoch"], resumed[0]["batch"]
+        say(f"resuming after {position.epoch} epochs and {position.batch} batches ({int(fleet.steps[0])} steps)")
+    for directory in directories:
+        directory.begin_session(provenance.collect(device))
+    now = time.monotonic()
+    return Session(
+        configs=configs,
+        directories=directories,
+        dataset=dataset,
+        fleet=fleet,
+        position=position,
+        records=[[EpochRecord(**record) for record in state["records"]] for state in resumed] or [[] for _ in configs],
+        elapsed_before_s=resumed[0]["elapsed_s"] if resumed else 0.0,
+        started=now,
+        save_again_at=now + configs[0].checkpoint.every_s,
+    )
+
+
+def work(session: Session, stop: StopFlag) -> None:
+    """Train to the end, saving now and then; or to the next step boundary after a signal.
+
+    Raises:
+        Interrupted: a signal arrived; the state is saved.
+    """
+    config, fleet = session.configs[0], session.fleet
+    assert config.optim.epochs is not None  # resolved
+    events = train(
+        fleet,
+        session.dataset,
+        session.position,
+        batch_size=config.optim.batch_size,
+        epochs=config.optim.epochs,
+        train_every=config.eval.train_every,
+        elapsed_s=session.elapsed_s,
+    )
+    per_epoch = steps_per_epoch(len(session.dataset.train.labels), config.optim.batch_size, config.model.norm)
+    done = session.position.epoch * per_epoch + session.position.batch
+    with ProgressBar(config.optim.epochs * per_epoch, done, config.progress) as bar:
+        for event in events:
+            if isinstance(event, Tick):
+                bar.tick(event)
+            else:
+                for records, record in zip(session.records, event, strict=True):
+                    records.append(record)
+                bar.epoch(event)
+                for directory, records in zip(session.directories, session.records, strict=True):
+                    directory.write_epochs(records)
+            if stop.received is not None:
+                session.save()
+                raise Interrupted(stop.received, "stopped; the state is saved, the same command goes on from here")
+            if time.monotonic() >= session.save_again_at:
+                session.save()

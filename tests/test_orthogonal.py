@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+
+from bsnn_cli.orthogonal import haar, orthogonality_error, stream
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 100])
+def test_haar_is_orthogonal(n: int) -> None:
+    Q = haar(n, stream(0, "test"), torch.float64)
+    assert torch.dist(Q.T @ Q, torch.eye(n, dtype=torch.float64)) < 1e-12 * n
+
+
+@pytest.fixture(scope="module")
+def many() -> torch.Tensor:
+    """20,000 draws from the orthogonal group in three dimensions."""
+    generator = stream(0, "many")
+    return torch.stack([haar(3, generator, torch.float64) for _ in range(20_000)])
+
+
+@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("column", range(3))
+def test_every_entry_is_uniform_in_three_dimensions(many: torch.Tensor, row: int, column: int) -> None:
+    """A coordinate of a uniform point on the sphere in R³ is uniform on [-1, 1] (Archimedes); raw QR fails this."""
+    assert stats.kstest(many[:, row, column].numpy(), "uniform", args=(-1, 2)).pvalue > 1e-3
+
+
+def test_trace_moments_are_those_of_haar_measure(many: torch.Tensor) -> None:
+    """E[tr Q] = 0, E[(tr Q)²] = 1, E[(tr Q)⁴] = 3 for Haar Q (Diaconis and Shahshahani 1994), and det Q = ±1 evenly."""
+    trace = many.diagonal(dim1=1, dim2=2).sum(1)
+    for power, expected in ((1, 0.0), (2, 1.0), (4, 3.0)):
+        moment = trace**power
+        assert abs(moment.mean() - expected) < 4 * moment.std() / len(moment) ** 0.5
+    assert abs(torch.linalg.det(many).mean()) < 4 / len(many) ** 0.5
+
+
+def test_raw_qr_fails_the_test_of_uniformity() -> None:
+    """The check above can fail: LAPACK's sign convention makes the last diagonal entries of Q far from uniform."""
+    generator = stream(0, "raw")
+    raw = torch.stack(
+        [torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))[0] for _ in range(2_000)]
+    )
+    assert stats.kstest(raw[:, 0, 0].numpy(), "uniform", args=(-1, 2)).pvalue < 1e-6
+
+
+def test_streams_are_functions_of_their_arguments() -> None:
+    draws = {
+        key: torch.randint(2**62, (2,), generator=stream(*key)).tolist()
+        for key in [(0, "hidden", 0), (0, "hidden", 1), (1, "hidden", 0), (0, "batches", 0), (2**63 - 1, "hidden", 0)]
+    }
+    assert len({tuple(draw) for draw in draws.values()}) == len(draws)
+    for key, draw in draws.items():
+        assert torch.randint(2**62, (2,), generator=stream(*key)).tolist() == draw
+
+
+def test_orthogonality_error_of_a_hand_made_matrix() -> None:
+    W = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]]])
+    # second: WᵀW = [[1.36, 0.48], [0.48, 0.64]]
+    torch.testing.assert_close(orthogonality_error(W), torch.tensor([0.0, 0.48]))
