@@ -1,0 +1,396 @@
+"""Named activations φ with hand-derived derivatives, and their Gaussian-Poincaré normalisation (GPN).
+
+For h ~ N(0, 1) the paper (Lu, Gould and Ajanthan 2020, arXiv 2006.12169) asks for f = aφ + b with
+E[f(h)²] = E[f'(h)²] = 1. Then signals keep their length through orthogonal layers, forwards and backwards. The two
+equations give a = 1/√E[φ'²], and b as one of the two roots −aE[φ] ± √(1 − a²Var[φ]).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from bsnn_cli.config import ACTIVATION_LABELS, complaint
+from bsnn_cli.errors import ActivationError
+from bsnn_cli.gaussian import REACH, IntegrationError, Rule, moment_rule
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROOTS = ("auto", "upper", "lower")
+"""Which solution b; auto: upper unless it drives norms away (χ > 1), then lower. That is the published choice."""
+
+PUBLISHED = {
+    "tanh": (1.4674, 0.3885),
+    "relu": (1.4142, 0.0),
+    "lrelu": (1.4141, 0.0),
+    "elu": (1.2234, 0.0742),
+    "selu": (0.9660, 0.2585),
+    "gelu": (1.4915, -0.9097),
+}
+"""The paper's a and b, which belong to the root `auto`."""
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+"""λ and α of Klambauer et al. 2017, to the last digit of float64."""
+GELU_SHARPNESS = 1.702
+
+Phi = Callable[[Tensor], Tensor]
+"""An elementwise function of preactivations h."""
+
+PhiAndDerivative = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Maps h to (φ(h), φ'(h)), both new tensors of its shape and dtype."""
+
+
+def _identity(h: Tensor) -> Tensor:
+    return h
+
+
+def _sigmoid_gelu(h: Tensor) -> Tensor:
+    return h * torch.sigmoid(GELU_SHARPNESS * h)
+
+
+def _softplus(h: Tensor) -> Tensor:
+    # torch's default threshold, 20, swaps in h where log(1 + exp(h)) still differs from it by 2e-9.
+    return nn.functional.softplus(h, threshold=40)
+
+
+def _tanh_pair(h: Tensor) -> tuple[Tensor, Tensor]:
+    t = torch.tanh(h)
+    return t, 1 - t * t
+
+
+def _sigmoid_pair(h: Tensor) -> tuple[Tensor, Tensor]:
+    s = torch.sigmoid(h)
+    return s, s * (1 - s)
+
+
+def _selu_pair(h: Tensor) -> tuple[Tensor, Tensor]:
+    below = torch.exp(h.clamp(max=0)) * (SELU_SCALE * SELU_ALPHA)
+    return nn.functional.selu(h), below.masked_fill_(h > 0, SELU_SCALE)
+
+
+def _gated_pair(h: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
+    """Of h·σ(κh): the derivative is σ + κh·σ(1 − σ)."""
+    gate = torch.sigmoid(sharpness * h)
+    value = h * gate
+    return value, gate + sharpness * value * (1 - gate)
+
+
+def _gelu_pair(h: Tensor) -> tuple[Tensor, Tensor]:
+    """Of h·Φ(h): the derivative is Φ + h·p(h). erfc keeps the digits of Φ at h << 0, where 1 + erf cancels."""
+    cumulative = torch.erfc(h * -math.sqrt(0.5)) / 2
+    density = torch.exp(h * h / -2) / math.sqrt(2 * math.pi)
+    return h * cumulative, cumulative + h * density
+
+
+def _mish_pair(h: Tensor) -> tuple[Tensor, Tensor]:
+    """Of h·w with w = tanh(log(1 + e)), e = exp(h): one exponential, no cancellation.
+
+    w = (e² + 2e)/(e² + 2e + 2), so 1 − w = r := 2/(e² + 2e + 2) and w' = r²e(e + 1). From h = 20 on, w is 1 in float64.
+    """
+    e = torch.exp(h.clamp(max=20))
+    n = e * (e + 2)
+    r = 2 / (n + 2)
+    w = r * n / 2
+    return h * w, w + h * (r * r * e * (e + 1))
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A named activation. Pickles and copies by its name.
+
+    Attributes:
+        name: as in configs, such as "tanh".
+        label: as in tables, such as "Tanh".
+        phi: φ, any floating dtype, differentiable by autograd.
+        value_and_derivative: (φ, φ') sharing work, hand-derived, for float32 and float64; not differentiable itself.
+            Leaves h alone, finite for all finite h; at a kink the derivative is autograd's. No control flow on data.
+    """
+
+    name: str
+    label: str
+    phi: Phi
+    value_and_derivative: PhiAndDerivative
+
+    def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
+        return get, (self.name,)
+
+
+def _table(*entries: tuple[str, Phi, PhiAndDerivative]) -> dict[str, Activation]:
+    return {name: Activation(name, ACTIVATION_LABELS[name], phi, pair) for name, phi, pair in entries}
+
+
+ACTIVATIONS = _table(
+    ("tanh", torch.tanh, _tanh_pair),
+    ("relu", torch.relu, lambda h: (torch.relu(h), (h > 0).to(h.dtype))),
+    (
+        "lrelu",
+        nn.functional.leaky_relu,
+        lambda h: (nn.functional.leaky_relu(h), torch.full_like(h, 0.01).masked_fill_(h > 0, 1)),
+    ),
+    ("elu", nn.functional.elu, lambda h: (nn.functional.elu(h), torch.exp(h.clamp(max=0)))),
+    ("selu", nn.functional.selu, _selu_pair),
+    ("gelu", _sigmoid_gelu, lambda h: _gated_pair(h, GELU_SHARPNESS)),
+    ("gelu_exact", nn.functional.gelu, _gelu_pair),
+    ("silu", nn.functional.silu, lambda h: _gated_pair(h, 1)),
+    ("mish", nn.functional.mish, _mish_pair),
+    ("softplus", _softplus, lambda h: (_softplus(h), torch.sigmoid(h))),
+    ("sigmoid", torch.sigmoid, _sigmoid_pair),
+    ("identity", _identity, lambda h: (h.clone(), torch.ones_like(h))),
+)
+"""All named activations; `lrelu` has slope 0.01 and `elu` α = 1, torch's defaults.
+
+`gelu` is h·σ(1.702h): only this form gives the constants that the paper prints for GELU. With the exact h·Φ(h), which
+is `gelu_exact`, the printed pair gives E[f'²] = 1.014.
+"""
+
+
+def get(name: str) -> Activation:
+    """The activation of a name.
+
+    Raises:
+        ActivationError: unknown name; lists the choices and suggests the nearest.
+    """
+    if name not in ACTIVATIONS:
+        raise ActivationError(complaint("activation", name, "one of " + ", ".join(ACTIVATIONS), ACTIVATIONS))
+    return ACTIVATIONS[name]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """f = aφ + b with E[f²] = E[f'²] = 1 under h ~ N(0, 1), and the moments it comes from.
+
+    Attributes:
+        a, b: the paper's constants; a > 0.
+        root: "upper" or "lower", the sign of E[f] = ±√(1 − a²Var[φ]).
+        chi: slope χ = F'(1) = E[h f f'] of the variance map F(q) = E[f(√q h)²]. Over many layers a squared length per
+            unit near 1 is pulled back to 1 if χ < 1, driven away if χ > 1, and left to a random walk if χ = 1.
+        mean, second_moment, derivative_second_moment: E[φ], E[φ²], E[φ'²] of φ itself.
+        normalised_second_moment, normalised_derivative_second_moment: E[f²] and E[f'²] as computed: 1.
+    """
+
+    a: float
+    b: float
+    root: str
+    chi: float
+    mean: float
+    second_moment: float
+    derivative_second_moment: float
+    normalised_second_moment: float
+    normalised_derivative_second_moment: float
+
+
+def normalise(activation: str | Phi, root: str = "auto") -> Normalisation:
+    """Solve for the Gaussian-Poincaré normalised form of a function, in float64.
+
+    Args:
+        activation: a name, or an elementwise function of tensors that autograd differentiates, such as an `nn.Module`:
+            continuous, piecewise differentiable, kinks anywhere. It is called with float64 tensors of shape (N,); of a
+            module, a float64 copy on the CPU is.
+        root: which solution b: "upper", "lower", or "auto": upper unless its χ > 1, then lower.
+
+    Raises:
+        ActivationError: unknown name or root, or a function without such a form, with the reason and the place.
+    """
+    if root not in ROOTS:
+        raise ActivationError(complaint("root", root, "one of " + ", ".join(ROOTS), ROOTS))
+    both = _both_roots_of_name(activation) if isinstance(activation, str) else _both_roots_of_function(activation)
+    upper, lower = both
+    if root == "auto":
+        # Homogeneous functions such as ReLU have χ = 1 exactly, which rounding must not turn into an instability.
+        return upper if upper.chi <= 1 + 1e-9 else lower
+    return upper if root == "upper" else lower
+
+
+def gpn_coefficients(activation: str | Phi, root: str = "auto") -> tuple[float, float]:
+    """The constants (a, b) that make aφ + b Gaussian-Poincaré normalised; arguments and errors as in `normalise`.
+
+    >>> a, b = gpn_coefficients("tanh")
+    >>> round(a, 4), round(b, 4)
+    (1.4674, 0.3885)
+    """
+    solution = normalise(activation, root)
+    return solution.a, solution.b
+
+
+class GPN(nn.Module):
+    """The Gaussian-Poincaré normalised form aφ(h) + b of an activation, for any network.
+
+    `GPN("tanh")`, `GPN(nn.SiLU())` and `GPN(lambda h: torch.tanh(0.3 * h))` all work; only what can be pickled itself
+    can be pickled inside. a and b are plain numbers: they are not trained, are not in the `state_dict`, and stay exact
+    whatever the dtype of the module. They are solved once, here: for a φ with parameters, such as `nn.PReLU`, from
+    their values at this moment, so the conditions hold at the start of training and drift with the parameters.
+
+    Args:
+        activation: a name, an `nn.Module` or another function, as in `normalise`.
+        root: which solution b, as in `normalise`.
+
+    Attributes:
+        a, b: the constants.
+        root: the solution taken, "upper" or "lower".
+
+    Raises:
+        ActivationError: as `normalise`.
+    """
+
+    def __init__(self, activation: str | Phi, root: str = "auto") -> None:
+        super().__init__()
+        solution = normalise(activation, root)
+        self.name = _name(activation)
+        self.activation = get(activation).phi if isinstance(activation, str) else activation
+        self.a, self.b, self.root = solution.a, solution.b, solution.root
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map h elementwise; shape and dtype stay. a and b are applied in at least float32, rounding once."""
+        value = self.activation(h)
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
+        return (self.a * value + self.b).to(h.dtype)
+
+    def extra_repr(self) -> str:
+        """The name, the constants and the root, for `print`."""
+        return f"{self.name}, a={self.a:.10g}, b={self.b:.10g}, root={self.root}"
+
+
+def gpn_table(names: Iterable[str], root: str = "auto") -> pd.DataFrame:
+    """The constants of named activations, one row each.
+
+    E[φ], E[φ²] and E[φ'²] are of φ before normalisation, E[f²] and E[f'²] of f = aφ + b after it, to be seen as 1.
+    Published constants and the differences ours − published are NaN where the paper has none for this root.
+    """
+    import pandas as pd  # slow, and users of GPN do without it
+
+    rows = []
+    for name in names:
+        solution = normalise(name, root)
+        published = PUBLISHED.get(name) if solution == normalise(name, "auto") else None
+        a, b = (math.nan, math.nan) if published is None else published
+        rows.append(
+            {
+                "activation": name,
+                "a": solution.a,
+                "b": solution.b,
+                "root": solution.root,
+                "chi": solution.chi,
+                "E[φ²]": solution.second_moment,
+                "E[φ'²]": solution.derivative_second_moment,
+                "E[φ]": solution.mean,
+                "E[f²]": solution.normalised_second_moment,
+                "E[f'²]": solution.normalised_derivative_second_moment,
+                "published a": a,
+                "published b": b,
+                "difference a": solution.a - a,
+                "difference b": solution.b - b,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@functools.cache
+def _both_roots_of_name(name: str) -> tuple[Normalisation, Normalisation]:
+    activation = get(name)
+    return _both_roots(name, activation.phi, activation.value_and_derivative)
+
+
+def _both_roots_of_function(phi: Phi) -> tuple[Normalisation, Normalisation]:
+    name = _name(phi)
+    # Whether or not the caller is in a no_grad or inference block.
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            double = copy.deepcopy(phi).to("cpu", torch.float64) if isinstance(phi, nn.Module) else phi
+            _require_elementwise(name, double)
+            return _both_roots(name, double, functools.partial(_autograd_pair, double))
+        except ActivationError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ActivationError(
+                f"activation {name}: cannot be evaluated and differentiated by torch ({reason});"
+                " write it in differentiable torch operations that take a float64 tensor of any shape"
+            ) from error
+
+
+def _both_roots(name: str, phi: Phi, pair: PhiAndDerivative) -> tuple[Normalisation, Normalisation]:
+    """Both solutions, upper first."""
+    value, derivative = pair(torch.linspace(-REACH, REACH, 15201, dtype=torch.float64, device="cpu"))
+    if derivative.abs().max() <= 1e-13 * value.abs().max() < math.inf:
+        raise ActivationError(
+            f"activation {name}: its derivative is 0 everywhere, so no factor a brings E[φ'²] to 1: a constant, a step"
+            " function such as sign(h), or a detached result; give a φ whose derivative autograd sees"
+        )
+    try:
+        rule = moment_rule(phi, pair)
+    except IntegrationError as error:
+        raise ActivationError(
+            f"activation {name}: {error}, so it has no Gaussian-Poincaré normalised form;"
+            " needed is a continuous φ with finite E[φ²] and E[φ'²], such as tanh(5h) in place of sign(h)"
+        ) from error
+    value, derivative = pair(rule.nodes)
+    return _solution(rule, value, derivative, "upper"), _solution(rule, value, derivative, "lower")
+
+
+def _solution(rule: Rule, value: Tensor, derivative: Tensor, root: str) -> Normalisation:
+    """Solve E[f²] = E[f'²] = 1 from the values of φ and φ' at the nodes."""
+    h = rule.nodes
+    mean, slope = rule.inner(value, 1), rule.inner(derivative, 1)
+    derivative_second_moment = rule.inner(derivative, derivative)
+    a = 1 / math.sqrt(derivative_second_moment)
+    # The discriminant 1 − a²Var[φ] = a²(E[φ'²] − Var[φ]) cancels where φ is nearly linear. Less the line that fits φ best,
+    # both terms have lost the same, slope², and the first is at least twice the second.
+    rest, derivative_rest = value - mean - slope * h, derivative - slope
+    discriminant = a * a * (rule.inner(derivative_rest, derivative_rest) - rule.inner(rest, rest))
+    b = -a * mean + math.copysign(math.sqrt(max(discriminant, 0)), 1 if root == "upper" else -1)
+    b = b if abs(b) > 1e-14 else 0.0  # all rounding: ReLU stays homogeneous, the identity stays itself
+    f, slope_of_f = a * value + b, a * derivative
+    return Normalisation(
+        a=a,
+        b=b,
+        root=root,
+        chi=rule.inner(h * f, slope_of_f),
+        mean=mean,
+        second_moment=rule.inner(value, value),
+        derivative_second_moment=derivative_second_moment,
+        normalised_second_moment=rule.inner(f, f),
+        normalised_derivative_second_moment=rule.inner(slope_of_f, slope_of_f),
+    )
+
+
+def _autograd_pair(phi: Phi, h: Tensor) -> tuple[Tensor, Tensor]:
+    """(φ(h), φ'(h)) by autograd; a φ that autograd cannot follow counts as constant."""
+    h = h.detach().requires_grad_()
+    value = phi(h.clone())  # a copy, for functions that work in place
+    if not value.requires_grad:
+        return value, torch.zeros_like(value)
+    (derivative,) = torch.autograd.grad(value.sum(), h)
+    return value.detach(), derivative
+
+
+def _require_elementwise(name: str, phi: Phi) -> None:
+    """Raise unless φ maps each of some float64 places by itself, and always in the same way."""
+    h = torch.linspace(-3, 3, 64, dtype=torch.float64, device="cpu")
+    with torch.no_grad():
+        whole, part = phi(h.clone()), phi(h[20:40].clone())
+    if not isinstance(whole, Tensor) or whole.shape != h.shape or whole.dtype != h.dtype:
+        found = f"{whole.dtype} of shape {tuple(whole.shape)}" if isinstance(whole, Tensor) else type(whole).__name__
+        raise ActivationError(
+            f"activation {name}: returns {found} for torch.float64 of shape (64,);"
+            " it must keep shape and dtype, as torch.tanh does"
+        )
+    rounding = 1e-9 * float(whole.nan_to_num(0, 0, 0).abs().max())
+    if not torch.allclose(whole[20:40], part, rtol=0, atol=rounding, equal_nan=True):
+        raise ActivationError(
+            f"activation {name}: gives other values for the same h beside other inputs or at another time;"
+            " it must be elementwise and not random (not softmax, not dropout)"
+        )
+
+
+def _name(activation: str | Phi) -> str:
+    if isinstance(activation, str):
+        return activation
+    return getattr(activation, "__name__", type(activation).__name__)
