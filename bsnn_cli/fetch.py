@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from bsnn_cli.errors import DataError
 from bsnn_cli.files import write_atomically
+
+if TYPE_CHECKING:
+    import requests
 
 MIRROR_VARIABLE = "BSNN_DATA_MIRROR"
 """Environment variable with base URLs, separated by spaces, that replace the built-in mirrors. Each serves the layout
@@ -288,12 +291,16 @@ def _download(url: str, archive: Archive, progress: bool, sink: IO[bytes]) -> No
     import pooch
     from tqdm import tqdm
 
+    answers: list[requests.Response] = []
     failures: list[Exception] = []
     quiet = None if progress else True  # None: quiet unless standard error is a terminal
     with tqdm(total=archive.size, desc=archive.path, unit="B", unit_scale=True, disable=quiet) as bar:
-        # The header keeps servers from unpacking on the way what is to be verified packed.
         receive = pooch.HTTPDownloader(
-            progressbar=bar, chunk_size=2**15, timeout=PATIENCE_S, headers={"Accept-Encoding": "identity"}
+            progressbar=bar,
+            chunk_size=2**15,
+            timeout=PATIENCE_S,
+            headers={"Accept-Encoding": "identity"},  # or a server may unpack on the way what is to be verified packed
+            hooks={"response": lambda answer, **_: answers.append(answer)},
         )
 
         def work() -> None:
@@ -301,6 +308,9 @@ def _download(url: str, archive: Archive, progress: bool, sink: IO[bytes]) -> No
                 receive(url, sink, None)
             except (OSError, ValueError) as error:
                 failures.append(error)
+            finally:
+                for answer in answers:
+                    answer.close()
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
