@@ -43,6 +43,7 @@ PAPER_RUNS = [
     *seeds("elu_gpn", "cifar10", [43.0, 44.0, 45.0]),
     *seeds("elu", "cifar10", [45.0, None, 46.0]),
     *seeds("selu_gpn-bn", "cifar10", [None, None]),
+    *seeds("gelu_gpn", "cifar10", [None, 36.0]),
     run("silu", "mnist", 50.0),
     unfinished("gelu", "failed"),
 ]
@@ -54,7 +55,7 @@ PAPER_CELLS = [
     ["LReLU", "– (–)", "– (–)", "10.00 (–)", "10.00 (–)"],
     ["ELU", "– (–)", "– (–)", "45.50 ± 0.71 [n=2, 1 diverged] (–)", "44.00 ± 1.00 [n=3] (–)"],
     ["SELU", "– (–)", "– (–)", "– (–)", "– (2 diverged)"],
-    ["GELU", "– (–)", "– (–)", "– (–)", "– (–)"],
+    ["GELU", "– (–)", "– (–)", "– (–)", "36.00 [n=1, 1 diverged] (–)"],
     ["SiLU", "50.00 (–)", "– (–)", "– (–)", "– (–)"],
 ]
 
