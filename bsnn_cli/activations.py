@@ -41,6 +41,9 @@ SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 """λ and α of Klambauer et al. 2017, to the last digit of float64."""
 GELU_SHARPNESS = 1.702
 
+ROUNDING = 1e-14
+"""Means of f and b itself are as good as 0 below this."""
+
 Phi = Callable[[Tensor], Tensor]
 """An elementwise function of preactivations h."""
 
@@ -93,13 +96,13 @@ def _gelu_pair(h: Tensor) -> tuple[Tensor, Tensor]:
 def _mish_pair(h: Tensor) -> tuple[Tensor, Tensor]:
     """Of h·w with w = tanh(log(1 + e)), e = exp(h): one exponential, no cancellation.
 
-    w = (e² + 2e)/(e² + 2e + 2), so 1 − w = r := 2/(e² + 2e + 2) and w' = r²e(e + 1). From h = 20 on, w is 1 in float64.
+    w = (e² + 2e)/(e² + 2e + 2), so 1 − w = r := 2/(e² + 2e + 2) and w' = r²e(e + 1). From h = 40 on, w is 1.
     """
-    e = torch.exp(h.clamp(max=20))
+    e = torch.exp(h.clamp(max=40))
     n = e * (e + 2)
     r = 2 / (n + 2)
     w = r * n / 2
-    return h * w, w + h * (r * r * e * (e + 1))
+    return h * w, w + h * (r * e) * (r * (e + 1))
 
 
 @dataclass(frozen=True)
@@ -300,8 +303,7 @@ def _both_roots_of_name(name: str) -> tuple[Normalisation, Normalisation]:
 
 def _both_roots_of_function(phi: Phi) -> tuple[Normalisation, Normalisation]:
     name = _name(phi)
-    # Whether or not the caller is in a no_grad or inference block.
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False):  # switches gradients on as well, should the caller have them off
         try:
             double = copy.deepcopy(phi).to("cpu", torch.float64) if isinstance(phi, nn.Module) else phi
             _require_elementwise(name, double)
@@ -341,19 +343,19 @@ def _solution(rule: Rule, value: Tensor, derivative: Tensor, root: str) -> Norma
     mean, slope = rule.inner(value, 1), rule.inner(derivative, 1)
     derivative_second_moment = rule.inner(derivative, derivative)
     a = 1 / math.sqrt(derivative_second_moment)
-    # The discriminant 1 − a²Var[φ] = a²(E[φ'²] − Var[φ]) cancels where φ is nearly linear. Less the line that fits φ best,
-    # both terms have lost the same, slope², and the first is at least twice the second.
+    # 1 − a²Var[φ] = a²(E[φ'²] − Var[φ]) cancels where φ is nearly linear. Taking the best line out of φ takes slope²
+    # off both terms, and leaves the first at least twice the second.
     rest, derivative_rest = value - mean - slope * h, derivative - slope
     discriminant = a * a * (rule.inner(derivative_rest, derivative_rest) - rule.inner(rest, rest))
     b = -a * mean + math.copysign(math.sqrt(max(discriminant, 0)), 1 if root == "upper" else -1)
-    b = b if abs(b) > 1e-14 else 0.0  # all rounding: ReLU stays homogeneous, the identity stays itself
+    b = b if abs(b) > ROUNDING else 0.0  # ReLU stays homogeneous, the identity stays itself
     f, slope_of_f = a * value + b, a * derivative
     return Normalisation(
         a=a,
         b=b,
         root=root,
         chi=rule.inner(h * f, slope_of_f),
-        mean=mean,
+        mean=mean if abs(a * mean) > ROUNDING else 0.0,
         second_moment=rule.inner(value, value),
         derivative_second_moment=derivative_second_moment,
         normalised_second_moment=rule.inner(f, f),
