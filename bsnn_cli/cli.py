@@ -54,8 +54,11 @@ def gpn(config: GpnConfig) -> None:
     from bsnn_cli.formats import render
 
     check(config)
-    names = list(AUTO_ROOT) if config.activation is None else [config.activation.removesuffix("_gpn")]
-    print(render(activations.gpn_table(names, config.root), config.format, digits=10))
+    if config.activation is None:
+        solutions = activations.gpn_table(AUTO_ROOT, config.root)
+    else:
+        solutions = activations.gpn_table([config.activation.name], config.activation.root)
+    print(render(solutions, config.format, digits=10))
 
 
 def runs(config: RunsConfig) -> None:

@@ -44,14 +44,15 @@ def typed(verb: str, composed: DictConfig) -> Any:
     Raises:
         ConfigError: a key that does not exist (Hydra lets `+key=value` pass), or an interpolation that fails.
     """
-    known = [key for key, _, _ in knobs(VERBS[verb]())]
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, verb, [])) from error
+    known = {key for key, _, _ in knobs(config)}
     for key in _leaves(composed):
         if key not in known:
             raise ConfigError(_unknown(key, verb))
-    try:
-        return OmegaConf.to_object(composed)
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain(error, verb, [])) from error
+    return config
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:

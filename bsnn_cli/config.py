@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,22 @@ AUTO_ROOT = {
     "identity": "upper",
 }
 """Named activations, and the root of b that `activation.root=auto` takes (`activations` derives it, a test compares)."""
+
+ACTIVATION_LABELS = {
+    "tanh": "Tanh",
+    "relu": "ReLU",
+    "lrelu": "LReLU",
+    "elu": "ELU",
+    "selu": "SELU",
+    "gelu": "GELU",
+    "gelu_exact": "GELU (exact)",
+    "silu": "SiLU",
+    "mish": "Mish",
+    "softplus": "Softplus",
+    "sigmoid": "Sigmoid",
+    "identity": "Identity",
+}
+"""Named activations as tables and figures show them."""
 
 PAPER_ACTIVATIONS = ("tanh", "relu", "lrelu", "elu", "selu", "gelu")
 """Rows of the published tables, in their order."""
@@ -80,7 +96,7 @@ def at_least(bound: float) -> Rule:
 
 def above(bound: float) -> Rule:
     """A finite number above `bound`."""
-    return Rule(f"a number above {bound}", lambda value: math.isfinite(value) and value > bound)
+    return Rule(f"above {bound}", lambda value: math.isfinite(value) and value > bound)
 
 
 def half_open(low: float, high: float) -> Rule:
@@ -208,7 +224,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    seed: int = knob(0, "of initial weights and batch order", Rule("0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63))
+    seed: int = knob(0, "of initial weights and batch order", Rule("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63))
     precision: str = knob("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"), result=True)
     device: str = knob("auto", "where to compute; auto: cuda if there is one", DEVICE)
     threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
@@ -231,8 +247,8 @@ class TableConfig:
 class GpnConfig:
     """Constants of Gaussian-Poincaré normalisation."""
 
-    activation: str | None = knob(None, "one name; null: all of them")
-    root: str = knob("auto", "which solution b", one_of("auto", "upper", "lower"))
+    activation: ActivationConfig | None = knob(None, "one of the group, such as mish; null: all of them")
+    root: str = knob("auto", "which solution b, where all are printed; of one: activation.root", one_of("auto", "upper", "lower"))
     format: str = knob("text", "how to print", one_of("text", "markdown", "csv", "json"))
 
 
@@ -274,26 +290,42 @@ def knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fiel
             yield prefix + entry.name, entry, value
 
 
-def complaint(key: str, value: Any, rule: Rule) -> str:
+def allowed(entry: dataclasses.Field[Any]) -> str:
+    """What a knob accepts, in words."""
+    rule: Rule | None = entry.metadata["rule"]
+    kind = str(entry.type)
+    words = [next((text for name, text in TYPE_WORDS.items() if kind.startswith(name)), "")]
+    if rule is not None:
+        words.append(rule.words)
+    text = " ".join(word for word in words if word)
+    return f"{text}, or null" if text and kind.endswith("None") else text
+
+
+TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+def complaint(key: str, value: Any, words: str, choices: Iterable[str] = ()) -> str:
     """One line naming the key, the value, what is allowed and, among names, the nearest one."""
-    near = difflib.get_close_matches(str(value), rule.choices, n=1)
+    near = difflib.get_close_matches(str(value), list(choices), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{key}={value}: must be {rule.words}{hint}"
+    return f"{key}={value}: must be {words}{hint}"
 
 
 def problems(config: Any) -> list[str]:
     """Everything that is wrong with a config, one line each; empty if it is sound."""
-    found = [
-        complaint(key, value, entry.metadata["rule"])
-        for key, entry, value in knobs(config)
-        if value is not None and entry.metadata["rule"] is not None and not entry.metadata["rule"].accepts(value)
-    ]
+    found = []
+    for key, entry, value in knobs(config):
+        rule = entry.metadata["rule"]
+        if value is not None and rule is not None and not rule.accepts(value):
+            found.append(complaint(key, value, allowed(entry), rule.choices))
     dataset = getattr(config, "dataset", None)
     if dataset is not None and dataset.name not in (None, dataset.kind):
         if dataset.kind != "folder":
             found.append(f"dataset.name={dataset.name}: only a folder can be named; leave it out for {dataset.kind}")
         elif dataset.name in DATASETS:
             found.append(f"dataset.name={dataset.name}: belongs to another dataset; choose a name of its own")
+    if isinstance(config, TrainConfig) and config.model.norm == "batch" and config.optim.batch_size == 1:
+        found.append("optim.batch_size=1: must be at least 2 with model.norm=batch; one sample has no statistics")
     return found
 
 

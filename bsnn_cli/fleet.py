@@ -57,7 +57,7 @@ class Workspace:
     Attributes:
         x: (L + 1, K, B, n) signals x^1 … x^{L+1}, the last one below the output layer.
         h: (L, K, B, n) preactivations Wx; with batch normalisation of zero mean and unit variance.
-        d: (L, K, B, n) f'(h) on the way up, (∂E/∂h)/‖v‖ on the way down.
+        d: (L, K, B, n) (∂E/∂h)/‖v‖ after the way down; on the way up batch normalisation leaves its γĥ + β here.
         s: (L, K, n) Σ_batch d h; zero where the weights are free.
         norm: what batch normalisation keeps between the two ways, or None.
     """
@@ -156,14 +156,14 @@ class Fleet:
         """Evaluation mode: (B, inputs), the same for all members, → (K, B, classes)."""
         t = self.tensors
         x = _affine(inputs.expand(len(self.members), *inputs.shape), t["input.weight"], t["input.bias"])
-        value, slope = torch.empty_like(x), torch.empty_like(x)
+        value = torch.empty_like(x)
         for layer in range(self.model.depth):
             h = torch.bmm(x, t["hidden.weight"][:, layer].mT).mul_(self._inverse_norm[:, layer].unsqueeze(1))
             if self.model.norm == "batch":
                 scale = t["norm.weight"][:, layer] * torch.rsqrt(t["norm.running_var"][:, layer] + NORM_EPS)
                 h.sub_(t["norm.running_mean"][:, layer].unsqueeze(1)).mul_(scale.unsqueeze(1))
                 h.add_(t["norm.bias"][:, layer].unsqueeze(1))
-            self._activate(h, value, slope)
+            self._activate(h, value)
             x, value = value, x
         return _affine(x, t["output.weight"], t["output.bias"])
 
@@ -212,12 +212,15 @@ class Fleet:
         norm = BatchNorm((L, K, n), s) if self.model.norm == "batch" else None
         return Workspace(x=signals[: L + 1], h=signals[L + 1 : 2 * L + 1], d=signals[2 * L + 1 :], s=s, norm=norm)
 
-    def _activate(self, h: Tensor, value: Tensor, slope: Tensor) -> None:
-        """f(h) = a·φ(h) + b and f'(h) = a·φ'(h) into the given tensors; all (K, B, n)."""
+    def _activate(self, h: Tensor, out: Tensor) -> None:
+        """a·φ(h) + b into `out`; both (K, B, n)."""
         for activation, group in self._groups:
-            phi, derivative = activation.value_and_derivative(h[group])
-            torch.mul(phi, self._a[group], out=value[group]).add_(self._b[group])
-            torch.mul(derivative, self._a[group], out=slope[group])
+            torch.addcmul(self._b[group], activation.phi(h[group]), self._a[group], out=out[group])
+
+    def _pull_back(self, g: Tensor, h: Tensor, out: Tensor) -> None:
+        """g·φ'(h) into `out`, all (K, B, n): the gradient of φ(h) becomes that of h, but for the factor a."""
+        for activation, group in self._groups:
+            torch.mul(g[group] * activation.value_and_derivative(h[group])[1], self._a[group], out=out[group])
 
     def _forward(self, w: Workspace, inputs: Tensor) -> Tensor:
         """Fill the workspace upwards; (K, B, inputs) → logits (K, B, classes)."""
@@ -228,15 +231,16 @@ class Fleet:
             if self.model.weights == "unit_rows":
                 h.mul_(self._inverse_norm[:, layer].unsqueeze(1))
             if w.norm is not None:
-                h = w.norm.forward(layer, h, t["norm.weight"][:, layer], t["norm.bias"][:, layer])
-            self._activate(h, w.x[layer + 1], w.d[layer])
+                h = w.norm.forward(layer, h, t["norm.weight"][:, layer], t["norm.bias"][:, layer], out=w.d[layer])
+            self._activate(h, w.x[layer + 1])
         return _affine(w.x[-1], t["output.weight"], t["output.bias"])
 
     def _backward(self, w: Workspace, g: Tensor) -> Tensor:
-        """Turn f'(h) in `w.d` into (∂E/∂h)/‖v‖ and fill `w.s`, downwards; ∂E/∂x of the top → of the bottom (K, B, n)."""
+        """Fill `w.d` and `w.s` downwards; ∂E/∂x of the top → ∂E/∂x of the bottom, (K, B, n)."""
         V = self.tensors["hidden.weight"]
         for layer in reversed(range(self.model.depth)):
-            d = w.d[layer].mul_(g)
+            d = w.d[layer]
+            self._pull_back(g, w.h[layer] if w.norm is None else d, out=d)
             if w.norm is not None:
                 w.norm.backward(layer, d, w.h[layer], self.tensors["norm.weight"][:, layer])
             if self.model.weights == "unit_rows":
@@ -300,14 +304,14 @@ class BatchNorm:
         L, K, n = shape
         self.gain_gradient, self.shift_gradient = like.new_empty(K, L, n), like.new_empty(K, L, n)
 
-    def forward(self, layer: int, h: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-        """Replace h (K, B, n) by ĥ of zero mean and unit variance; returns γĥ + β."""
+    def forward(self, layer: int, h: Tensor, gain: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+        """Replace h (K, B, n) by ĥ of zero mean and unit variance; returns γĥ + β, written to `out`."""
         B = h.shape[1]
         variance, mean = torch.var_mean(h, dim=1, correction=0)
         self.mean[layer], self.variance[layer] = mean, variance * (B / (B - 1))
         self.inverse_std[layer] = torch.rsqrt(variance + NORM_EPS)
         h.sub_(mean.unsqueeze(1)).mul_(self.inverse_std[layer].unsqueeze(1))
-        return torch.addcmul(shift.unsqueeze(1), h, gain.unsqueeze(1))
+        return torch.addcmul(shift.unsqueeze(1), h, gain.unsqueeze(1), out=out)
 
     def backward(self, layer: int, d: Tensor, h_hat: Tensor, gain: Tensor) -> None:
         """Replace the gradient d (K, B, n) of γĥ + β by that of h."""

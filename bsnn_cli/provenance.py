@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shlex
 import socket
 import subprocess
 import sys
@@ -21,9 +22,9 @@ def collect(device: torch.device) -> dict[str, Any]:
         "version": package_version(),
         "commit": commit,
         "dirty": dirty,
-        "command": sys.argv,
+        "command": " ".join([sys.argv[0], shlex.join(sys.argv[1:])]),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "device": device_name(device),
         "threads": torch.get_num_threads(),

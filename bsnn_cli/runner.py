@@ -150,7 +150,7 @@ class Session:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What must be the same for a resumed run to be equal to the byte."""
-    return {"torch": torch.__version__, "device": device.type, "threads": torch.get_num_threads()}
+    return {"torch": str(torch.__version__), "device": device.type, "threads": torch.get_num_threads()}
 
 
 def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
@@ -172,6 +172,7 @@ def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
         if all(result is not None for result in finished):
             for config, directory in zip(configs, directories, strict=True):
                 directory.tidy(config.checkpoint.keep)
+                say(f"{directory.path}: finished already; force=true trains it again")
             return [result for result in finished if result is not None]
     first = configs[0]
     if first.threads is not None:

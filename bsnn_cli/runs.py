@@ -79,7 +79,7 @@ class RunDirectory:
         """What the finished run came to; None if it is not finished."""
         try:
             content = json.loads((self.path / "result.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         known = {field.name for field in dataclasses.fields(RunResult)}
         return RunResult(**{key: value for key, value in content.items() if key in known})

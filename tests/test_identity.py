@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bsnn_cli.config import (
+    DATASETS,
+    ActivationConfig,
+    CheckpointConfig,
+    DatasetConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    knobs,
+    resolve,
+)
+from bsnn_cli.identity import differences, identity, protocol, run_directory
+
+RECORDED = {
+    "c9dca30088": TrainConfig(),
+    "973849fc1a": TrainConfig(activation=ActivationConfig(name="tanh", gpn=False)),
+    "4da5559b03": TrainConfig(
+        activation=ActivationConfig(name="gelu", root="upper"),
+        dataset=DatasetConfig(kind="digits"),
+        model=ModelConfig(depth=50, norm="batch"),
+        optim=OptimConfig(epochs=1, lr=0.01),
+    ),
+}
+"""Identities may never change: run directories of earlier versions must be found again."""
+
+
+@pytest.mark.parametrize("recorded", RECORDED)
+def test_recorded_identities_never_change(recorded: str) -> None:
+    assert identity(resolve(RECORDED[recorded])) == recorded
+
+
+ANOTHER_VALUE: dict[str, Any] = {
+    "activation.name": "tanh",
+    "activation.gpn": False,
+    "activation.root": "lower",
+    "dataset.kind": "digits",
+    "dataset.scaling": "thin_shell",
+    "dataset.validation": 0.1,
+    "dataset.fingerprint": "abc",
+    "model.depth": 10,
+    "model.width": 10,
+    "model.norm": "batch",
+    "model.weights": "free",
+    "model.input_init": "norm_preserving",
+    "optim.lr": 1e-3,
+    "optim.momentum": 0.9,
+    "optim.batch_size": 32,
+    "optim.epochs": 7,
+    "precision": "tf32",
+}
+WITHOUT_ANOTHER_VALUE = {"model.init", "dataset.name"}
+"""One choice only; only folders have a name of their own (tested below)."""
+
+
+def with_value(key: str, value: Any) -> TrainConfig:
+    config = TrainConfig()
+    node, _, name = key.rpartition(".")
+    setattr(getattr(config, node) if node else config, name, value)
+    return config
+
+
+RESULT_KEYS = {key for key, entry, _ in knobs(TrainConfig()) if entry.metadata["result"]}
+
+
+@pytest.mark.parametrize("key", sorted(RESULT_KEYS - WITHOUT_ANOTHER_VALUE))
+def test_every_result_changing_knob_changes_the_identity(key: str) -> None:
+    assert identity(with_value(key, ANOTHER_VALUE[key])) != identity(TrainConfig())
+
+
+def test_what_changes_no_result_changes_no_identity() -> None:
+    other = TrainConfig(
+        eval=EvalConfig(train_every=3),
+        checkpoint=CheckpointConfig(every_s=1, keep="all"),
+        dataset=DatasetConfig(root="elsewhere"),
+        seed=7,
+        device="cpu",
+        threads=1,
+        output_root="there",
+        force=True,
+        wait=True,
+        progress=False,
+    )
+    assert identity(other) == identity(TrainConfig())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DATASETS if kind != "folder"])
+def test_spelling_out_a_default_changes_nothing(kind: str) -> None:
+    short = TrainConfig(dataset=DatasetConfig(kind=kind))
+    long = TrainConfig(
+        dataset=DatasetConfig(kind=kind, name=kind),
+        activation=ActivationConfig(root="upper"),
+        optim=OptimConfig(epochs=DATASETS[kind].epochs),
+    )
+    assert identity(short) == identity(long) == identity(resolve(short))
+    assert differences(short) == differences(resolve(long))
+
+
+def test_a_root_means_nothing_without_gpn() -> None:
+    plain = TrainConfig(activation=ActivationConfig(name="relu", gpn=False))
+    assert identity(plain) == identity(
+        TrainConfig(activation=ActivationConfig(name="relu", gpn=False, root="lower"))
+    )
+
+
+def test_protocol_names_what_differs_but_not_the_axes_of_the_table() -> None:
+    assert protocol(resolve(TrainConfig())) == ""
+    axes = TrainConfig(activation=ActivationConfig(name="relu", gpn=False), dataset=DatasetConfig(kind="cifar10"))
+    axes.model.norm = "batch"
+    assert protocol(resolve(axes)) == ""
+    small = TrainConfig(model=ModelConfig(depth=10), optim=OptimConfig(epochs=1))
+    assert protocol(resolve(small)) == "model.depth=10, optim.epochs=1"
+
+
+def test_directory_follows_the_contract() -> None:
+    config = resolve(TrainConfig(activation=ActivationConfig(name="tanh"), seed=3, output_root="out"))
+    assert run_directory(config) == Path("out/runs/mnist/tanh_gpn") / f"{identity(config)}-s3"
+    batch = dataclasses.replace(config, model=ModelConfig(norm="batch"))
+    assert run_directory(batch).parent == Path("out/runs/mnist/tanh_gpn-bn")
+
+
+def test_two_folders_differ_by_content_and_share_no_directory() -> None:
+    def folder(**values: str) -> TrainConfig:
+        return resolve(TrainConfig(dataset=DatasetConfig(kind="folder", **values)))
+
+    one, moved, other = (
+        folder(root="a", fingerprint="1"),
+        folder(root="b", fingerprint="1"),
+        folder(root="a", fingerprint="2"),
+    )
+    assert identity(one) == identity(moved) != identity(other)
+    named = folder(root="a", fingerprint="1", name="cifar10_jpeg")
+    assert run_directory(named).parts[2] == "cifar10_jpeg"
