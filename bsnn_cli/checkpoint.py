@@ -30,7 +30,7 @@ def digest(state: Any) -> str:
                 feed(item)
         elif isinstance(value, Tensor):
             hasher.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            hasher.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            hasher.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         else:
             hasher.update(repr(value).encode())
         hasher.update(b";")
@@ -80,7 +80,7 @@ def newest(directory: Path) -> tuple[dict[str, Any] | None, list[str]]:
     Raises:
         CheckpointError: where there are checkpoints and none of them can be read.
     """
-    warnings = []
+    warnings: list[str] = []
     for name in (CURRENT, PREVIOUS):
         path = directory / name
         if path.exists():

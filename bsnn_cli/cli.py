@@ -43,7 +43,9 @@ def table(config: TableConfig) -> None:
     from bsnn_cli.runs import load_all
     from bsnn_cli.tables import write_tables
 
-    tables = write_tables(load_all(config.output_root), Path(config.output_root) / "tables", config.rows, config.columns)
+    tables = write_tables(
+        load_all(config.output_root), Path(config.output_root) / "tables", config.rows, config.columns
+    )
     print(tables.text)
 
 

@@ -59,9 +59,9 @@ def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in node:
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
-            yield from _leaves(child, f"{prefix}{key}.")
+            yield from _leaves(child, f"{prefix}{key!s}.")
         else:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key!s}"
 
 
 def explain(error: Exception, verb: str, arguments: list[str]) -> str:

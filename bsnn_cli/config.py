@@ -170,7 +170,9 @@ class ModelConfig:
         one_of("unit_rows", "free"),
         result=True,
     )
-    init: str = knob("orthogonal", "start of the hidden matrices: Haar-uniform orthogonal", one_of("orthogonal"), result=True)
+    init: str = knob(
+        "orthogonal", "start of the hidden matrices: Haar-uniform orthogonal", one_of("orthogonal"), result=True
+    )
     input_init: str = knob(
         "default",
         "start of the input layer; default: PyTorch's nn.Linear; norm_preserving: ‖x¹‖²/n = 1 on average",
@@ -185,10 +187,13 @@ class OptimConfig:
 
     lr: float = knob(1e-4, "learning rate", above(0), result=True)
     momentum: float = knob(0.5, "momentum μ of the gradient sum", half_open(0, 1), result=True)
-    batch_size: int = knob(64, "mini-batch; the last one of an epoch may be shorter", at_least(1), unit="samples", result=True)
+    batch_size: int = knob(
+        64, "mini-batch; the last one of an epoch may be shorter", at_least(1), unit="samples", result=True
+    )
     epochs: int | None = knob(
         None,
-        "passes over the training split; null: " + ", ".join(f"{spec.epochs} for {kind}" for kind, spec in DATASETS.items()),
+        "passes over the training split; null: "
+        + ", ".join(f"{spec.epochs} for {kind}" for kind, spec in DATASETS.items()),
         at_least(1),
         unit="epochs",
         result=True,
@@ -200,7 +205,10 @@ class EvalConfig:
     """The test split is evaluated after every epoch, the training split at the end."""
 
     train_every: int | None = knob(
-        None, "evaluate the whole training split every so many epochs; null: at the end only", at_least(1), unit="epochs"
+        None,
+        "evaluate the whole training split every so many epochs; null: at the end only",
+        at_least(1),
+        unit="epochs",
     )
 
 
@@ -224,7 +232,9 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    seed: int = knob(0, "of initial weights and batch order", Rule("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63))
+    seed: int = knob(
+        0, "of initial weights and batch order", Rule("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63)
+    )
     precision: str = knob("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"), result=True)
     device: str = knob("auto", "where to compute; auto: cuda if there is one", DEVICE)
     threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
@@ -248,7 +258,9 @@ class GpnConfig:
     """Constants of Gaussian-Poincaré normalisation."""
 
     activation: ActivationConfig | None = knob(None, "one of the group, such as mish; null: all of them")
-    root: str = knob("auto", "which solution b, where all are printed; of one: activation.root", one_of("auto", "upper", "lower"))
+    root: str = knob(
+        "auto", "which solution b, where all are printed; of one: activation.root", one_of("auto", "upper", "lower")
+    )
     format: str = knob("text", "how to print", one_of("text", "markdown", "csv", "json"))
 
 
@@ -256,9 +268,7 @@ class GpnConfig:
 class RunsConfig:
     """What has been run."""
 
-    status: str | None = knob(
-        None, "show only these", one_of("done", "diverged", "failed", "interrupted", "running")
-    )
+    status: str | None = knob(None, "show only these", one_of("done", "diverged", "failed", "interrupted", "running"))
     format: str = knob("text", "how to print", one_of("text", "markdown", "csv", "json"))
     prune: bool = knob(False, "say which files of finished and failed runs can go, and how much that frees")
     yes: bool = knob(False, "with prune: delete them")
@@ -279,6 +289,7 @@ VERBS = {
     "runs": RunsConfig,
     "data": DataConfig,
 }
+
 
 def knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
     """Yield (dotted key, field, value) of every leaf of a config dataclass, in order of declaration."""

@@ -72,4 +72,4 @@ def activation_label(config: TrainConfig) -> str:
 def run_directory(config: TrainConfig) -> Path:
     """`<output_root>/runs/<dataset>/<activation>[-bn]/<identity>-s<seed>`."""
     runs = Path(config.output_root) / "runs"
-    return runs / config.dataset.name / activation_label(config) / f"{identity(config)}-s{config.seed}"
+    return runs / str(config.dataset.name) / activation_label(config) / f"{identity(config)}-s{config.seed}"

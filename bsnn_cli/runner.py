@@ -182,7 +182,9 @@ def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
         dataset = data.load(first.dataset, progress=first.progress)
         if first.optim.batch_size > len(dataset.train.labels):
             samples = len(dataset.train.labels)
-            raise ConfigError(f"optim.batch_size={first.optim.batch_size}: must be at most {samples}, the training samples")
+            raise ConfigError(
+                f"optim.batch_size={first.optim.batch_size}: must be at most {samples}, the training samples"
+            )
         for config, directory in zip(configs, directories, strict=True):
             locks.enter_context(directory.lock(config.wait))
             if config.force:

@@ -23,7 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from bsnn_cli import checkpoint, identity
 from bsnn_cli.config import TrainConfig, knobs
 from bsnn_cli.errors import RunDirectoryError, RunLockedError
-from bsnn_cli.files import write_atomically, write_json, write_text
+from bsnn_cli.files import write_json, write_text
+from bsnn_cli.network import Network
 from bsnn_cli.records import EpochRecord, RunResult
 
 LOCK = ".lock"
@@ -54,7 +55,9 @@ class RunDirectory:
             lock = FileLock(self.path / LOCK, timeout=-1 if wait else LOCK_PATIENCE_S)
             lock.acquire()
         except Timeout:
-            raise RunLockedError(f"{self.path}: another process is working on this run; wait=true waits for it") from None
+            raise RunLockedError(
+                f"{self.path}: another process is working on this run; wait=true waits for it"
+            ) from None
         except OSError as error:
             raise RunDirectoryError(f"output_root: cannot write {self.path}: {error.strerror}") from None
         try:
@@ -163,6 +166,28 @@ def read_config(path: Path) -> TrainConfig:
         return cast(TrainConfig, OmegaConf.to_object(merged))
     except (OmegaConfBaseException, OSError, ValueError) as error:
         raise RunDirectoryError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from error
+
+
+def load_run(path: str | Path) -> Network:
+    """The trained network of a finished run, in evaluation mode, on the CPU.
+
+    It takes inputs as `data.Dataset.standardise` gives them, (batch, inputs) float32, and returns logits.
+
+    Args:
+        path: a run directory.
+
+    Raises:
+        RunDirectoryError: not a run directory, or its weights have not been kept.
+        CheckpointError: the weights are damaged.
+    """
+    directory = Path(path)
+    config = read_config(directory / "config.yaml")
+    if not (directory / "weights.pt").exists():
+        raise RunDirectoryError(f"{directory}: has no weights.pt; checkpoint.keep=weights keeps it at the end of a run")
+    weights = checkpoint.load(directory / "weights.pt")
+    inputs, classes = weights["input.weight"].shape[1], weights["output.weight"].shape[0]
+    network = Network(config.model, config.activation, inputs, classes, config.seed)
+    return network.load(weights).eval()
 
 
 def directories(output_root: str | Path) -> list[RunDirectory]:

@@ -111,8 +111,8 @@ def steps_per_epoch(samples: int, batch_size: int, norm: str) -> int:
 def epoch_batches(fleet: Fleet, epoch: int, samples: int, batch_size: int) -> tuple[Tensor, ...]:
     """Shuffled indices (K, B) of each batch; member k's order is a function of its seed and the epoch alone."""
     orders = [torch.randperm(samples, generator=stream(member.seed, "batches", epoch)) for member in fleet.members]
-    batches = torch.stack(orders).to(fleet.device).split(batch_size, dim=1)
-    return batches[: steps_per_epoch(samples, batch_size, fleet.model.norm)]
+    steps = steps_per_epoch(samples, batch_size, fleet.model.norm)
+    return torch.split(torch.stack(orders).to(fleet.device), batch_size, dim=1)[:steps]
 
 
 @torch.no_grad()
@@ -120,9 +120,8 @@ def evaluate(fleet: Fleet, data: Dataset, split: Split) -> Generator[Tick, None,
     """Evaluate every member on a whole split, in evaluation mode; yields a `Tick` after each batch."""
     loss = torch.zeros(len(fleet.members), dtype=torch.float64, device=fleet.device)
     correct = torch.zeros(len(fleet.members), dtype=torch.int64, device=fleet.device)
-    for images, labels in zip(
-        split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True
-    ):
+    batches = (torch.split(tensor, EVALUATION_BATCH) for tensor in (split.images, split.labels))
+    for images, labels in zip(*batches, strict=True):
         logits = fleet.logits(data.standardise(images, fleet.dtype))
         target = labels.expand(len(fleet.members), -1)
         loss += F.cross_entropy(logits.mT, target, reduction="none").double().sum(1)

@@ -1,4 +1,4 @@
-"""Help texts, made from the declarations of the knobs and the files of the config groups. Imports no torch, no Hydra."""
+"""Help texts, made from the declarations of the knobs and the files of the config groups. Imports no torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def overview(verbs: dict[str, str]) -> str:
         [
             "usage: bsnn VERB [KEY=VALUE ...]",
             "",
-            "Train and measure very deep networks with orthogonal weights and Gaussian-Poincaré normalised activations.",
+            "Train and measure very deep networks with orthogonal weights and normalised (GPN) activations.",
             "",
             *lines,
             "",
@@ -67,7 +67,9 @@ def verb_help(verb: str, summary: str) -> str:
     for entry in dataclasses.fields(config):
         node = getattr(config, entry.name)
         if dataclasses.is_dataclass(node):
-            rows = [_row(f"{entry.name}.{leaf.name}", leaf, getattr(node, leaf.name)) for leaf in dataclasses.fields(node)]
+            rows = [
+                _row(f"{entry.name}.{leaf.name}", leaf, getattr(node, leaf.name)) for leaf in dataclasses.fields(node)
+            ]
             sections.append(f"{entry.name}: {type(node).__doc__}\n" + "\n".join(rows))
     if plain:
         sections.append("\n".join(_row(entry.name, entry, getattr(config, entry.name)) for entry in plain))
@@ -85,7 +87,13 @@ FOOTNOTES = {
 def _row(key: str, entry: dataclasses.Field[Any], value: Any) -> str:
     """A knob in two or more lines: key, default and unit; meaning and what is allowed."""
     unit = f" {entry.metadata['unit']}" if entry.metadata["unit"] and value is not None else ""
-    default = {None: "null", True: "true", False: "false"}.get(value, value) if isinstance(value, (bool, type(None))) else value
+    default = (
+        {None: "null", True: "true", False: "false"}.get(value, value)
+        if isinstance(value, (bool, type(None)))
+        else value
+    )
     words = allowed(entry)
     meaning = entry.metadata["meaning"] + (f" [{words}]" if words else "")
-    return f"  {key} = {default}{unit}\n" + textwrap.fill(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return f"  {key} = {default}{unit}\n" + textwrap.fill(
+        meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+    )

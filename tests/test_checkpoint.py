@@ -13,7 +13,11 @@ from bsnn_cli.errors import CheckpointError
 
 
 def state(value: float) -> dict[str, Any]:
-    return {"epoch": int(value), "records": [{"loss": value}, {"loss": None}], "tensors": {"V": torch.full((3, 4), value)}}
+    return {
+        "epoch": int(value),
+        "records": [{"loss": value}, {"loss": None}],
+        "tensors": {"V": torch.full((3, 4), value)},
+    }
 
 
 def test_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ def test_shell_completion_in_a_real_bash(tmp_path: Path) -> None:
     """What the README tells to put into the shell's start-up file, and then a press of the tab key."""
     script = (
         f'PATH="{BSNN.parent}:$PATH"; eval "$(bsnn -sc install=bash)"; '
-        'COMP_LINE="bsnn train dataset=dig"; COMP_POINT=${#COMP_LINE}; COMP_WORDS=(bsnn train dataset=dig); COMP_CWORD=2; '
+        'COMP_LINE="bsnn train dataset=dig"; COMP_POINT=${#COMP_LINE}; '
+        "COMP_WORDS=(bsnn train dataset=dig); COMP_CWORD=2; "
         "$(complete -p bsnn | sed -E 's/.*-F ([^ ]+).*/\\1/'); echo \"${COMPREPLY[@]}\""
     )
     result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)

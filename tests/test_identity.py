@@ -106,9 +106,7 @@ def test_spelling_out_a_default_changes_nothing(kind: str) -> None:
 
 def test_a_root_means_nothing_without_gpn() -> None:
     plain = TrainConfig(activation=ActivationConfig(name="relu", gpn=False))
-    assert identity(plain) == identity(
-        TrainConfig(activation=ActivationConfig(name="relu", gpn=False, root="lower"))
-    )
+    assert identity(plain) == identity(TrainConfig(activation=ActivationConfig(name="relu", gpn=False, root="lower")))
 
 
 def test_protocol_names_what_differs_but_not_the_axes_of_the_table() -> None:

@@ -114,7 +114,9 @@ def test_a_run_leaves_what_the_contract_says(uninterrupted: Path) -> None:
     assert provenance["started"] <= provenance["ended"]
 
 
-def test_killed_in_the_middle_of_an_epoch_it_ends_the_same_to_the_byte(uninterrupted: Path, tmp_path: Path, start: Start) -> None:
+def test_killed_in_the_middle_of_an_epoch_it_ends_the_same_to_the_byte(
+    uninterrupted: Path, tmp_path: Path, start: Start
+) -> None:
     process = start(*LONG)
     wait_for_checkpoint(tmp_path)
     process.kill()
@@ -130,7 +132,9 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_the_same_to_the_byte(uninterru
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stop_signal_saves_at_the_next_step(number: int, code: int, uninterrupted: Path, tmp_path: Path, start: Start) -> None:
+def test_a_stop_signal_saves_at_the_next_step(
+    number: int, code: int, uninterrupted: Path, tmp_path: Path, start: Start
+) -> None:
     arguments = [*LONG[:-2], "checkpoint.every_s=3600", "dataset.validation=0.1"]
     process = start(*arguments)
     deadline = time.monotonic() + 60
@@ -148,7 +152,9 @@ def test_a_stop_signal_saves_at_the_next_step(number: int, code: int, uninterrup
     assert_same_end(uninterrupted, run_directory(tmp_path))
 
 
-def test_a_damaged_checkpoint_costs_only_the_time_since_the_one_before(uninterrupted: Path, tmp_path: Path, start: Start) -> None:
+def test_a_damaged_checkpoint_costs_only_the_time_since_the_one_before(
+    uninterrupted: Path, tmp_path: Path, start: Start
+) -> None:
     process = start(*LONG)
     wait_for_checkpoint(tmp_path)
     process.kill()
@@ -233,7 +239,14 @@ def test_a_directory_of_another_configuration_is_refused(tmp_path: Path) -> None
 
 
 def test_divergence_is_a_result(tmp_path: Path) -> None:
-    arguments = ["dataset=digits", "model.depth=3", "model.width=12", "model.weights=free", "optim.lr=1e30", "optim.epochs=2"]
+    arguments = [
+        "dataset=digits",
+        "model.depth=3",
+        "model.width=12",
+        "model.weights=free",
+        "optim.lr=1e30",
+        "optim.epochs=2",
+    ]
     result = run_bsnn("train", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "diverged in epoch 1" in result.stdout
