@@ -47,12 +47,15 @@ ROUNDING = 1e-14
 Phi = Callable[[Tensor], Tensor]
 """An elementwise function of preactivations h."""
 
+PullBack = Callable[[Tensor, Tensor], Tensor]
+"""Maps (g, h) to a new tensor g·φ'(h)."""
+
 PhiAndDerivative = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Maps h to (φ(h), φ'(h)), both new tensors of its shape and dtype."""
 
 
 def _identity(h: Tensor) -> Tensor:
-    return h
+    return h.clone()
 
 
 def _sigmoid_gelu(h: Tensor) -> Tensor:
@@ -64,45 +67,15 @@ def _softplus(h: Tensor) -> Tensor:
     return nn.functional.softplus(h, threshold=40)
 
 
-def _tanh_pair(h: Tensor) -> tuple[Tensor, Tensor]:
-    t = torch.tanh(h)
-    return t, 1 - t * t
+def _gelu(h: Tensor) -> Tensor:
+    return h * torch.erfc(h * -math.sqrt(0.5)) / 2
 
 
-def _sigmoid_pair(h: Tensor) -> tuple[Tensor, Tensor]:
-    s = torch.sigmoid(h)
-    return s, s * (1 - s)
-
-
-def _selu_pair(h: Tensor) -> tuple[Tensor, Tensor]:
-    below = torch.exp(h.clamp(max=0)) * (SELU_SCALE * SELU_ALPHA)
-    return nn.functional.selu(h), below.masked_fill_(h > 0, SELU_SCALE)
-
-
-def _gated_pair(h: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
-    """Of h·σ(κh): the derivative is σ + κh·σ(1 − σ)."""
-    gate = torch.sigmoid(sharpness * h)
-    value = h * gate
-    return value, gate + sharpness * value * (1 - gate)
-
-
-def _gelu_pair(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Of h·Φ(h): the derivative is Φ + h·p(h). erfc keeps the digits of Φ at h << 0, where 1 + erf cancels."""
+def _gelu_pull_back(g: Tensor, h: Tensor) -> Tensor:
+    """Of h·Φ(h), whose derivative is Φ + h·p(h). erfc keeps the digits of Φ at h << 0, which torch's gelu cancels."""
     cumulative = torch.erfc(h * -math.sqrt(0.5)) / 2
     density = torch.exp(h * h / -2) / math.sqrt(2 * math.pi)
-    return h * cumulative, cumulative + h * density
-
-
-def _mish_pair(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Of h·w with w = tanh(log(1 + e)), e = exp(h): one exponential, no cancellation.
-
-    w = (e² + 2e)/(e² + 2e + 2), so 1 − w = r := 2/(e² + 2e + 2) and w' = r²e(e + 1). From h = 40 on, w is 1.
-    """
-    e = torch.exp(h.clamp(max=40))
-    n = e * (e + 2)
-    r = 2 / (n + 2)
-    w = r * n / 2
-    return h * w, w + h * (r * e) * (r * (e + 1))
+    return g * torch.addcmul(cumulative, h, density)
 
 
 @dataclass(frozen=True)
@@ -112,41 +85,43 @@ class Activation:
     Attributes:
         name: as in configs, such as "tanh".
         label: as in tables, such as "Tanh".
-        phi: φ, any floating dtype, differentiable by autograd.
-        value_and_derivative: (φ, φ') sharing work, hand-derived, for float32 and float64; not differentiable itself.
-            Leaves h alone, finite for all finite h; at a kink the derivative is autograd's. No control flow on data.
+        phi: φ, a new tensor of any floating dtype, differentiable by autograd.
+        pull_back: (g, h) → g·φ'(h), the gradient of h from that of φ(h), for float32 and float64; not differentiable
+            itself. Leaves both alone, φ' is finite for all finite h, and autograd's at a kink. No control flow on data.
     """
 
     name: str
     label: str
     phi: Phi
-    value_and_derivative: PhiAndDerivative
+    pull_back: PullBack
+
+    def derivative(self, h: Tensor) -> Tensor:
+        """φ'(h), a new tensor of the shape and dtype of h."""
+        return self.pull_back(torch.ones_like(h), h)
 
     def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
         return get, (self.name,)
 
 
-def _table(*entries: tuple[str, Phi, PhiAndDerivative]) -> dict[str, Activation]:
-    return {name: Activation(name, ACTIVATION_LABELS[name], phi, pair) for name, phi, pair in entries}
+def _table(*entries: tuple[str, Phi, PullBack]) -> dict[str, Activation]:
+    return {name: Activation(name, ACTIVATION_LABELS[name], phi, pull_back) for name, phi, pull_back in entries}
 
+
+_aten = torch.ops.aten  # the kernels that autograd calls: one pass over the signals, no temporaries
 
 ACTIVATIONS = _table(
-    ("tanh", torch.tanh, _tanh_pair),
-    ("relu", torch.relu, lambda h: (torch.relu(h), (h > 0).to(h.dtype))),
-    (
-        "lrelu",
-        nn.functional.leaky_relu,
-        lambda h: (nn.functional.leaky_relu(h), torch.full_like(h, 0.01).masked_fill_(h > 0, 1)),
-    ),
-    ("elu", nn.functional.elu, lambda h: (nn.functional.elu(h), torch.exp(h.clamp(max=0)))),
-    ("selu", nn.functional.selu, _selu_pair),
-    ("gelu", _sigmoid_gelu, lambda h: _gated_pair(h, GELU_SHARPNESS)),
-    ("gelu_exact", nn.functional.gelu, _gelu_pair),
-    ("silu", nn.functional.silu, lambda h: _gated_pair(h, 1)),
-    ("mish", nn.functional.mish, _mish_pair),
-    ("softplus", _softplus, lambda h: (_softplus(h), torch.sigmoid(h))),
-    ("sigmoid", torch.sigmoid, _sigmoid_pair),
-    ("identity", _identity, lambda h: (h.clone(), torch.ones_like(h))),
+    ("tanh", torch.tanh, lambda g, h: _aten.tanh_backward(g, torch.tanh(h))),
+    ("relu", torch.relu, lambda g, h: _aten.threshold_backward(g, h, 0)),
+    ("lrelu", nn.functional.leaky_relu, lambda g, h: _aten.leaky_relu_backward(g, h, 0.01, False)),
+    ("elu", nn.functional.elu, lambda g, h: _aten.elu_backward(g, 1, 1, 1, False, h)),
+    ("selu", nn.functional.selu, lambda g, h: _aten.elu_backward(g, SELU_ALPHA, SELU_SCALE, 1, False, h)),
+    ("gelu", _sigmoid_gelu, lambda g, h: _aten.silu_backward(g, GELU_SHARPNESS * h)),
+    ("gelu_exact", _gelu, _gelu_pull_back),
+    ("silu", nn.functional.silu, _aten.silu_backward),
+    ("mish", nn.functional.mish, _aten.mish_backward),
+    ("softplus", _softplus, lambda g, h: _aten.softplus_backward(g, h, 1, 40)),
+    ("sigmoid", torch.sigmoid, lambda g, h: _aten.sigmoid_backward(g, torch.sigmoid(h))),
+    ("identity", _identity, lambda g, _: g.clone()),
 )
 """All named activations; `lrelu` has slope 0.01 and `elu` α = 1, torch's defaults.
 
@@ -298,7 +273,7 @@ def gpn_table(names: Iterable[str], root: str = "auto") -> pd.DataFrame:
 @functools.cache
 def _both_roots_of_name(name: str) -> tuple[Normalisation, Normalisation]:
     activation = get(name)
-    return _both_roots(name, activation.phi, activation.value_and_derivative)
+    return _both_roots(name, activation.phi, lambda h: (activation.phi(h), activation.derivative(h)))
 
 
 def _both_roots_of_function(phi: Phi) -> tuple[Normalisation, Normalisation]:

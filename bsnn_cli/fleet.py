@@ -220,7 +220,7 @@ class Fleet:
     def _pull_back(self, g: Tensor, h: Tensor, out: Tensor) -> None:
         """g·φ'(h) into `out`, all (K, B, n): the gradient of φ(h) becomes that of h, but for the factor a."""
         for activation, group in self._groups:
-            torch.mul(g[group] * activation.value_and_derivative(h[group])[1], self._a[group], out=out[group])
+            torch.mul(activation.pull_back(g[group], h[group]), self._a[group], out=out[group])
 
     def _forward(self, w: Workspace, inputs: Tensor) -> Tensor:
         """Fill the workspace upwards; (K, B, inputs) → logits (K, B, classes)."""
