@@ -1,0 +1,34 @@
+"""Memory of a full-size run on real MNIST: 200 layers of 500 units, batch 64."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROBE = """
+import resource, sys
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+import torch
+bare = peak()
+from pathlib import Path
+from bsnn_cli import checkpoint, config, data, runner
+train = config.resolve(config.TrainConfig(dataset=config.DatasetConfig(root=sys.argv[1])))
+mnist = data.load(train.dataset, progress=False)
+fleet = runner.Fleet(train.model, [runner.member(train)[0]], inputs=784, classes=10, momentum=0.5)
+for batch in torch.arange(128).split(64):
+    loss = fleet.step(mnist.standardise(mnist.train.images[batch[None]]), mnist.train.labels[batch[None]])
+fleet.logits(mnist.standardise(mnist.test.images[:500]))
+fleet.orthogonality_error()
+checkpoint.rotate(Path(sys.argv[2]), {"tensors": fleet.member_state(0)})
+print(float(loss), peak() - bare)
+"""
+
+
+def test_a_full_size_run_needs_less_than_900_mb_above_torch(mnist_root: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE, str(mnist_root), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    loss, megabytes = map(float, result.stdout.split())
+    assert 1 < loss < 5
+    assert 400 < megabytes < 900  # weights and momentum alone are 400 MB

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from bsnn_cli import load_run, runs
+from bsnn_cli.config import DatasetConfig, ModelConfig, OptimConfig, TrainConfig, resolve
+from bsnn_cli.data import load
+from bsnn_cli.errors import RunDirectoryError, RunLockedError
+from bsnn_cli.identity import run_directory
+from bsnn_cli.listing import overview
+from bsnn_cli.runner import prepare, run
+from bsnn_cli.runs import RunDirectory, load_all, read_config
+from bsnn_cli.training import evaluate
+
+
+def small(tmp_path: Path, **changes: object) -> TrainConfig:
+    config = TrainConfig(
+        dataset=DatasetConfig(kind="digits"),
+        model=ModelConfig(depth=2, width=8, norm="batch"),
+        optim=OptimConfig(epochs=1, lr=0.05),
+        output_root=str(tmp_path),
+        device="cpu",
+        progress=False,
+    )
+    return prepare(resolve(dataclasses.replace(config, **changes)))
+
+
+def test_load_run_gives_the_network_that_was_trained(tmp_path: Path) -> None:
+    config = small(tmp_path)
+    [result] = run([config])
+    network = load_run(run_directory(config))
+    assert not network.training
+    digits = load(config.dataset, progress=False)
+    with torch.no_grad():
+        predicted = network(digits.standardise(digits.test.images)).argmax(1)
+    accuracy = 100 * (predicted == digits.test.labels).double().mean().item()
+    assert accuracy == pytest.approx(result.test_accuracy)
+
+
+def test_load_run_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"config\.yaml"):
+        load_run(tmp_path)
+    config = small(tmp_path)
+    config.checkpoint.keep = "none"
+    run([config])
+    with pytest.raises(RunDirectoryError, match=r"weights\.pt"):
+        load_run(run_directory(config))
+
+
+def test_load_all_has_a_row_for_every_run_with_knobs_and_results(tmp_path: Path) -> None:
+    run([small(tmp_path)])
+    unfinished = small(tmp_path, seed=1)
+    directory = RunDirectory(run_directory(unfinished))
+    with directory.lock():
+        directory.claim(unfinished)
+    table = load_all(tmp_path).set_index("seed")
+    assert table.loc[[0, 1], "status"].tolist() == ["done", "interrupted"]
+    assert table.loc[0, "model.width"] == 8
+    assert table.loc[0, "protocol"] == "model.depth=2, model.width=8, optim.lr=0.05, optim.epochs=1"
+    assert table.loc[0, "test_accuracy"] > 10
+    assert pd.isna(table.loc[1, "test_accuracy"])
+    assert table["epoch"].tolist() == [1, 0]
+
+
+def test_an_unreadable_run_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run([small(tmp_path)])
+    broken = small(tmp_path, seed=1)
+    run([broken])
+    (run_directory(broken) / "config.yaml").write_text("model: {depth: many}")
+    assert load_all(tmp_path)["seed"].tolist() == [0]
+    assert str(run_directory(broken)) in capsys.readouterr().err
+
+
+def test_configs_of_earlier_versions_take_the_defaults_of_new_knobs(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("model: {depth: 7}\nseed: 3\n")
+    config = read_config(path)
+    assert (config.model.depth, config.model.width, config.seed) == (7, 500, 3)
+
+
+def test_status_follows_the_files(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    with directory.lock():
+        assert directory.status() == "running"
+        with pytest.raises(RunLockedError), RunDirectory(tmp_path / "run").lock():
+            pass
+    assert directory.status() == "interrupted"
+    directory.fail("it broke", "trace")
+    assert directory.status() == "failed"
+
+
+def test_a_failure_is_recorded_with_its_traceback_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small(tmp_path)
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no more memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bsnn_cli.runner.train", broken)
+        with pytest.raises(RuntimeError):
+            run([config])
+    content = json.loads((run_directory(config) / "failed.json").read_text())
+    assert "no more memory" in content["error"]
+    assert "in broken" in content["traceback"]
+    assert "no more memory" in overview(str(tmp_path), "failed")["error"][0]
+    run([config])
+    assert not (run_directory(config) / "failed.json").exists()
+    assert runs.RunDirectory(run_directory(config)).status() == "done"
+
+
+def test_evaluation_counts_every_sample_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The split is larger than a batch of the evaluation and not a multiple of it."""
+    from bsnn_cli import runner
+
+    config = small(tmp_path)
+    digits = load(config.dataset, progress=False)
+    fleet = runner.Fleet(
+        config.model, [runner.member(config)[0]], inputs=digits.inputs, classes=digits.classes, momentum=0.5
+    )
+
+    def result() -> float:
+        ticks = evaluate(fleet, digits, digits.train)
+        while True:
+            try:
+                next(ticks)
+            except StopIteration as end:
+                return end.value[0].loss
+
+    whole = result()
+    monkeypatch.setattr("bsnn_cli.training.EVALUATION_BATCH", 97)
+    assert result() == pytest.approx(whole, rel=1e-5)
