@@ -1,13 +1,13 @@
-"""States on disk: one file with everything, written atomically, verified on reading, never executed."""
+"""States on disk: one file with everything, written atomically, verified on reading, never executed.
+
+Torch is imported where a state is read or written, so that looking after run directories does without it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from bsnn_cli.errors import CheckpointError
 from bsnn_cli.files import write_atomically
@@ -18,6 +18,8 @@ PREVIOUS = "checkpoint.previous.pt"
 
 def digest(state: Any) -> str:
     """SHA-256 of nested dicts and lists of tensors and plain values, independent of the order of keys."""
+    import torch
+
     hasher = hashlib.sha256()
 
     def feed(value: Any) -> None:
@@ -28,7 +30,7 @@ def digest(state: Any) -> str:
         elif isinstance(value, list):
             for item in value:
                 feed(item)
-        elif isinstance(value, Tensor):
+        elif isinstance(value, torch.Tensor):
             hasher.update(f"{value.dtype}{tuple(value.shape)}".encode())
             hasher.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         else:
@@ -41,6 +43,8 @@ def digest(state: Any) -> str:
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values, with a checksum of them."""
+    import torch
+
     write_atomically(path, lambda file: torch.save({"sha256": digest(state), "state": state}, file))
 
 
@@ -50,11 +54,13 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: where the file is absent, damaged, not one of ours, or carries code (it is not executed).
     """
+    import torch
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = content["state"]
         intact = content["sha256"] == digest(state)
-    except Exception as error:  # noqa: BLE001 - a damaged file can fail in any way inside the reader
+    except Exception as error:  # a damaged file can fail in any way inside the reader
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({type(error).__name__})") from error
     if not intact:
         raise CheckpointError(f"{path}: content does not match its checksum")

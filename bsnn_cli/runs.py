@@ -13,9 +13,8 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import pandas as pd
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,8 +23,12 @@ from bsnn_cli import checkpoint, identity
 from bsnn_cli.config import TrainConfig, knobs
 from bsnn_cli.errors import RunDirectoryError, RunLockedError
 from bsnn_cli.files import write_json, write_text
-from bsnn_cli.network import Network
 from bsnn_cli.records import EpochRecord, RunResult
+
+if TYPE_CHECKING:  # a launcher looks after run directories without the time and memory that these take
+    import pandas as pd
+
+    from bsnn_cli.network import Network
 
 LOCK = ".lock"
 LOCK_PATIENCE_S = 1.0
@@ -180,6 +183,8 @@ def load_run(path: str | Path) -> Network:
         RunDirectoryError: not a run directory, or its weights have not been kept.
         CheckpointError: the weights are damaged.
     """
+    from bsnn_cli.network import Network
+
     directory = Path(path)
     config = read_config(directory / "config.yaml")
     if not (directory / "weights.pt").exists():
@@ -201,6 +206,8 @@ def load_all(output_root: str | Path) -> pd.DataFrame:
     `epoch` counts the epochs in `epochs.csv`; result fields are missing where a run is not finished. A directory that
     cannot be read is named on standard error and left out.
     """
+    import pandas as pd
+
     rows = []
     for directory in directories(output_root):
         try:
