@@ -239,7 +239,7 @@ def _read_cifar10(config: DatasetConfig, progress: bool) -> _Content:
 
     splits = []
     with fetch.unpacked(_root(config), fetch.ARCHIVES["cifar10"], progress) as folder, warnings.catch_warnings():
-        # The pickles of 2009 spell a flag of numpy's dtype as 0, which numpy 2.4 began to warn of.
+        # The pickles of 2009 spell a flag of numpy's dtype as 0, which numpy 2.4.0 to 2.4.4 warn of.
         warnings.filterwarnings("ignore", message=".*align should be passed")
         for train in (True, False):
             parsed = CIFAR10(folder, train=train, download=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +13,7 @@ from bsnn_cli.errors import DataError
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
+    from PIL import Image
 
 GREY_MODES = ("1", "L", "LA")
 """Pillow's names for pixels that are read as one channel; transparency is ignored."""
@@ -55,16 +58,11 @@ def common_shape(files: Files) -> tuple[int, int, int]:
     Raises:
         DataError: naming the first image that is unreadable, of another size, or not of 8 bits a channel.
     """
-    from PIL import Image
-
     paths = [path for path, _ in files.train + files.test]
     sizes, modes = [], set()
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                mode, size = image.mode, image.size
-        except OSError as error:
-            raise DataError(f"{path}: is no readable image: {error}") from error
+        with _opened(path) as image:
+            mode, size = image.mode, image.size
         if mode not in GREY_MODES + COLOUR_MODES:
             raise DataError(f"{path}: has pixels of kind {mode}; allowed are 8 bits a channel, grey or colour")
         sizes.append(size)
@@ -79,6 +77,18 @@ def common_shape(files: Files) -> tuple[int, int, int]:
     return 1 if modes.issubset(GREY_MODES) else 3, height, width
 
 
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """An image file; whatever Pillow finds wrong with it, now or in decoding, becomes an error that names it."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: is damaged or no image: {error}") from error
+
+
 def decode(samples: list[tuple[str, int]], shape: tuple[int, int, int], progress: bool) -> NDArray[numpy.uint8]:
     """Read images that share a shape (channels, height, width).
 
@@ -89,18 +99,14 @@ def decode(samples: list[tuple[str, int]], shape: tuple[int, int, int], progress
         DataError: naming the first damaged image.
     """
     import numpy
-    from PIL import Image
     from tqdm import tqdm
 
     images = numpy.empty((len(samples), *shape), numpy.uint8)
     quiet = None if progress else True  # None: quiet unless standard error is a terminal
     # One after the other: with images of this kind, threads mostly wait for the interpreter.
     for row, (path, _) in zip(images, tqdm(samples, desc="reading", unit="image", disable=quiet), strict=True):
-        try:
-            with Image.open(path) as image:
-                pixels = numpy.asarray(image.convert("L" if shape[0] == 1 else "RGB"))
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"{path}: is damaged: {error}") from error
+        with _opened(path) as image:
+            pixels = numpy.asarray(image.convert("L" if shape[0] == 1 else "RGB"))
         row[:] = pixels if shape[0] == 1 else pixels.transpose(2, 0, 1)
     return images.reshape(len(samples), -1)
 

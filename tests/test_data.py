@@ -295,18 +295,18 @@ def test_a_folder_without_a_split_is_refused(split: str, grey_folder: Path) -> N
         data.fingerprint(DatasetConfig(kind="folder", root=str(grey_folder)))
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "ppm"])
 def test_a_truncated_image_is_named(suffix: str, grey_folder: Path) -> None:
     path = grey_folder / f"train/ant/9.{suffix}"
     save(path, GREY)
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match=f"{path}: is (damaged|no readable image)"):
+    with pytest.raises(DataError, match=f"{path}: is damaged or no image"):
         folder(grey_folder)
 
 
 def test_a_file_that_is_no_image_is_named(grey_folder: Path) -> None:
     (grey_folder / "train/ant/9.png").write_text("no image")
-    with pytest.raises(DataError, match=r"train/ant/9\.png: is no readable image"):
+    with pytest.raises(DataError, match=r"train/ant/9\.png: is damaged or no image"):
         folder(grey_folder)
 
 

@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
-import filelock  # noqa: F401 - imported while all of Python can be read, see `read_only`
-import pooch  # noqa: F401
+import filelock
+import pooch  # noqa: F401 - imported while all of Python can be read, see `read_only`
 import pytest
 
 from bsnn_cli import fetch
@@ -322,3 +322,28 @@ def test_a_download_killed_half_way_leaves_no_file_and_no_lock_behind(server: Si
     process = start(root, tmp_path / "started", f"{server.url}/good")
     assert process.communicate(timeout=60)[1] == ""
     assert len(tree(root)) == 8
+
+
+def test_waiting_for_another_process_is_said_and_its_work_is_used(
+    tiny: fetch.Archive, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path)
+    done = threading.Event()
+
+    def wait() -> None:
+        with fetch.unpacked(tmp_path, [tiny]):
+            done.set()
+
+    said = ""
+    with filelock.FileLock(tmp_path / "tiny/.a.gz.lock"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        end = time.monotonic() + 30
+        while "another process is fetching" not in said and time.monotonic() < end:
+            said += capfd.readouterr().err
+        put(tmp_path, plain=b"tiny content")
+        assert not done.is_set()
+    thread.join()
+    assert f"another process is fetching {tmp_path}/tiny/a.gz" in said
+    assert done.is_set()
+    assert tree(tmp_path) == {"tiny/a": b"tiny content"}
