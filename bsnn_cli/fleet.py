@@ -109,7 +109,7 @@ class Fleet:
         else:
             self.tensors = {name: _stack([state[name] for state in states]).to(self.device) for name in states[0]}
         self.steps = self.tensors["steps"]
-        self.alive = torch.ones(len(members), dtype=torch.bool, device=self.device)
+        self.alive = self.tensors["alive"]
         self._groups = [
             (activation, slice(group[0], group[-1] + 1))
             for activation, group in (
@@ -131,7 +131,8 @@ class Fleet:
         for k, member in enumerate(self.members):
             parameters.initialise({name: tensor[k] for name, tensor in tensors.items()}, self.model, member.seed)
         momenta = {f"momentum.{name}": torch.zeros_like(tensors[name]) for name in self.trained}
-        return tensors | momenta | {"steps": torch.zeros(K, dtype=torch.int64, device=self.device)}
+        steps = torch.zeros(K, dtype=torch.int64, device=self.device)
+        return tensors | momenta | {"steps": steps, "alive": torch.ones_like(steps, dtype=torch.bool)}
 
     def _column(self, values: list[float]) -> Tensor:
         return torch.tensor(values, device=self.device, dtype=self.dtype).view(-1, 1, 1)

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -167,68 +167,92 @@ def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
         BsnnError: see the classes of `errors`.
     """
     directories = [RunDirectory(run_directory(config)) for config in configs]
-    if not any(config.force for config in configs):
-        finished = [directory.result() for directory in directories]
-        if all(result is not None for result in finished):
-            for config, directory in zip(configs, directories, strict=True):
-                directory.tidy(config.checkpoint.keep)
-                say(f"{directory.path}: finished already; force=true trains it again")
-            return [result for result in finished if result is not None]
-    first = configs[0]
+    pending = []
+    for config, directory in zip(configs, directories, strict=True):
+        if config.force or directory.result() is None:
+            pending.append((config, directory))
+        else:
+            directory.tidy(config.checkpoint.keep)
+            say(f"{directory.path}: finished already; force=true trains it again")
+    if pending:
+        _run_pending(pending)
+    results = [directory.result() for directory in directories]
+    return [result for result in results if result is not None]
+
+
+def _run_pending(pending: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
+    """Lock the runs, and train those that stand at the same step as one fleet."""
+    first = pending[0][0]
     if first.threads is not None:
         torch.set_num_threads(first.threads)
     torch.set_float32_matmul_precision("high" if first.precision == "tf32" else "highest")
     with StopFlag() as stop, contextlib.ExitStack() as locks:
         dataset = data.load(first.dataset, progress=first.progress)
-        if first.optim.batch_size > len(dataset.train.labels):
-            samples = len(dataset.train.labels)
-            raise ConfigError(
-                f"optim.batch_size={first.optim.batch_size}: must be at most {samples}, the training samples"
-            )
-        for config, directory in zip(configs, directories, strict=True):
+        samples = len(dataset.train.labels)
+        if first.optim.batch_size > samples:
+            limit = f"must be at most {samples}, the training samples"
+            raise ConfigError(f"optim.batch_size={first.optim.batch_size}: {limit}")
+        for config, directory in pending:
             locks.enter_context(directory.lock(config.wait))
             if config.force:
                 directory.clear()
             directory.claim(config)
         try:
-            session = begin(configs, directories, dataset.to(choose_device(first.device)))
-            work(session, stop)
-            return session.finish()
+            members = [(config, directory, _checkpoint(directory)) for config, directory in pending]
+            on_device = dataset.to(choose_device(first.device))
+            for fleet in by_position(members):
+                session = begin(fleet, on_device)
+                work(session, stop)
+                session.finish()
         except Interrupted:
             raise
         except Exception as error:
-            for directory in directories:
-                directory.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+            for _, directory in pending:
+                if directory.result() is None:
+                    directory.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
             raise
 
 
-def begin(configs: Sequence[TrainConfig], directories: Sequence[RunDirectory], dataset: Dataset) -> Session:
-    """Build the fleet from the newest checkpoints, or from the seeds where there are none."""
-    device = dataset.train.images.device
-    states = []
-    for directory in directories:
-        state, warnings = checkpoint.newest(directory.path)
-        for warning in warnings:
-            say(f"warning: {warning}; going on from the checkpoint before it")
-        states.append(state)
-    resumed = [state for state in states if state is not None]
-    if resumed and resumed[0]["environment"] != environment(device):
-        say(f"warning: {resumed[0]['environment']} has become {environment(device)}; results may differ in rounding")
-    if len(resumed) != len(configs) or len({(state["epoch"], state["batch"]) for state in resumed}) > 1:
-        resumed = []
+Run: TypeAlias = "tuple[TrainConfig, RunDirectory, dict[str, Any] | None]"
+"""A run that is to go on, with its newest checkpoint; None if it has none."""
+
+
+def _checkpoint(directory: RunDirectory) -> dict[str, Any] | None:
+    state, warnings = checkpoint.newest(directory.path)
+    for warning in warnings:
+        say(f"warning: {warning}; going on from the checkpoint before it")
+    return state
+
+
+def by_position(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that stand at the same epoch and batch together, those that have come least far first."""
+    groups: dict[tuple[int, int], list[Run]] = {}
+    for run in runs:
+        state = run[2]
+        groups.setdefault((-1, 0) if state is None else (state["epoch"], state["batch"]), []).append(run)
+    return [groups[position] for position in sorted(groups)]
+
+
+def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
+    """Build a fleet from checkpoints of one position, or from the seeds where there are none yet."""
+    configs, directories, checkpoints = zip(*runs, strict=True)
+    states = [state for state in checkpoints if state is not None]
+    device, first = dataset.train.images.device, configs[0]
+    if states and states[0]["environment"] != environment(device):
+        say(f"warning: {states[0]['environment']} has become {environment(device)}; results may differ in rounding")
     fleet = Fleet(
-        configs[0].model,
+        first.model,
         [member(config)[0] for config in configs],
         inputs=dataset.inputs,
         classes=dataset.classes,
-        momentum=configs[0].optim.momentum,
-        states=[state["tensors"] for state in resumed] or None,
+        momentum=first.optim.momentum,
+        states=[state["tensors"] for state in states] or None,
         device=device,
     )
-    loss_sum = torch.tensor([state["loss_sum"] for state in resumed] or [0.0] * len(configs), dtype=torch.float64)
+    loss_sum = torch.tensor([state["loss_sum"] for state in states] or [0.0] * len(configs), dtype=torch.float64)
     position = Position(epoch=0, batch=0, loss_sum=loss_sum.to(device))
-    if resumed:
-        position.epoch, position.batch = resumed[0]["epoch"], resumed[0]["batch"]
+    if states:
+        position.epoch, position.batch = states[0]["epoch"], states[0]["batch"]
         say(f"resuming after {position.epoch} epochs and {position.batch} batches ({int(fleet.steps[0])} steps)")
     for directory in directories:
         directory.begin_session(provenance.collect(device))
@@ -239,10 +263,10 @@ def begin(configs: Sequence[TrainConfig], directories: Sequence[RunDirectory], d
         dataset=dataset,
         fleet=fleet,
         position=position,
-        records=[[EpochRecord(**record) for record in state["records"]] for state in resumed] or [[] for _ in configs],
-        elapsed_before_s=resumed[0]["elapsed_s"] if resumed else 0.0,
+        records=[[EpochRecord(**record) for record in state["records"]] for state in states] or [[] for _ in configs],
+        elapsed_before_s=max((state["elapsed_s"] for state in states), default=0.0),
         started=now,
-        save_again_at=now + configs[0].checkpoint.every_s,
+        save_again_at=now + first.checkpoint.every_s,
     )
 
 
@@ -270,8 +294,9 @@ def work(session: Session, stop: StopFlag) -> None:
             if isinstance(event, Tick):
                 bar.tick(event)
             else:
-                for records, record in zip(session.records, event, strict=True):
-                    records.append(record)
+                for k, record in enumerate(event):
+                    if fleet.alive[k]:  # the epochs of a member that has diverged mean nothing
+                        session.records[k].append(record)
                 bar.epoch(event)
                 for directory, records in zip(session.directories, session.records, strict=True):
                     directory.write_epochs(records)

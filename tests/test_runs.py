@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from bsnn_cli import load_run, runs
+from bsnn_cli import checkpoint, load_run, runs
 from bsnn_cli.config import DatasetConfig, ModelConfig, OptimConfig, TrainConfig, resolve
 from bsnn_cli.data import load
-from bsnn_cli.errors import RunDirectoryError, RunLockedError
+from bsnn_cli.errors import Interrupted, RunDirectoryError, RunLockedError
 from bsnn_cli.identity import run_directory
 from bsnn_cli.listing import overview
 from bsnn_cli.runner import prepare, run
@@ -135,3 +136,53 @@ def test_evaluation_counts_every_sample_once(tmp_path: Path, monkeypatch: pytest
     whole = result()
     monkeypatch.setattr("bsnn_cli.training.EVALUATION_BATCH", 97)
     assert result() == pytest.approx(whole, rel=1e-5)
+
+
+def fleet_of_three(tmp_path: Path) -> list[TrainConfig]:
+    """Two that train and, between them, one that diverges in its first epoch."""
+    runs = [small(tmp_path, seed=seed) for seed in range(3)]
+    for config in runs:
+        config.model.weights, config.model.norm, config.optim.epochs = "free", "none", 4
+    runs[1].optim.lr = 1e30
+    return runs
+
+
+def test_runs_of_one_fleet_leave_what_each_would_leave_alone(tmp_path: Path) -> None:
+    together, alone = fleet_of_three(tmp_path / "together"), fleet_of_three(tmp_path / "alone")
+    results = run(together)
+    assert [result.status for result in results] == ["done", "diverged", "done"]
+    for config, lone, result in zip(together, alone, results, strict=True):
+        [expected] = run([lone])
+        assert run_directory(config).parts[-3:] == run_directory(lone).parts[-3:]
+        assert result.steps == expected.steps
+        assert (result.diverged_epoch, result.diverged_step) == (expected.diverged_epoch, expected.diverged_step)
+        assert result.test_accuracy == pytest.approx(expected.test_accuracy)
+        files = [{path.name for path in run_directory(each).iterdir()} for each in (config, lone)]
+        assert files[0] == files[1]
+
+
+def test_an_interrupted_fleet_goes_on_with_those_that_had_diverged_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class StopAfterSixtyTicks:
+        ticks = 0
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda *_: None  # noqa: E731
+
+        @property
+        def received(self) -> int | None:
+            self.ticks += 1
+            return signal.SIGTERM if self.ticks > 60 else None
+
+    straight, broken = fleet_of_three(tmp_path / "straight"), fleet_of_three(tmp_path / "broken")
+    expected = run(straight)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr("bsnn_cli.runner.StopFlag", StopAfterSixtyTicks)
+        run(broken)
+    assert [RunDirectory(run_directory(config)).status() for config in broken] == ["interrupted"] * 3
+    results = run(broken)
+    assert "resuming after 2 epochs" in capsys.readouterr().err
+    for one, other, result, reference in zip(straight, broken, results, expected, strict=True):
+        assert dataclasses.replace(result, elapsed_s=0) == dataclasses.replace(reference, elapsed_s=0)
+        ours, theirs = (checkpoint.load(run_directory(config) / "weights.pt") for config in (one, other))
+        assert checkpoint.digest(ours) == checkpoint.digest(theirs)
