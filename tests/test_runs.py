@@ -176,9 +176,10 @@ def test_an_interrupted_fleet_goes_on_with_those_that_had_diverged_left_alone(
 
     straight, broken = fleet_of_three(tmp_path / "straight"), fleet_of_three(tmp_path / "broken")
     expected = run(straight)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch:
         patch.setattr("bsnn_cli.runner.StopFlag", StopAfterSixtyTicks)
-        run(broken)
+        with pytest.raises(Interrupted):
+            run(broken)
     assert [RunDirectory(run_directory(config)).status() for config in broken] == ["interrupted"] * 3
     results = run(broken)
     assert "resuming after 2 epochs" in capsys.readouterr().err
