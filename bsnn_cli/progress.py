@@ -47,15 +47,12 @@ class ProgressBar:
         """Count an update; an evaluated batch only refreshes the display."""
         if self._bar.disable:
             return
-        if tick.loss is None:
-            self._bar.set_description("evaluating", refresh=False)
-            self._bar.update(0)
-            return
-        self._bar.update(1)
+        self._bar.update(tick.loss is not None)
         if time.monotonic() - self._shown > REFRESH_S:
             self._shown = time.monotonic()
-            self._bar.set_description("training", refresh=False)
-            self._bar.set_postfix_str(f"loss {float(tick.loss.mean()):.3f}{self._accuracy}", refresh=False)
+            if tick.loss is not None:
+                self._bar.set_postfix_str(f"loss {float(tick.loss.mean()):.3f}{self._accuracy}", refresh=False)
+            self._bar.set_description("evaluating" if tick.loss is None else "training")
 
     def epoch(self, records: Sequence[EpochRecord]) -> None:
         """Note the accuracies of an epoch."""
