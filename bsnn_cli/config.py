@@ -117,10 +117,14 @@ def knob(default: Any, meaning: str, rule: Rule | None = None, *, unit: str = ""
     return field(default=default, metadata={"meaning": meaning, "rule": rule, "unit": unit, "result": result})
 
 
+NORM_GROUPS = 10
+"""Groups of `model.norm=group`; a divisor of all widths of the paper's experiments."""
+
 NAME = Rule(
     "letters, digits, '_', '-' and '.', not starting with '.'",
     lambda text: re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", text) is not None,
 )
+SEED = Rule("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63)
 DEVICE = Rule("auto, cpu, cuda or cuda:N", lambda text: re.fullmatch(r"auto|cpu|cuda(:\d+)?", text) is not None)
 
 
@@ -163,16 +167,27 @@ class ModelConfig:
 
     depth: int = knob(200, "number L of hidden width × width matrices", at_least(1), unit="layers", result=True)
     width: int = knob(500, "units n of each hidden layer", at_least(1), unit="units", result=True)
-    norm: str = knob("none", "batch: batch normalisation before each activation", one_of("none", "batch"), result=True)
+    norm: str = knob(
+        "none",
+        f"normalisation before each activation, with gain and shift; group: {NORM_GROUPS} groups of units",
+        one_of("none", "batch", "layer", "group"),
+        result=True,
+    )
     weights: str = knob(
         "unit_rows",
-        "unit_rows: each row v/‖v‖ as in the paper; free: no constraint",
-        one_of("unit_rows", "free"),
+        "unit_rows: each row v/‖v‖ as in the paper; free: no constraint; weight_norm: rows g·v/‖v‖ with g free; "
+        "spectral_norm: W over its largest singular value",
+        one_of("unit_rows", "free", "weight_norm", "spectral_norm"),
         result=True,
     )
     init: str = knob(
-        "orthogonal", "start of the hidden matrices: Haar-uniform orthogonal", one_of("orthogonal"), result=True
+        "orthogonal",
+        "start of the hidden matrices; orthogonal: Haar-uniform; lecun_normal, glorot_uniform, he_normal: variances "
+        "1/n, 1/n, 2/n; lsuv: orthogonal, then scaled layer by layer to preactivations of unit variance on a batch",
+        one_of("orthogonal", "lecun_normal", "glorot_uniform", "he_normal", "lsuv"),
+        result=True,
     )
+    residual: bool = knob(False, "add what enters a hidden layer to what leaves it: x + φ(h)", result=True)
     input_init: str = knob(
         "default",
         "start of the input layer; default: PyTorch's nn.Linear; norm_preserving: ‖x¹‖²/n = 1 on average",
@@ -232,22 +247,63 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    seed: int = knob(
-        0, "of initial weights and batch order", Rule("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63)
-    )
+    seed: int = knob(0, "of initial weights and batch order", SEED)
+    approach: str | None = knob(None, "preset of model and activation, one of those above")
     precision: str = knob("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"), result=True)
     device: str = knob("auto", "where to compute; auto: cuda if there is one", DEVICE)
     threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
     output_root: str = knob("outputs", "folder for everything that is written")
     force: bool = knob(False, "train again, replacing what this run has written")
     wait: bool = knob(False, "wait for another process that holds this run")
+    dry_run: bool = knob(False, "print what would be done, the time and disk it takes, and stop")
+    progress: bool = knob(True, "show a progress bar, on a terminal")
+
+
+@dataclass(kw_only=True)
+class PropagateOptions:
+    """What is sent through the network, and how often."""
+
+    source: str = knob(
+        "gaussian",
+        "gaussian: standard Gaussian x¹ and top gradient, as in the paper; dataset: the loss on real training data",
+        one_of("gaussian", "dataset"),
+        result=True,
+    )
+    inputs: int = knob(500, "inputs in the batch", at_least(2), unit="samples", result=True)
+    repeats: int = knob(1, "measurements with seeds seed, seed+1, ..., for mean and spread", at_least(1), result=True)
+    histogram: list[int] | None = knob(
+        None, "layers, counted from 1, whose φ'(h) get a histogram; null: first, middle and last", result=True
+    )
+
+
+@dataclass(kw_only=True)
+class PropagateConfig:
+    """Signals and gradients of every layer, at the start of training or of a trained network."""
+
+    activation: ActivationConfig = field(default_factory=ActivationConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    propagate: PropagateOptions = field(default_factory=PropagateOptions)
+    seed: int = knob(0, "of weights, inputs and top gradient", SEED)
+    approach: str | None = knob(None, "preset of model and activation, one of those above")
+    run: str | None = knob(None, "directory of a finished run, whose trained network is measured; null: a fresh one")
+    weights_digest: str | None = knob(None, "of the trained weights; filled in by the program", result=True)
+    device: str = knob("cpu", "where to compute; auto: cuda if there is one", DEVICE)
+    threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
+    output_root: str = knob("outputs", "folder for everything that is written")
+    force: bool = knob(False, "measure again, replacing what is there")
     progress: bool = knob(True, "show a progress bar, on a terminal")
 
 
 @dataclass(kw_only=True)
 class TableConfig:
-    """Accuracy tables from all finished runs."""
+    """Accuracy tables from all finished runs, or the comparison of approaches from all measured signals."""
 
+    kind: str = knob(
+        "accuracy",
+        "accuracy: of training runs; approaches: the paper's summary with what `propagate` has measured",
+        one_of("accuracy", "approaches"),
+    )
     rows: str | None = knob(None, "key of the rows, such as model.depth; null: the paper's layout")
     columns: str | None = knob(None, "key of the columns; null: the paper's layout")
     output_root: str = knob("outputs", "folder with the runs; tables go to its folder `tables`")
@@ -262,6 +318,24 @@ class GpnConfig:
         "auto", "which solution b, where all are printed; of one: activation.root", one_of("auto", "upper", "lower")
     )
     format: str = knob("text", "how to print", one_of("text", "markdown", "csv", "json"))
+
+
+@dataclass(kw_only=True)
+class TheoryConfig:
+    """The paper's theorems by Monte Carlo over widths, and lengths and angles over depth, predicted and measured."""
+
+    activation: ActivationConfig | None = knob(None, "one of the group, such as mish; null: all of them")
+    smallest_width: int = knob(32, "of the theorems; doubled up to the largest", at_least(1), unit="units")
+    largest_width: int = knob(1024, "of the theorems", at_least(1), unit="units")
+    trials: int = knob(2000, "draws of input and weights for each probability", at_least(1))
+    epsilon: float | None = knob(
+        None, "deviation ε that counts; null: 2/√n₀, n₀ the geometric mean of the widths", above(0)
+    )
+    depth: int = knob(200, "layers over which lengths and angles are followed", at_least(1), unit="layers")
+    width: int = knob(500, "of these layers", at_least(2), unit="units")
+    networks: int = knob(16, "over which lengths and angles are averaged", at_least(1))
+    seed: int = knob(0, "of inputs and weights", SEED)
+    output_root: str = knob("outputs", "folder for everything that is written")
 
 
 @dataclass(kw_only=True)
@@ -284,8 +358,10 @@ class DataConfig:
 
 VERBS = {
     "train": TrainConfig,
+    "propagate": PropagateConfig,
     "table": TableConfig,
     "gpn": GpnConfig,
+    "theory": TheoryConfig,
     "runs": RunsConfig,
     "data": DataConfig,
 }
@@ -337,6 +413,27 @@ def problems(config: Any) -> list[str]:
             found.append(f"dataset.name={dataset.name}: belongs to another dataset; choose a name of its own")
     if isinstance(config, TrainConfig) and config.model.norm == "batch" and config.optim.batch_size == 1:
         found.append("optim.batch_size=1: must be at least 2 with model.norm=batch; one sample has no statistics")
+    if isinstance(config, PropagateConfig):
+        beyond = [layer for layer in config.propagate.histogram or [] if not 1 <= layer <= config.model.depth]
+        if beyond:
+            found.append(f"propagate.histogram={beyond[0]}: must be a layer from 1 to {config.model.depth}")
+    if isinstance(config, TheoryConfig) and config.largest_width < config.smallest_width:
+        found.append(f"largest_width={config.largest_width}: must be at least smallest_width={config.smallest_width}")
+    model = getattr(config, "model", None)
+    return found if model is None else found + contradictions(model)
+
+
+def contradictions(model: ModelConfig) -> list[str]:
+    """Combinations of a network's options in which one undoes the other, with the reason; one line each."""
+    found = []
+    if model.init == "lsuv" and model.weights in ("unit_rows", "spectral_norm"):
+        found.append(f"model.init=lsuv: cannot go with model.weights={model.weights}, which undoes it; use free")
+    if model.init == "lsuv" and model.norm != "none":
+        found.append(f"model.init=lsuv: cannot go with model.norm={model.norm}, which undoes it; use none")
+    if model.weights == "orthogonal" and model.init != "orthogonal":
+        found.append(f"model.weights=orthogonal: needs model.init=orthogonal, not {model.init}")
+    if model.norm == "group" and model.width % NORM_GROUPS:
+        found.append(f"model.width={model.width}: must be a multiple of {NORM_GROUPS}, the groups of model.norm=group")
     return found
 
 

@@ -10,34 +10,41 @@ import copy
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from bsnn_cli.config import AUTO_ROOT, DATASETS, TrainConfig, knobs
+from bsnn_cli.config import AUTO_ROOT, DATASETS, DatasetConfig, ModelConfig, PropagateConfig, TrainConfig, knobs
 
 SCHEMA_VERSION = 1
 """Enters every identity. Raise it only if old run directories must never be found again."""
 
 
-def canonical(config: TrainConfig) -> TrainConfig:
+AnyConfig = TypeVar("AnyConfig", bound=TrainConfig | PropagateConfig)
+"""What has an identity: a training run, a measurement of signals."""
+
+
+def canonical(config: AnyConfig) -> AnyConfig:
     """The same run, written in one way: values that only spell out a default become the default.
 
     For example, `activation.root=lower` is what `auto` means for GELU, a root means nothing without GPN, and
-    `optim.epochs=50` is the protocol of MNIST.
+    `optim.epochs=50` is the protocol of MNIST. Gaussian signals pass neither a dataset nor an input layer.
     """
     config = copy.deepcopy(config)
     activation = config.activation
     if not activation.gpn or activation.root == AUTO_ROOT.get(activation.name):
         activation.root = "auto"
-    if config.optim.epochs == DATASETS[config.dataset.kind].epochs:
+    if isinstance(config, TrainConfig) and config.optim.epochs == DATASETS[config.dataset.kind].epochs:
         config.optim.epochs = None
+    if isinstance(config, PropagateConfig) and config.propagate.source == "gaussian":
+        config.dataset = DatasetConfig()
+        config.model.input_init = ModelConfig().input_init
     if config.dataset.name == config.dataset.kind:
         config.dataset.name = None
     return config
 
 
-def differences(config: TrainConfig) -> dict[str, Any]:
+def differences(config: TrainConfig | PropagateConfig) -> dict[str, Any]:
     """The result-changing knobs, except the seed, that differ from their defaults: {dotted key: value}."""
-    defaults = {key: value for key, _, value in knobs(TrainConfig())}
+    defaults = {key: value for key, _, value in knobs(type(config)())}
     return {
         key: value
         for key, entry, value in knobs(canonical(config))
@@ -45,7 +52,7 @@ def differences(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def identity(config: TrainConfig) -> str:
+def identity(config: TrainConfig | PropagateConfig) -> str:
     """Ten hexadecimal digits, equal for configs that give equal results at equal seeds."""
     payload = json.dumps({"schema": SCHEMA_VERSION, **differences(config)}, sort_keys=True)
     return hashlib.sha256(payload.encode()).hexdigest()[:10]
@@ -56,11 +63,12 @@ def protocol(config: TrainConfig) -> str:
 
     The activation, batch normalisation and the dataset are not part of it: they are the axes of the paper's tables.
     """
-    axes = {"activation.name", "activation.gpn", "model.norm", "dataset.kind", "dataset.name", "dataset.fingerprint"}
-    return ", ".join(f"{key}={value}" for key, value in differences(config).items() if key not in axes)
+    axes = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "dataset.fingerprint"}
+    apart = {key: value for key, value in differences(config).items() if key not in axes}
+    return ", ".join(f"{key}={value}" for key, value in apart.items() if (key, value) != ("model.norm", "batch"))
 
 
-def activation_label(config: TrainConfig) -> str:
+def activation_label(config: TrainConfig | PropagateConfig) -> str:
     """The activation as paths and tables name it, such as `selu_gpn` or `tanh-bn`."""
     return (
         config.activation.name

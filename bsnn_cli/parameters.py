@@ -9,30 +9,49 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from bsnn_cli.config import ModelConfig
 from bsnn_cli.orthogonal import haar, stream
 
 NORM_WEIGHTS = ("norm.weight", "norm.bias")
 NORM_STATISTICS = ("norm.running_mean", "norm.running_var")
+SINGULAR_VECTORS = ("hidden.left", "hidden.right")
+"""Estimates of those of the largest singular value, for spectral normalisation."""
+
+UNTRAINED = (*NORM_STATISTICS, *SINGULAR_VECTORS)
+POWER_ITERATIONS = 15
+"""For the first estimate of the singular vectors, as many as in PyTorch's `spectral_norm`."""
 
 State: TypeAlias = Mapping[str, "Tensor | Sequence[Tensor]"]
 """Tensors by name; what has one entry for each hidden layer is stacked, or a sequence of L tensors."""
 
 
 def shapes(model: ModelConfig, inputs: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what is trained in one network, and of the batch statistics."""
+    """Names and shapes of what one network stores: what is trained, and the statistics in `UNTRAINED`."""
     L, n = model.depth, model.width
-    shape: dict[str, tuple[int, ...]] = {
+    return {
         "input.weight": (n, inputs),
         "input.bias": (n,),
-        "hidden.weight": (L, n, n),
+        **{name: (L, *shape) for name, shape in layer_shapes(model).items()},
         "output.weight": (classes, n),
         "output.bias": (classes,),
     }
+
+
+def layer_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what one hidden layer stores."""
+    n = model.width
+    shape: dict[str, tuple[int, ...]] = {"hidden.weight": (n, n)}
+    if model.weights == "weight_norm":
+        shape["hidden.gain"] = (n,)
+    if model.weights == "spectral_norm":
+        shape |= dict.fromkeys(SINGULAR_VECTORS, (n,))
+    if model.norm != "none":
+        shape |= dict.fromkeys(NORM_WEIGHTS, (n,))
     if model.norm == "batch":
-        shape |= dict.fromkeys((*NORM_WEIGHTS, *NORM_STATISTICS), (L, n))
+        shape |= dict.fromkeys(NORM_STATISTICS, (n,))
     return shape
 
 
@@ -45,11 +64,18 @@ def initialise(state: State, model: ModelConfig, seed: int) -> None:
 
     Args:
         state: to be filled; any device, any floating dtype.
-        model: the choices of initialisation.
+        model: the choices of initialisation. Of `lsuv`, this is the orthogonal start; the scaling needs data.
         seed: of the run.
     """
-    for layer, weight in enumerate(state["hidden.weight"]):
-        weight.copy_(haar(model.width, stream(seed, "hidden", layer)))
+    for layer in range(model.depth):
+        values = {name: state[name][layer] for name in layer_shapes(model)}
+        initialise_layer(values, hidden_start(model, seed, layer), seed, layer)
+    initialise_ends(state, model, seed)
+
+
+@torch.no_grad()
+def initialise_ends(state: State, model: ModelConfig, seed: int) -> None:
+    """Fill the tensors of the input and output layer in place; arguments as in `initialise`."""
     for name in ("input", "output"):
         weight, bias = cast(Tensor, state[f"{name}.weight"]), cast(Tensor, state[f"{name}.bias"])
         fan_in, generator = weight.shape[1], stream(seed, name)
@@ -60,6 +86,46 @@ def initialise(state: State, model: ModelConfig, seed: int) -> None:
             bound = fan_in**-0.5
             weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
             bias.copy_(torch.empty(bias.shape).uniform_(-bound, bound, generator=generator))
-    for name, value in (("norm.weight", 1.0), ("norm.bias", 0.0), ("norm.running_mean", 0.0), ("norm.running_var", 1.0)):
-        for layer_values in state.get(name, ()):
-            layer_values.fill_(value)
+
+
+@torch.no_grad()
+def initialise_layer(state: Mapping[str, Tensor], weight: Tensor, seed: int, layer: int) -> None:
+    """Fill what one hidden layer stores with its start, in place.
+
+    Args:
+        state: by the names of `layer_shapes`.
+        weight: what `hidden_start` has drawn.
+        seed: of the run.
+        layer: counted from 0.
+    """
+    state["hidden.weight"].copy_(weight)
+    for name, value in (
+        ("norm.weight", 1.0),
+        ("norm.bias", 0.0),
+        ("norm.running_mean", 0.0),
+        ("norm.running_var", 1.0),
+    ):
+        if name in state:
+            state[name].fill_(value)
+    if "hidden.gain" in state:  # then W is the matrix drawn
+        state["hidden.gain"].copy_(torch.linalg.vector_norm(weight, dim=1))
+    if "hidden.left" in state:
+        left, right = torch.randn(len(weight), generator=stream(seed, "singular vector", layer)), weight[0]
+        for _ in range(POWER_ITERATIONS):
+            right = normalize(weight.T @ left, dim=0)
+            left = normalize(weight @ right, dim=0)
+        state["hidden.left"].copy_(left)
+        state["hidden.right"].copy_(right)
+
+
+def hidden_start(model: ModelConfig, seed: int, layer: int) -> Tensor:
+    """The start of one hidden matrix, (n, n) float32 on the CPU; `layer` is counted from 0."""
+    generator = stream(seed, "hidden", layer)
+    if model.init in ("orthogonal", "lsuv"):
+        return haar(model.width, generator)
+    weight = torch.empty(model.width, model.width)
+    if model.init == "glorot_uniform":
+        return nn.init.xavier_uniform_(weight, generator=generator)
+    if model.init == "he_normal":
+        return nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+    return nn.init.kaiming_normal_(weight, nonlinearity="linear", generator=generator)  # LeCun's: variance 1/n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 NUMERICS_VERSION = 1
@@ -48,6 +49,35 @@ class EpochRecord:
     elapsed_s: float
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRecord:
+    """Signals of one layer l over a batch; each is one column of `layers.csv`. NaN = not defined there.
+
+    x^l enters the layer, h^l is what its activation acts on and d^l = ∂E_b/∂h^l is of the loss of one sample b. The row
+    l = L + 1 has only the first two: x^{L+1} leaves the last hidden layer.
+
+    Attributes:
+        layer: l, counted from 1.
+        forward_norm: ‖x^l‖²/n, mean over the batch.
+        one_minus_cosine: 1 − c, with c the mean cosine between two different x^l of the batch.
+        backward_norm: ‖d^l‖²/n, mean over the batch.
+        gradient_norm: ‖∂E/∂W^l‖_F of the batch mean E of the loss.
+        derivative_mean, derivative_std: of f'(h^l_i) over the batch and all units; f is the activation in use.
+        pseudo_linearity: squared correlation of h^l_i with f(h^l_i) over the batch, averaged over the units.
+        saturated: share of the h^l_i with |f'(h)| below `propagation.SATURATION` of the largest slope of f.
+    """
+
+    layer: int
+    forward_norm: float
+    one_minus_cosine: float
+    backward_norm: float = math.nan
+    gradient_norm: float = math.nan
+    derivative_mean: float = math.nan
+    derivative_std: float = math.nan
+    pseudo_linearity: float = math.nan
+    saturated: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)

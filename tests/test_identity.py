@@ -50,6 +50,8 @@ ANOTHER_VALUE: dict[str, Any] = {
     "model.width": 10,
     "model.norm": "batch",
     "model.weights": "free",
+    "model.init": "he_normal",
+    "model.residual": True,
     "model.input_init": "norm_preserving",
     "optim.lr": 1e-3,
     "optim.momentum": 0.9,
@@ -57,8 +59,8 @@ ANOTHER_VALUE: dict[str, Any] = {
     "optim.epochs": 7,
     "precision": "tf32",
 }
-WITHOUT_ANOTHER_VALUE = {"model.init", "dataset.name"}
-"""One choice only; only folders have a name of their own (tested below)."""
+WITHOUT_ANOTHER_VALUE = {"dataset.name"}
+"""Only folders have a name of their own (tested below)."""
 
 
 def with_value(key: str, value: Any) -> TrainConfig:
@@ -114,6 +116,7 @@ def test_protocol_names_what_differs_but_not_the_axes_of_the_table() -> None:
     axes = TrainConfig(activation=ActivationConfig(name="relu", gpn=False), dataset=DatasetConfig(kind="cifar10"))
     axes.model.norm = "batch"
     assert protocol(resolve(axes)) == ""
+    assert protocol(resolve(TrainConfig(model=ModelConfig(norm="layer")))) == "model.norm=layer"
     small = TrainConfig(model=ModelConfig(depth=10), optim=OptimConfig(epochs=1))
     assert protocol(resolve(small)) == "model.depth=10, optim.epochs=1"
 
