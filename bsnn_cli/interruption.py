@@ -2,34 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from bsnn_cli.errors import Interrupted
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""From the keyboard; from a system that shuts down or a scheduler; USR1 and USR2 are schedulers' early warnings."""
 
 
 class StopFlag:
-    """Context manager: while it is entered, a stop signal is noted; a second one of the same kind acts at once.
+    """Context manager: while it is entered, a stop signal is noted, and whoever works reads `received` in time.
 
-    Outside the main thread, where Python cannot handle signals, the flag is never set.
+    A second SIGINT acts at once, for a person who has lost patience; the other signals can be repeated by a scheduler
+    without hurting a save that is under way. A signal that somebody else handles already is left to them, such as
+    USR2 to submitit, which queues the job again. Outside the main thread, where Python cannot handle signals, the
+    flag is never set.
+
+    Args:
+        note: called with the number of the first signal, from within its handler.
 
     Attributes:
         received: the first signal number that arrived, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[int], object] | None = None) -> None:
         self.received: int | None = None
+        self._note = note
+        self._raising = False
         self._before: dict[int, Any] = {}
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, self._before[number])
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])
+        if self.received is None:
+            self.received = number
+            if self._note is not None:
+                self._note(number)
+        if self._raising:
+            raise Interrupted(number, "stopped before the first step; the same command goes on from here")
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Where nothing needs saving, a signal acts wherever it finds the program.
+
+        Raises:
+            Interrupted: a signal arrives, or has arrived before.
+        """
+        self._raising = True
+        try:
+            if self.received is not None:
+                self._handle(self.received, None)
+            yield
+        finally:
+            self._raising = False
 
     def __enter__(self) -> StopFlag:
+        ours = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+            for number in STOP_SIGNALS:
+                if signal.getsignal(number) in ours:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

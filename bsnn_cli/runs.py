@@ -68,8 +68,8 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def claim(self, config: TrainConfig) -> None:
-        """Write `config.yaml`, or make sure that the one there is of the same run.
+    def verify(self, config: TrainConfig) -> None:
+        """Make sure that what is there, if anything, is of this run.
 
         Raises:
             RunDirectoryError: the directory belongs to another configuration.
@@ -79,7 +79,16 @@ class RunDirectory:
             other = read_config(path)
             if (identity.differences(other), other.seed) != (identity.differences(config), config.seed):
                 raise RunDirectoryError(f"{self.path}: holds a run of another configuration ({path}); move it away")
-        write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+    def claim(self, config: TrainConfig) -> None:
+        """Begin an attempt: write `config.yaml`, and forget why the last attempt has failed.
+
+        Raises:
+            RunDirectoryError: the directory belongs to another configuration.
+        """
+        self.verify(config)
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+        (self.path / "failed.json").unlink(missing_ok=True)
 
     def result(self) -> RunResult | None:
         """What the finished run came to; None if it is not finished."""
