@@ -126,6 +126,10 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     from bsnn_cli import composition
 
     codes: list[int] = []
+    if verb == "train":
+        from bsnn_cli import sweep
+
+        sweep.register()
 
     def job(composed: DictConfig) -> None:
         codes.append(attempt(lambda: VERBS[verb](composition.typed(verb, composed))))
