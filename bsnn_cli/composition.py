@@ -15,6 +15,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
+from bsnn_cli import approaches
 from bsnn_cli.config import VERBS, allowed, complaint, knobs
 from bsnn_cli.errors import ConfigError
 
@@ -52,6 +53,7 @@ def typed(verb: str, composed: DictConfig) -> Any:
     for key in _leaves(composed):
         if key not in known:
             raise ConfigError(_unknown(key, verb))
+    approaches.check(config)
     return config
 
 

@@ -12,6 +12,7 @@ same few lines serve every normalisation, parametrisation and residual connectio
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from bsnn_cli.config import ActivationConfig, ModelConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.network import Hidden, nonlinearity, unit_variance
 from bsnn_cli.orthogonal import stream
-from bsnn_cli.records import LayerRecord
+from bsnn_cli.records import LayerRecord, Summary
 
 SATURATION = 0.01
 """A unit counts as saturated where |f'(h)| is below this share of the largest |f'| over |h| ≤ 8."""
@@ -165,6 +166,29 @@ def pull_back(layer: Hidden, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tens
     h = layer.norm(F.linear(x, W))
     bottom, d, gradient = torch.autograd.grad(layer.leave(x, h), (x, h, W), g)
     return bottom, d, gradient
+
+
+def summarise(rows: Sequence[LayerRecord]) -> Summary:
+    """The numbers that say what becomes of the signals over depth."""
+    *hidden, end = rows
+    gradients = [row.gradient_norm for row in hidden]
+    last = hidden[-1]
+    return Summary(
+        forward_norm_first=rows[0].forward_norm,
+        forward_norm_last=end.forward_norm,
+        backward_norm_first=rows[0].backward_norm,
+        backward_norm_last=last.backward_norm,
+        gradient_norm_first=gradients[0],
+        gradient_norm_last=gradients[-1],
+        gradient_norm_max=max(gradients) if all(map(math.isfinite, gradients)) else math.nan,
+        gradient_norm_ratio=max(gradients) / min(gradients) if all(gradients) else math.nan,
+        zero_gradients=gradients.count(0),
+        derivative_mean=last.derivative_mean,
+        derivative_std=last.derivative_std,
+        pseudo_linearity=last.pseudo_linearity,
+        saturated=last.saturated,
+        one_minus_cosine_last=end.one_minus_cosine,
+    )
 
 
 class Slope:

@@ -81,6 +81,36 @@ class LayerRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One passage through a network of L hidden layers. NaN = not defined, such as a ratio to a gradient of 0.
+
+    Attributes:
+        forward_norm_first, forward_norm_last: ‖x^1‖²/n and ‖x^{L+1}‖²/n.
+        backward_norm_first, backward_norm_last: ‖d^1‖²/n and ‖d^L‖²/n.
+        gradient_norm_first, gradient_norm_last: ‖∂E/∂W^1‖_F and ‖∂E/∂W^L‖_F.
+        gradient_norm_max, gradient_norm_ratio: over the layers, the largest, and the largest over the smallest.
+        zero_gradients: number of layers whose gradient is exactly 0.
+        derivative_mean, derivative_std, pseudo_linearity, saturated: of h^L, as in `LayerRecord`.
+        one_minus_cosine_last: of x^{L+1}.
+    """
+
+    forward_norm_first: float
+    forward_norm_last: float
+    backward_norm_first: float
+    backward_norm_last: float
+    gradient_norm_first: float
+    gradient_norm_last: float
+    gradient_norm_max: float
+    gradient_norm_ratio: float
+    zero_gradients: int
+    derivative_mean: float
+    derivative_std: float
+    pseudo_linearity: float
+    saturated: float
+    one_minus_cosine_last: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResult:
     """The content of `result.json`. Metrics are of the end of the run, accuracies in percent; null where diverged.
 

@@ -60,7 +60,7 @@ def verb_help(verb: str, summary: str) -> str:
     sections = [f"usage: bsnn {verb} [KEY=VALUE ...]", summary]
     nodes = {entry.name for entry in dataclasses.fields(config)}
     for name, choices in groups().items():
-        if name in nodes and dataclasses.is_dataclass(getattr(config, name)):
+        if name in nodes:
             listing = textwrap.fill(" ".join(choices), WIDTH, initial_indent="  ", subsequent_indent="  ")
             sections.append(f"Choices for {name}=\n{listing}")
     plain = [entry for entry in dataclasses.fields(config) if not dataclasses.is_dataclass(getattr(config, entry.name))]

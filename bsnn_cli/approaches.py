@@ -1,0 +1,36 @@
+"""The approaches that the paper compares, as presets in `configs/approach`: read here, and held to what they say."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from bsnn_cli.errors import ConfigError
+
+
+def preset(name: str) -> dict[str, Any]:
+    """What an approach says about the network, by the field names of `ModelConfig`."""
+    text = (files("bsnn_cli.configs") / "approach" / f"{name}.yaml").read_text(encoding="utf-8")
+    return dict(cast(DictConfig, OmegaConf.create(text)).model)
+
+
+def check(config: Any) -> None:
+    """Refuse a network that goes by the name of an approach and is another one.
+
+    Depth, width and activation are free: the paper's approaches go with any.
+
+    Raises:
+        ConfigError: with a line for each contradiction.
+    """
+    name = getattr(config, "approach", None)
+    if name is None:
+        return
+    found = [
+        f"model.{key}={getattr(config.model, key)}: contradicts approach={name}, which is model.{key}={value}"
+        for key, value in preset(name).items()
+        if getattr(config.model, key) != value
+    ]
+    if found:
+        raise ConfigError("\n".join(found))

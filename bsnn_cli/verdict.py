@@ -1,0 +1,72 @@
+"""What measured signals mean, in a few words for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+GROWTH = 10.0
+"""A length per unit, or a ratio of gradients, counts as kept within this factor of 1."""
+
+ALIKE = 0.005
+"""Below this mean 1 − c inputs are hard to tell apart: the plain and normalised ReLU's fate after 200 layers."""
+
+
+def verdict(summary: dict[str, Any]) -> list[str]:
+    """Judge absolute lengths and the gradient norm ratio.
+
+    Args:
+        summary: as in `summary.json`.
+
+    Returns:
+        two to four sentences: on the signal, on the gradients, on linearity and on angles where they are lost.
+    """
+    found = [_signal(summary), _gradients(summary)]
+    alike = summary["one_minus_cosine_last"]
+    if alike is not None and alike < ALIKE:
+        found.append(f"inputs become alike: mean 1 − c = {alike:.2g}")
+    if summary["saturated"] is not None and summary["saturated"] > 0.5:
+        found.append(f"{100 * summary['saturated']:.0f} % of the units are saturated")
+    return found
+
+
+def _signal(summary: dict[str, Any]) -> str:
+    norm = summary["forward_norm_last"]
+    if norm is None:
+        return "signal explodes: beyond the range of the numbers"
+    if norm == 0:
+        return "signal vanishes: exactly 0 at the end"
+    text = f"‖x‖²/n = {norm:.2g}" if norm < 1 / GROWTH or norm > GROWTH else f"‖x‖²/n = {norm:.2f}"
+    if norm > GROWTH:
+        return f"signal explodes: {text}"
+    linear = _is_linear(summary)
+    if norm < 1 / GROWTH:
+        return f"signal vanishes: {text}" + (f", the network is linear {linear}" if linear else "")
+    return f"signal keeps its length: {text}" + (f", but the network is linear {linear}" if linear else "")
+
+
+def _is_linear(summary: dict[str, Any]) -> str:
+    """The pseudo-linearity where f' hardly varies at the last layer; empty where it does."""
+    spread, mean, share = (summary[name] for name in ("derivative_std", "derivative_mean", "pseudo_linearity"))
+    if None in (spread, mean, share) or spread > 0.05 * abs(mean):
+        return ""
+    return f"(pseudo-linearity {share:.3f})"
+
+
+def _gradients(summary: dict[str, Any]) -> str:
+    ratio, largest = summary["gradient_norm_ratio"], summary["gradient_norm_max"]
+    if largest is None:
+        return "gradients explode: beyond the range of the numbers"
+    if largest == 0:
+        return "gradients vanish: every one is exactly 0, their ratio is not defined"
+    if ratio is None:
+        return f"gradients vanish: {summary['zero_gradients']:.0f} of {summary['depth']} layers have exactly 0"
+    first, last = summary["gradient_norm_first"], summary["gradient_norm_last"]
+    if ratio > GROWTH:
+        return f"gradients {'explode' if first > last else 'vanish'}: {ratio:.3g}×"
+    if largest < SMALL:
+        return f"gradients vanish: ‖∂E/∂W‖ at most {largest:.2g}"
+    return f"gradients keep their size: {ratio:.2f}×"
+
+
+SMALL = 1e-6
+"""Gradients whose largest norm is below this teach nothing, however equal they are."""
