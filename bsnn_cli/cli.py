@@ -14,7 +14,7 @@ from bsnn_cli.errors import BsnnError, Interrupted
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from bsnn_cli.config import DataConfig, GpnConfig, RunsConfig, TableConfig, TrainConfig
+    from bsnn_cli.config import DataConfig, GpnConfig, PropagateConfig, RunsConfig, TableConfig, TrainConfig
 
 
 def train(config: TrainConfig) -> None:
@@ -34,6 +34,20 @@ def train(config: TrainConfig) -> None:
         outcome = f"test {result.test_accuracy:.2f} %, train {result.train_accuracy:.2f} %"
     print(f"{name}: {outcome}; {result.epochs} epochs, {result.steps} steps, {result.elapsed_s:.0f} s")
     print(f"  {run_directory(config)}")
+
+
+def propagate(config: PropagateConfig) -> None:
+    """Measure signals and gradients of every layer, at the start or of a trained network; -m sweeps."""
+    from bsnn_cli.config import check
+
+    check(config)  # before torch is loaded
+    from bsnn_cli.propagation_runner import run
+    from bsnn_cli.verdict import verdict
+
+    path, summary = run(config)
+    name = summary["activation"] if summary["approach"] is None else f"{summary['approach']} ({summary['activation']})"
+    print(f"{name}, {summary['depth']} layers of {summary['width']}: " + "; ".join(verdict(summary)))
+    print(f"  {path}")
 
 
 def table(config: TableConfig) -> None:
@@ -85,7 +99,7 @@ def data(config: DataConfig) -> None:
     print(datasets.describe(config.dataset))
 
 
-VERBS: dict[str, Callable[[Any], None]] = {"train": train, "table": table, "gpn": gpn, "runs": runs, "data": data}
+VERBS: dict[str, Callable[[Any], None]] = {"train": train, "propagate": propagate, "table": table, "gpn": gpn, "runs": runs, "data": data}
 
 
 def main() -> None:
