@@ -14,7 +14,15 @@ from bsnn_cli.errors import BsnnError, Interrupted
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from bsnn_cli.config import DataConfig, GpnConfig, PropagateConfig, RunsConfig, TableConfig, TrainConfig
+    from bsnn_cli.config import (
+        DataConfig,
+        GpnConfig,
+        PropagateConfig,
+        RunsConfig,
+        TableConfig,
+        TheoryConfig,
+        TrainConfig,
+    )
 
 
 def train(config: TrainConfig) -> None:
@@ -77,6 +85,23 @@ def gpn(config: GpnConfig) -> None:
     print(render(solutions, config.format, digits=10))
 
 
+def theory(config: TheoryConfig) -> None:
+    """Check the theorems numerically, and what becomes of lengths and angles over depth."""
+    from pathlib import Path
+
+    from bsnn_cli.config import check
+
+    check(config)
+    from bsnn_cli import theory as theorems
+    from bsnn_cli.files import write_text
+
+    results = theorems.study(config)
+    path = Path(config.output_root) / "theory" / "theory.csv"
+    write_text(path, results.to_csv(index=False))
+    print(theorems.describe(results))
+    print(f"  {path}")
+
+
 def runs(config: RunsConfig) -> None:
     """List runs with their status and metrics; free disk space."""
     from bsnn_cli import listing
@@ -99,7 +124,15 @@ def data(config: DataConfig) -> None:
     print(datasets.describe(config.dataset))
 
 
-VERBS: dict[str, Callable[[Any], None]] = {"train": train, "propagate": propagate, "table": table, "gpn": gpn, "runs": runs, "data": data}
+VERBS: dict[str, Callable[[Any], None]] = {
+    "train": train,
+    "propagate": propagate,
+    "table": table,
+    "gpn": gpn,
+    "theory": theory,
+    "runs": runs,
+    "data": data,
+}
 
 
 def main() -> None:

@@ -6,12 +6,12 @@ After the activation f the two parts are (f(s+t) ± f(s−t))/2, so a layer is t
 
     A' = E[((f(s+t) + f(s−t))/2)²],    B' = E[((f(s+t) − f(s−t))/2)²],
 
-and the squared length per unit is q = A + B, the cosine c has 1 − c = 2B/(A+B). No difference of nearly equal numbers is
-taken, so 1 − c keeps its digits where the signals are nearly equal. On one signal (B = 0) the map is the variance map
-F(q) = E[f(√q z)²]; at q = 1, for a normalised f, it is the correlation map C(c) = E[f(z₁)f(z₂)] (Poole et al. 2016,
+and the squared length per unit is q = A + B, the cosine c has 1 − c = 2B/(A+B). No difference of nearly equal numbers
+is taken, so 1 − c keeps its digits where the signals are nearly equal. On one signal (B = 0) the map is the variance
+map F(q) = E[f(√q z)²]; at q = 1, for a normalised f, it is the correlation map C(c) = E[f(z₁)f(z₂)] (Poole et al. 2016,
 Schoenholz et al. 2017, there for Gaussian weights).
 
-At a finite width n the parts fluctuate. `Step` has, to first order in 1/√n, by how much.
+At a finite width n the parts fluctuate. `Step` has by how much, `Fate` how that adds up over layers.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ NARROW = 0.01
 COLLAPSED = 1e-20
 """A smaller 1 − c counts as 0: float64 can hardly tell such signals apart."""
 
+MOST = 460.0
+"""Largest logarithm of a length or of its inverse that is followed; beyond, it counts as infinite or as 0."""
+
 Phi = Callable[[Tensor], Tensor]
 """An elementwise function of preactivations h."""
 
@@ -82,17 +85,47 @@ class Step:
 
     The second is the covariance of n independent units, less what their regression on the w_j² − 1 explains: W is
     orthogonal and keeps the lengths of what it rotates, so the mean of w_j² over the units does not fluctuate. A linear
-    f has no noise left.
+    f has no noise left. For the same reason a unit has lighter tails than a Gaussian: to first order in 1/n the density
+    of its k variables is the normal one times 1 − (|w|⁴ − 2(k + 2)|w|² + k(k + 2))/4n, which shifts the means.
 
     Attributes:
         state: the new variances: (q,), or (A, B).
         jacobian: J, square.
         noise: square; of a single unit.
+        shift: of the logarithms of the state, as for a single unit.
     """
 
     state: np.ndarray
     jacobian: np.ndarray
     noise: np.ndarray
+    shift: np.ndarray
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of a positive quantity over depth: entry l − 1 is after layer l.
+
+    Attributes:
+        predicted: at infinite width, (depth,).
+        deviation: standard deviation of its logarithm in one network of finite width, to first order, (depth,).
+        shift: of the mean of its logarithm at this width, by the lighter tails of units on a sphere, (depth,).
+    """
+
+    predicted: np.ndarray
+    deviation: np.ndarray
+    shift: np.ndarray
+
+    def band(self, networks: int, deviations: float) -> tuple[np.ndarray, np.ndarray]:
+        """Where the geometric mean over independent networks must lie: (low, high), each (depth,).
+
+        The half width, in logarithms, is `deviations` standard errors of the mean, plus what does not average out: the
+        shift, and deviation², the order of all that first order leaves out (the logarithm of a quantity that keeps its
+        mean moves down by half of its variance; the curvature of the map adds as much again). Where a length is
+        unstable the band grows to all there is: nothing is predicted.
+        """
+        half = deviations * self.deviation / math.sqrt(networks) + self.deviation**2 + np.abs(self.shift)
+        factor = np.exp(np.where(half < MOST, half, math.inf))
+        return self.predicted / factor, self.predicted * factor
 
 
 def transfer(activation: str | Phi, gpn: bool = True, root: str = "auto") -> Transfer:
@@ -183,7 +216,10 @@ def _step(components: list[Tensor], variables: list[Tensor], weights: Tensor) ->
     relative = [F / mean for F, mean in zip(components, means, strict=True)]
     J = np.array([[float((weights * F * (w * w - 1)).sum()) / 2 for w in variables] for F in relative])
     covariance = np.array([[float((weights * F * G).sum()) - 1 for G in relative] for F in relative])
-    return Step(np.array(means), J, covariance - 2 * J @ J.T)
+    k = len(variables)
+    squares = sum(w * w for w in variables)
+    tails = weights * (squares * (squares - 2 * (k + 2)) + k * (k + 2)) / -4
+    return Step(np.array(means), J, covariance - 2 * J @ J.T, np.array([float((tails * F).sum()) for F in relative]))
 
 
 def _single(f: Transfer, q: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -272,7 +308,60 @@ def _interpolant(f: Transfer) -> np.ndarray:
         return np.array([math.log(separation_map(f, value) / value) for value in separations.tolist()])
 
     for degree in (16, 32, 64, 128):
-        coefficients = chebyshev.chebinterpolate(values, degree)
+        coefficients: np.ndarray = chebyshev.chebinterpolate(values, degree)
         if np.abs(coefficients[-3:]).max() < RESOLVED:
             break
     return coefficients
+
+
+def fate_of_length(f: Transfer, depth: int, width: int, start: float = 1.0) -> Fate:
+    """Squared length per unit ‖x‖²/n over layers of one width, for an input of exactly `start`."""
+    predicted, deviation, shift = np.empty(depth), np.zeros(depth), np.zeros(depth)
+    q, finite = start, FiniteWidth(width, 1)
+    for layer in range(depth):
+        step = variance_step(f, q)
+        q = float(step.state[0])
+        finite.advance(step)
+        if not abs(math.log(q)) < MOST:
+            predicted[layer:] = 0 if q < 1 else math.inf
+            break
+        predicted[layer] = q
+        deviation[layer], shift[layer] = finite.along(np.ones(1))
+    return Fate(predicted, deviation, shift)
+
+
+def fate_of_angle(f: Transfer, depth: int, width: int, start: float = 1.0) -> Fate:
+    """1 − c over layers of one width, for two inputs of squared length 1 per unit and exactly this 1 − c, in (0, 2).
+
+    The lengths are followed along, so f need not be normalised.
+    """
+    predicted, deviation, shift = np.zeros(depth), np.zeros(depth), np.zeros(depth)
+    common, opposed, finite = 1 - start / 2, start / 2, FiniteWidth(width, 2)
+    for layer in range(depth):
+        step = pair_step(f, common, opposed)
+        common, opposed = (float(part) for part in step.state)
+        finite.advance(step)
+        q = common + opposed
+        if not (2 * opposed > COLLAPSED * q and abs(math.log(q)) < MOST):
+            break
+        # log(1 − c) = log 2B − log(A + B), so its gradient in (log A, log B) is A/(A + B) · (−1, 1).
+        predicted[layer] = 2 * opposed / q
+        deviation[layer], shift[layer] = finite.along(common / q * np.array([-1.0, 1.0]))
+    return Fate(predicted, deviation, shift)
+
+
+class FiniteWidth:
+    """Covariance and mean shift of the logarithms of a state of k variances, exact at the start, layer by layer."""
+
+    def __init__(self, width: int, k: int) -> None:
+        self.width, self.covariance, self.shift = width, np.zeros((k, k)), np.zeros(k)
+
+    def advance(self, step: Step) -> None:
+        """Carry what has gathered through a layer, and add what the layer adds."""
+        J = step.jacobian
+        self.covariance = J @ self.covariance @ J.T + step.noise / self.width
+        self.shift = J @ self.shift + step.shift / self.width
+
+    def along(self, gradient: np.ndarray) -> tuple[float, float]:
+        """Standard deviation and mean shift of a quantity with this gradient, (k,)."""
+        return math.sqrt(max(gradient @ self.covariance @ gradient, 0)), float(gradient @ self.shift)
