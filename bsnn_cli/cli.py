@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -142,6 +143,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -174,9 +178,10 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 
     codes: list[int] = []
     if verb == "train":
-        from bsnn_cli import sweep
+        from bsnn_cli import lockstep, sweep
 
         sweep.register()
+        lockstep.register()
 
     def job(composed: DictConfig) -> None:
         codes.append(attempt(lambda: VERBS[verb](composition.typed(verb, composed))))
@@ -198,6 +203,8 @@ def attempt(act: Callable[[], None]) -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        raise
     except Exception:  # noqa: BLE001 - a defect; the user needs the traceback, a sweep its other jobs
         traceback.print_exc()
         return 1

@@ -198,12 +198,7 @@ def _run_pending(pending: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
                 directory.clear()
             directory.claim(config)
         try:
-            members = [(config, directory, _checkpoint(directory)) for config, directory in pending]
-            on_device = dataset.to(choose_device(first.device))
-            for fleet in by_position(members):
-                session = begin(fleet, on_device)
-                work(session, stop)
-                session.finish()
+            train_together(pending, dataset.to(choose_device(first.device)), stop)
         except Interrupted:
             raise
         except Exception as error:
@@ -211,6 +206,28 @@ def _run_pending(pending: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
                 if directory.result() is None:
                     directory.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
             raise
+
+
+def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset: Dataset, stop: StopFlag) -> None:
+    """Train runs as a fleet for each position they stand at; where the GPU's memory is too small, as two of half size.
+
+    Raises:
+        Interrupted: as `work`.
+    """
+    for runs in by_position([(config, directory, _checkpoint(directory)) for config, directory in pending]):
+        try:
+            session = begin(runs, dataset)
+            work(session, stop)
+            session.finish()
+        except torch.OutOfMemoryError:
+            if len(runs) == 1:
+                raise
+            half = len(runs) // 2
+            say(f"{len(runs)} networks do not fit into the memory of {dataset.train.images.device}: training {half}")
+        else:
+            continue
+        for part in (runs[:half], runs[half:]):
+            train_together([(config, directory) for config, directory, _ in part], dataset, stop)
 
 
 Run: TypeAlias = "tuple[TrainConfig, RunDirectory, dict[str, Any] | None]"

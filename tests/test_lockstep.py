@@ -1,0 +1,104 @@
+"""`hydra/launcher=fleet`: grouping, the command in real processes, and the memory of a GPU that is too small."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bsnn_cli import runner
+from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig, resolve
+from bsnn_cli.fleet import Fleet
+from bsnn_cli.identity import run_directory
+from bsnn_cli.lockstep import OWN, fleets, network_bytes
+from tests.conftest import SMALL, run_bsnn
+
+
+def config(name: str = "selu", seed: int = 0, **optim: float) -> TrainConfig:
+    return resolve(
+        TrainConfig(
+            activation=ActivationConfig(name=name),
+            dataset=DatasetConfig(kind="digits"),
+            model=ModelConfig(depth=2, width=8),
+            optim=OptimConfig(epochs=1, **optim),
+            seed=seed,
+            progress=False,
+        )
+    )
+
+
+def test_activations_seeds_and_learning_rates_share_a_fleet_in_contiguous_groups() -> None:
+    runs = [config("tanh"), config("selu"), config("tanh", seed=1, lr=0.1), config("selu", seed=1)]
+    [fleet] = fleets(runs, networks=24, memory=1e12)
+    assert [run.activation.name for run in fleet] == ["selu", "selu", "tanh", "tanh"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dataclasses.replace(config(), model=ModelConfig(depth=3, width=8)),
+        dataclasses.replace(config(), model=ModelConfig(depth=2, width=8, norm="batch")),
+        config(momentum=0.9),
+        config(batch_size=32),
+        dataclasses.replace(config(), output_root="elsewhere"),
+    ],
+)
+def test_what_does_not_fit_together_is_trained_apart(other: TrainConfig) -> None:
+    assert len(fleets([config(), other], networks=24, memory=1e12)) == 2
+    assert OWN  # what may differ is tested above
+
+
+def test_fleets_are_no_larger_than_asked_and_than_the_memory() -> None:
+    runs = [config(seed=seed) for seed in range(10)]
+    each = network_bytes(runs[0].model, runs[0].optim.batch_size)
+    assert [len(fleet) for fleet in fleets(runs, networks=4, memory=1e12)] == [4, 4, 2]
+    assert [len(fleet) for fleet in fleets(runs, networks=24, memory=6.5 * each)] == [6, 4]
+    assert [len(fleet) for fleet in fleets(runs[:2], networks=24, memory=0)] == [1, 1]
+
+
+def test_the_size_of_a_network_is_that_of_its_tensors() -> None:
+    model = ModelConfig(depth=200, width=500)
+    assert network_bytes(model, 64) == pytest.approx(2 * 200e6 + 601 * 64 * 500 * 4)
+
+
+def test_a_sweep_as_a_fleet_leaves_the_runs_of_a_plain_sweep(tmp_path: Path) -> None:
+    sweep = ["train", "-m", "activation=tanh_gpn,selu,selu_gpn", "optim.lr=0.01,0.02", *SMALL[:-1]]
+    roots = [tmp_path / "fleet", tmp_path / "alone"]
+    for root in roots:
+        root.mkdir()
+    fleet = run_bsnn(*sweep, "hydra/launcher=fleet", cwd=roots[0])
+    assert fleet.returncode == 0, fleet.stderr
+    assert fleet.stdout.count("done") == 6
+    found = {path.relative_to(roots[0]): path for path in roots[0].glob("outputs/runs/*/*/*")}
+    assert len(found) == 6
+    assert run_bsnn("train", *SMALL, "activation=selu_gpn", "optim.lr=0.02", cwd=roots[1]).returncode == 0
+    [lone] = roots[1].glob("outputs/runs/*/*/*")
+    same = found[lone.relative_to(roots[1])]
+    ours, expected = (json.loads((path / "result.json").read_text()) for path in (same, lone))
+    for key in ("status", "steps", "activation", "test_accuracy"):
+        assert ours[key] == expected[key]
+    assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+    again = run_bsnn(*sweep, "hydra/launcher=fleet", cwd=roots[0])
+    assert "6 runs: 6 finished" in again.stdout
+
+
+def test_networks_that_do_not_fit_a_gpu_together_are_trained_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    class SmallGpu(Fleet):
+        def __init__(self, model: ModelConfig, members: list[object], **options: object) -> None:
+            sizes.append(len(members))
+            if len(members) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().__init__(model, members, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner, "Fleet", SmallGpu)
+    runs = [dataclasses.replace(config(seed=seed), output_root=str(tmp_path)) for seed in range(5)]
+    assert [result.status for result in runner.run(runs)] == ["done"] * 5
+    assert sizes == [5, 2, 3, 1, 2]
+    assert all((run_directory(run) / "result.json").exists() for run in runs)
