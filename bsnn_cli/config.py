@@ -175,9 +175,9 @@ class ModelConfig:
     )
     weights: str = knob(
         "unit_rows",
-        "unit_rows: each row v/‖v‖ as in the paper; free: no constraint; weight_norm: rows g·v/‖v‖ with g free; "
-        "spectral_norm: W over its largest singular value",
-        one_of("unit_rows", "free", "weight_norm", "spectral_norm"),
+        "unit_rows: each row v/‖v‖ as in the paper; orthogonal: WᵀW = I kept; free: no constraint; weight_norm: rows "
+        "g·v/‖v‖ with g free; spectral_norm: W over its largest singular value",
+        one_of("unit_rows", "orthogonal", "free", "weight_norm", "spectral_norm"),
         result=True,
     )
     init: str = knob(
