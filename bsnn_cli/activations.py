@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from bsnn_cli.config import ACTIVATION_LABELS, complaint
+from bsnn_cli.config import ACTIVATION_LABELS
 from bsnn_cli.errors import ActivationError
 from bsnn_cli.gaussian import REACH, IntegrationError, Rule, moment_rule
+from bsnn_cli.knobs import complaint
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,8 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
 from bsnn_cli import approaches
-from bsnn_cli.config import VERBS, allowed, complaint, knobs
+from bsnn_cli.config import VERBS
 from bsnn_cli.errors import ConfigError
+from bsnn_cli.knobs import allowed, complaint, knobs
+
+EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+"""What to install for a launcher: `bsnn[...]`."""
+
+PLUGIN = "_plugin"
+"""The name of what a plugin declares for a launcher, after the launcher's own name."""
 
 
 def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None]) -> None:
@@ -35,6 +42,10 @@ def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None]) -> N
         hydra.main(config_path="pkg://bsnn_cli.configs", config_name=verb, version_base="1.3")(act)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, verb, arguments)) from error
+    except ValueError as error:
+        if not str(error).startswith(("Only one of --run", "The --resolve flag")):
+            raise
+        raise ConfigError(str(error)) from error
     finally:
         sys.argv = before
 
@@ -68,10 +79,14 @@ def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 def explain(error: Exception, verb: str, arguments: list[str]) -> str:
     """What Hydra or OmegaConf complains of, as one line naming the key, the value and what is allowed."""
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    if isinstance(error, MissingConfigException):
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(error.options)
-        return complaint(group, choice, "one of " + ", ".join(options), options)
+        engine = choice.removesuffix(PLUGIN)
+        if choice != engine in EXTRAS:
+            return f'hydra/launcher={engine}: is not installed; pip install "bsnn[{EXTRAS[engine]}]"'
+        if error.options is not None:
+            options = sorted(option for option in error.options if not option.endswith(PLUGIN))
+            return complaint(group, choice, "one of " + ", ".join(options), options)
     source = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(source, "full_key", None)
     if isinstance(source, ConfigAttributeError) and key:

@@ -7,14 +7,12 @@ a run are all read off that declaration.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from bsnn_cli.errors import ConfigError
+from bsnn_cli.knobs import Rule, above, allowed, at_least, complaint, half_open, knob, knobs, one_of
 
 AUTO_ROOT = {
     "tanh": "upper",
@@ -30,7 +28,7 @@ AUTO_ROOT = {
     "sigmoid": "upper",
     "identity": "upper",
 }
-"""Named activations, and the root of b that `activation.root=auto` takes (`activations` derives it, a test compares)."""
+"""Named activations, and the root of b that `activation.root=auto` takes; a test compares with what `activations` finds."""
 
 ACTIVATION_LABELS = {
     "tanh": "Tanh",
@@ -73,48 +71,6 @@ DATASETS = {
     "folder": DatasetSpec("folder", 100),
 }
 """Kinds of dataset; 50 and 100 epochs are the paper's for MNIST and CIFAR-10."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a knob accepts: the words for a user, the test, and the names where it is a choice among names."""
-
-    words: str
-    accepts: Callable[[Any], bool]
-    choices: tuple[str, ...] = ()
-
-
-def one_of(*choices: str) -> Rule:
-    """One of the named choices."""
-    return Rule("one of " + ", ".join(choices), lambda value: value in choices, choices)
-
-
-def at_least(bound: float) -> Rule:
-    """A finite number not below `bound`."""
-    return Rule(f"at least {bound}", lambda value: math.isfinite(value) and value >= bound)
-
-
-def above(bound: float) -> Rule:
-    """A finite number above `bound`."""
-    return Rule(f"above {bound}", lambda value: math.isfinite(value) and value > bound)
-
-
-def half_open(low: float, high: float) -> Rule:
-    """A number in [low, high)."""
-    return Rule(f"at least {low} and below {high}", lambda value: low <= value < high)
-
-
-def knob(default: Any, meaning: str, rule: Rule | None = None, *, unit: str = "", result: bool = False) -> Any:
-    """Declare a field.
-
-    Args:
-        default: the value where nothing is said; None means "derived", as the meaning explains.
-        meaning: one line for `--help`.
-        rule: what is accepted; None where the type says it all.
-        unit: of the value, where it has one.
-        result: True if the value can change a result: then it is part of a run's identity.
-    """
-    return field(default=default, metadata={"meaning": meaning, "rule": rule, "unit": unit, "result": result})
 
 
 NORM_GROUPS = 10
@@ -309,6 +265,36 @@ class TableConfig:
     output_root: str = knob("outputs", "folder with the runs; tables go to its folder `tables`")
 
 
+FIGURES = (
+    "activations",
+    "propagation",
+    "propagation_all",
+    "derivatives",
+    "width",
+    "curves",
+    "approaches",
+    "theorems",
+    "lengths",
+    "angles",
+)
+FORMATS = ("png", "svg", "pdf")
+
+
+@dataclass(kw_only=True)
+class FiguresConfig:
+    """The paper's figures, from numbers that `propagate`, `train` and `theory` have stored."""
+
+    only: str | None = knob(None, "this figure; null: all of them", one_of(*FIGURES))
+    formats: list[str] | None = knob(
+        None,
+        f"of the pictures; null: {', '.join(FORMATS)}",
+        Rule("a list of " + ", ".join(FORMATS), lambda names: len(names) > 0 and set(names) <= {*FORMATS}),
+    )
+    depth: int = knob(200, "of the networks whose signals are shown", at_least(1), unit="layers")
+    width: int = knob(500, "of these, but in figure width", at_least(1), unit="units")
+    output_root: str = knob("outputs", "folder with the numbers; figures go to its folder `figures`")
+
+
 @dataclass(kw_only=True)
 class GpnConfig:
     """Constants of Gaussian-Poincaré normalisation."""
@@ -360,42 +346,12 @@ VERBS = {
     "train": TrainConfig,
     "propagate": PropagateConfig,
     "table": TableConfig,
+    "figures": FiguresConfig,
     "gpn": GpnConfig,
     "theory": TheoryConfig,
     "runs": RunsConfig,
     "data": DataConfig,
 }
-
-
-def knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Yield (dotted key, field, value) of every leaf of a config dataclass, in order of declaration."""
-    for entry in dataclasses.fields(config):
-        value = getattr(config, entry.name)
-        if dataclasses.is_dataclass(value):
-            yield from knobs(value, f"{prefix}{entry.name}.")
-        else:
-            yield prefix + entry.name, entry, value
-
-
-def allowed(entry: dataclasses.Field[Any]) -> str:
-    """What a knob accepts, in words."""
-    rule: Rule | None = entry.metadata["rule"]
-    kind = str(entry.type)
-    words = [next((text for name, text in TYPE_WORDS.items() if kind.startswith(name)), "")]
-    if rule is not None:
-        words.append(rule.words)
-    text = " ".join(word for word in words if word)
-    return f"{text}, or null" if text and kind.endswith("None") else text
-
-
-TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-
-
-def complaint(key: str, value: Any, words: str, choices: Iterable[str] = ()) -> str:
-    """One line naming the key, the value, what is allowed and, among names, the nearest one."""
-    near = difflib.get_close_matches(str(value), list(choices), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{key}={value}: must be {words}{hint}"
 
 
 def problems(config: Any) -> list[str]:

@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bsnn_cli.config import AUTO_ROOT, DATASETS, DatasetConfig, ModelConfig, PropagateConfig, TrainConfig, knobs
+from bsnn_cli.config import AUTO_ROOT, DATASETS, DatasetConfig, ModelConfig, PropagateConfig, TrainConfig
+from bsnn_cli.knobs import knobs
 
 SCHEMA_VERSION = 1
 """Enters every identity. Raise it only if old run directories must never be found again."""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bsnn_cli.checkpoint import CURRENT, PREVIOUS
-from bsnn_cli.config import TrainConfig, knobs
+from bsnn_cli.config import TrainConfig
 from bsnn_cli.identity import activation_label, run_directory
+from bsnn_cli.knobs import knobs
 from bsnn_cli.runs import RunDirectory
 
 UNNAMED = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "seed"}

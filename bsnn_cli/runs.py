@@ -20,9 +20,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli import checkpoint, identity
-from bsnn_cli.config import TrainConfig, knobs
+from bsnn_cli.config import TrainConfig
 from bsnn_cli.errors import RunDirectoryError, RunLockedError
 from bsnn_cli.files import write_json, write_text
+from bsnn_cli.knobs import knobs
 from bsnn_cli.records import EpochRecord, RunResult
 
 if TYPE_CHECKING:  # a launcher looks after run directories without the time and memory that these take
@@ -84,11 +85,14 @@ class RunDirectory:
         """Begin an attempt: write `config.yaml`, and forget why the last attempt has failed.
 
         Raises:
-            RunDirectoryError: the directory belongs to another configuration.
+            RunDirectoryError: the directory belongs to another configuration, or cannot be written to.
         """
         self.verify(config)
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-        (self.path / "failed.json").unlink(missing_ok=True)
+        try:
+            write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+            (self.path / "failed.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(f"output_root: cannot write {error.filename}: {error.strerror}") from error
 
     def result(self) -> RunResult | None:
         """What the finished run came to; None if it is not finished."""

@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 from scipy.special import stdtrit
 
-from bsnn_cli.config import ACTIVATION_LABELS, DATASETS, TrainConfig, knobs
+from bsnn_cli.config import ACTIVATION_LABELS, DATASETS, TrainConfig
 from bsnn_cli.errors import ConfigError, RunDirectoryError
+from bsnn_cli.knobs import knobs
 
 SPLITS = ("test", "train")
 FINISHED = ("done", "diverged")

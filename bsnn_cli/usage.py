@@ -9,7 +9,8 @@ from importlib.metadata import version as installed_version
 from importlib.resources import files
 from typing import Any
 
-from bsnn_cli.config import VERBS, allowed
+from bsnn_cli.config import VERBS
+from bsnn_cli.knobs import allowed
 
 WIDTH = 110
 

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli import identity
-from bsnn_cli.config import TrainConfig, knobs, resolve
+from bsnn_cli.config import TrainConfig, resolve
+from bsnn_cli.knobs import knobs
 from bsnn_cli.records import RunResult
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bsnn_cli.config import VERBS, knobs
+from bsnn_cli.config import VERBS
+from bsnn_cli.knobs import knobs
 from tests.conftest import BSNN, run_bsnn
 
 

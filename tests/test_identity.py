@@ -15,10 +15,10 @@ from bsnn_cli.config import (
     ModelConfig,
     OptimConfig,
     TrainConfig,
-    knobs,
     resolve,
 )
 from bsnn_cli.identity import differences, identity, protocol, run_directory
+from bsnn_cli.knobs import knobs
 
 RECORDED = {
     "c9dca30088": TrainConfig(),

@@ -1,0 +1,83 @@
+"""A knob: a field of a config dataclass that carries its meaning, unit and range. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a knob accepts: the words for a user, the test, and the names where it is a choice among names."""
+
+    words: str
+    accepts: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+
+def one_of(*choices: str) -> Rule:
+    """One of the named choices."""
+    return Rule("one of " + ", ".join(choices), lambda value: value in choices, choices)
+
+
+def at_least(bound: float) -> Rule:
+    """A finite number not below `bound`."""
+    return Rule(f"at least {bound}", lambda value: math.isfinite(value) and value >= bound)
+
+
+def above(bound: float) -> Rule:
+    """A finite number above `bound`."""
+    return Rule(f"above {bound}", lambda value: math.isfinite(value) and value > bound)
+
+
+def half_open(low: float, high: float) -> Rule:
+    """A number in [low, high)."""
+    return Rule(f"at least {low} and below {high}", lambda value: low <= value < high)
+
+
+def knob(default: Any, meaning: str, rule: Rule | None = None, *, unit: str = "", result: bool = False) -> Any:
+    """Declare a field.
+
+    Args:
+        default: the value where nothing is said; None means "derived", as the meaning explains.
+        meaning: one line for `--help`.
+        rule: what is accepted; None where the type says it all.
+        unit: of the value, where it has one.
+        result: True if the value can change a result: then it is part of a run's identity.
+    """
+    return field(default=default, metadata={"meaning": meaning, "rule": rule, "unit": unit, "result": result})
+
+
+def knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """Yield (dotted key, field, value) of every leaf of a config dataclass, in order of declaration."""
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            yield from knobs(value, f"{prefix}{entry.name}.")
+        else:
+            yield prefix + entry.name, entry, value
+
+
+def allowed(entry: dataclasses.Field[Any]) -> str:
+    """What a knob accepts, in words."""
+    rule: Rule | None = entry.metadata["rule"]
+    kind = str(entry.type)
+    words = [next((text for name, text in TYPE_WORDS.items() if kind.startswith(name)), "")]
+    if rule is not None:
+        words.append(rule.words)
+    text = " ".join(word for word in words if word)
+    return f"{text}, or null" if text and kind.endswith("None") else text
+
+
+TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+def complaint(key: str, value: Any, words: str, choices: Iterable[str] = ()) -> str:
+    """One line naming the key, the value, what is allowed and, among names, the nearest one."""
+    near = difflib.get_close_matches(str(value), list(choices), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{key}={value}: must be {words}{hint}"
