@@ -42,10 +42,20 @@ def digest(state: Any) -> str:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values, with a checksum of them."""
+    """Write tensors and plain values, with a checksum of them.
+
+    Raises:
+        OSError: it cannot be written; `filename` is `path`.
+    """
     import torch
 
-    write_atomically(path, lambda file: torch.save({"sha256": digest(state), "state": state}, file))
+    try:
+        write_atomically(path, lambda file: torch.save({"sha256": digest(state), "state": state}, file))
+    except RuntimeError as error:
+        cause = error.__context__
+        if isinstance(cause, OSError):  # torch's message does not say that the disk is full
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -33,6 +33,10 @@ class RunDirectoryError(BsnnError):
     exit_code = 2
 
 
+class StorageError(BsnnError):
+    """A disk is full, or a file cannot be written, in the middle of a run."""
+
+
 class CheckpointError(BsnnError):
     """No usable checkpoint is left, though there has been one."""
 

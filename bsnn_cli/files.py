@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -14,6 +15,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
     Whatever happens, `path` holds either its old content or all of the new one. The temporary file has a fixed name,
     so what a killed process leaves behind is overwritten by the next one; two writers need a lock.
+
+    Raises:
+        OSError: it cannot be written; `filename` is `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -23,8 +27,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a write that fails does not say of which file
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
 
 

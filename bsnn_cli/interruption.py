@@ -15,6 +15,10 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """From the keyboard; from a system that shuts down or a scheduler; USR1 and USR2 are schedulers' early warnings."""
 
 
+class _Stop(BaseException):
+    """Carries a signal out of any code, also out of an `except Exception`."""
+
+
 class StopFlag:
     """Context manager: while it is entered, a stop signal is noted, and whoever works reads `received` in time.
 
@@ -44,22 +48,26 @@ class StopFlag:
             if self._note is not None:
                 self._note(number)
         if self._raising:
-            raise Interrupted(number, "stopped before the first step; the same command goes on from here")
+            raise _Stop
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Where nothing needs saving, a signal acts wherever it finds the program.
+        """For work that leaves nothing to be saved: a signal ends it wherever it is.
 
         Raises:
             Interrupted: a signal arrives, or has arrived before.
         """
-        self._raising = True
         try:
-            if self.received is not None:
-                self._handle(self.received, None)
-            yield
+            self._raising = True
+            if self.received is None:
+                yield
+        except _Stop:
+            pass
         finally:
             self._raising = False
+        if self.received is not None:
+            message = "stopped between two steps; nothing is lost, the same command goes on from here"
+            raise Interrupted(self.received, message)
 
     def __enter__(self) -> StopFlag:
         ours = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)

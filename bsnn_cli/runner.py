@@ -15,7 +15,7 @@ import torch
 from bsnn_cli import activations, checkpoint, data, provenance
 from bsnn_cli.config import ActivationConfig, TrainConfig
 from bsnn_cli.data import Dataset
-from bsnn_cli.errors import ConfigError, Interrupted
+from bsnn_cli.errors import ConfigError, Interrupted, StorageError
 from bsnn_cli.fleet import Fleet, Member
 from bsnn_cli.identity import identity, run_directory
 from bsnn_cli.interruption import StopFlag
@@ -187,16 +187,17 @@ def _run_pending(pending: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
         torch.set_num_threads(first.threads)
     torch.set_float32_matmul_precision("high" if first.precision == "tf32" else "highest")
     with StopFlag() as stop, contextlib.ExitStack() as locks:
-        dataset = data.load(first.dataset, progress=first.progress)
-        samples = len(dataset.train.labels)
-        if first.optim.batch_size > samples:
-            limit = f"must be at most {samples}, the training samples"
-            raise ConfigError(f"optim.batch_size={first.optim.batch_size}: {limit}")
-        for config, directory in pending:
-            locks.enter_context(directory.lock(config.wait))
-            if config.force:
-                directory.clear()
-            directory.claim(config)
+        with stop.at_once():
+            dataset = data.load(first.dataset, progress=first.progress)
+            samples = len(dataset.train.labels)
+            if first.optim.batch_size > samples:
+                limit = f"must be at most {samples}, the training samples"
+                raise ConfigError(f"optim.batch_size={first.optim.batch_size}: {limit}")
+            for config, directory in pending:
+                locks.enter_context(directory.lock(config.wait))
+                if config.force:
+                    directory.clear()
+                directory.claim(config)
         try:
             train_together(pending, dataset.to(choose_device(first.device)), stop)
         except Interrupted:
@@ -204,7 +205,11 @@ def _run_pending(pending: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
         except Exception as error:
             for _, directory in pending:
                 if directory.result() is None:
-                    directory.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+                    with contextlib.suppress(OSError):  # what made the run fail may stop this too
+                        directory.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+            if isinstance(error, OSError):
+                hint = "what was saved before is intact, and the same command goes on from it"
+                raise StorageError(f"{error.filename}: cannot be written ({error.strerror}); {hint}") from error
             raise
 
 
@@ -212,11 +217,14 @@ def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset:
     """Train runs as a fleet for each position they stand at; where the GPU's memory is too small, as two of half size.
 
     Raises:
-        Interrupted: as `work`.
+        Interrupted: a signal arrived; what there is to save is saved.
     """
-    for runs in by_position([(config, directory, _checkpoint(directory)) for config, directory in pending]):
+    with stop.at_once():
+        members = [(config, directory, _checkpoint(directory)) for config, directory in pending]
+    for runs in by_position(members):
         try:
-            session = begin(runs, dataset)
+            with stop.at_once():
+                session = begin(runs, dataset)
             work(session, stop)
             session.finish()
         except torch.OutOfMemoryError:

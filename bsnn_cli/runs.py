@@ -248,3 +248,14 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
             "epoch": max(0, len(epochs.read_text().splitlines()) - 1) if epochs.exists() else 0,
         }
     )
+
+
+def load_epochs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The `epochs.csv` of all runs of a frame, one row an epoch: `directory`, and the fields of `EpochRecord`."""
+    import pandas as pd
+
+    paths = [Path(directory) / "epochs.csv" for directory in runs["directory"]]
+    frames = [pd.read_csv(path).assign(directory=str(path.parent)) for path in paths if path.exists()]
+    if frames:
+        return pd.concat(frames, ignore_index=True)
+    return pd.DataFrame(columns=["directory", *(field.name for field in dataclasses.fields(EpochRecord))])

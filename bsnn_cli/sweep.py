@@ -33,9 +33,6 @@ from bsnn_cli.runs import RunDirectory
 SWEEPER = "hydra_plugins.bsnn.RunSweeper"
 """Hydra takes plugins of this name space only; this one is registered, not installed."""
 
-EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
-"""What to install for a launcher: `bsnn[...]`."""
-
 LOCAL = ("joblib", "submitit_local")
 """Launchers whose workers share this machine, and die with this process."""
 
@@ -45,11 +42,18 @@ class SweepError(BsnnError):
 
 
 def register() -> None:
-    """Make the sweeper known to Hydra."""
+    """Make the sweeper known to Hydra, and let the files in `configs/hydra/launcher` extend what the plugins declare.
+
+    Hydra would take a file for an attempt to validate it against the plugin's declaration of the same name.
+    """
     Plugins.instance().class_name_to_class[SWEEPER] = RunSweeper
-    ConfigStore.instance().store(
-        group="hydra/sweeper", name="runs", node={"_target_": SWEEPER, "max_batch_size": None}, provider="bsnn"
-    )
+    store = ConfigStore.instance()
+    store.store(group="hydra/sweeper", name="runs", node={"_target_": SWEEPER, "max_batch_size": None}, provider="bsnn")
+    launchers = store.repo["hydra"]["launcher"]
+    for engine in composition.EXTRAS:
+        declared = launchers.pop(f"{engine}.yaml", None)
+        if declared is not None:
+            store.store(group="hydra/launcher", name=f"{engine}{composition.PLUGIN}", node=declared.node)
 
 
 class RunSweeper(Sweeper):
@@ -72,22 +76,12 @@ class RunSweeper(Sweeper):
         task_function: TaskFunction,  # noqa: ARG002
         config: DictConfig,
     ) -> None:
-        """See the base class. The task of each job is `work`, instead of what the command line does with a single run.
-
-        Raises:
-            ConfigError: the launcher's plugin is not installed.
-        """
+        """See the base class. The task of each job is `work`, not what the command line does with a single run."""
         self.loader, self.config = hydra_context.config_loader, config
         self.engine = str(config.hydra.runtime.choices["hydra/launcher"])
-        try:
-            self.launcher = Plugins.instance().instantiate_launcher(
-                hydra_context=hydra_context, task_function=work, config=config
-            )
-        except (ImportError, RuntimeError) as error:
-            if self.engine not in EXTRAS:
-                raise
-            hint = f'pip install "bsnn[{EXTRAS[self.engine]}]"'
-            raise ConfigError(f"hydra/launcher={self.engine}: is not installed; {hint}") from error
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=work, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Bring all runs of the sweep to their end.
