@@ -97,6 +97,26 @@ def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
     return _statistics(values, runs["status"] == "diverged", runs["numerics"].astype(int).astype(str), runs[keys])
 
 
+def curves(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy against epoch, over the seeds of each configuration.
+
+    Args:
+        runs: as `finished` returns them.
+        epochs: of these runs, as `runs.load_epochs` reads them.
+
+    Returns:
+        One row per `CELL` and epoch: the keys, `epoch`, `mean` and `std` (sample) in percent, `n` (runs that got so
+        far: fewer at the end where some diverged). Std is NaN for n = 1.
+
+    Raises:
+        RunDirectoryError: if a cell holds two runs of one seed, or runs of several configurations.
+    """
+    _check_groups(runs, CELL)
+    rows = epochs.merge(runs[["directory", *CELL]], on="directory")
+    table = rows.groupby([*CELL, "epoch"])["test_accuracy"].agg(["mean", "std", "count"])
+    return table.rename(columns={"count": "n"}).reset_index()
+
+
 def _accuracy(runs: pd.DataFrame, split: str, side: str = "") -> pd.Series:
     return runs[f"{split}_accuracy{side}"].astype(float).where(runs[f"status{side}"] == "done")
 
