@@ -1,15 +1,20 @@
 """The fast path: K networks of one shape trained in lockstep on stacked tensors, with a hand-derived backward pass.
 
 A member of a fleet gives the same numbers as the same network alone. Weights are stacked as (K, L, n, n), signals as
-(K, B, n), so that every product is a batched one; activations act on contiguous slices of K. With V the free matrix of a
-layer, W_i = v_i/‖v_i‖ its unit rows, x the signal below it and d = ∂E/∂h, W is never built:
+(K, B, n), so that every product is a batched one; activations act on contiguous slices of K. With V the free matrix of
+a layer, W_i = v_i/‖v_i‖ its unit rows, x the signal below it and d = ∂E/∂h, W is never built:
 
     h      = (x Vᵀ) / ‖v‖                                       a divide of each column of the product
     ∂E/∂x  = (d/‖v‖) V
     ∂E/∂V  = (d/‖v‖)ᵀ x − diag(s/‖v‖²) V,   s_j = Σ_batch d_j h_j
 
-The second term keeps the update tangent to the unit sphere of each row; it costs a column sum. The whole backward chain
-runs before any weight changes, so that a step whose gradient is not finite can be left out as a whole.
+The second term keeps the update tangent to the unit sphere of each row; it costs a column sum. Where the weights are
+orthogonal, the gradient is projected to the tangent space of the orthogonal group, with signals that are there anyway:
+
+    ½(∂E/∂W − W (∂E/∂W)ᵀ W) = ½(dᵀx − hᵀ(dW))
+
+The whole backward chain runs before any weight changes, so that a step whose gradient is not finite can be left out as
+a whole.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from torch import Tensor
 from bsnn_cli import parameters
 from bsnn_cli.activations import Activation
 from bsnn_cli.config import ModelConfig
-from bsnn_cli.orthogonal import orthogonality_error
+from bsnn_cli.orthogonal import Drift, orthogonality_error
 from bsnn_cli.parameters import NORM_STATISTICS
 
 NORM_EPS = 1e-5
@@ -58,13 +63,15 @@ class Workspace:
         x: (L + 1, K, B, n) signals x^1 … x^{L+1}, the last one below the output layer.
         h: (L, K, B, n) preactivations Wx; with batch normalisation of zero mean and unit variance.
         d: (L, K, B, n) (∂E/∂h)/‖v‖ after the way down; on the way up batch normalisation leaves its γĥ + β here.
-        s: (L, K, n) Σ_batch d h; zero where the weights are free.
+        g: (L, K, B, n) ∂E/∂x = dW below each layer; one memory for all layers unless the weights are orthogonal.
+        s: (L, K, n) Σ_batch h ∂E/∂h, but for the factor a; unused unless the rows are unit rows.
         norm: what batch normalisation keeps between the two ways, or None.
     """
 
     x: Tensor
     h: Tensor
     d: Tensor
+    g: Tensor
     s: Tensor
     norm: BatchNorm | None
 
@@ -120,9 +127,12 @@ class Fleet:
         self._a = self._column([member.a for member in members])
         self._b = self._column([member.b for member in members])
         self._step_size = self._column([-member.lr for member in members])
-        self._inverse_norm = torch.ones(len(members), model.depth, model.width, device=self.device, dtype=dtype)
-        for layer in range(model.depth):
-            self._refresh_norm(layer)
+        self._V, self._M = (self.tensors[name].unbind(1) for name in ("hidden.weight", "momentum.hidden.weight"))
+        self._norm = torch.ones(model.depth, len(members), model.width, device=self.device, dtype=dtype)
+        self._drift = Drift(self.tensors, momentum) if model.weights == "orthogonal" else None
+        for V, norm in zip(self._V, self._norm, strict=True):
+            self._measure_rows(V, norm)
+        self._rescale()
         self._storage = torch.empty(0, device=self.device, dtype=dtype)
 
     def _start(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -132,7 +142,10 @@ class Fleet:
             parameters.initialise({name: tensor[k] for name, tensor in tensors.items()}, self.model, member.seed)
         momenta = {f"momentum.{name}": torch.zeros_like(tensors[name]) for name in self.trained}
         steps = torch.zeros(K, dtype=torch.int64, device=self.device)
-        return tensors | momenta | {"steps": steps, "alive": torch.ones_like(steps, dtype=torch.bool)}
+        state = tensors | momenta | {"steps": steps, "alive": torch.ones_like(steps, dtype=torch.bool)}
+        if self.model.weights == "orthogonal":
+            state |= Drift.start(tensors["hidden.weight"], K, self.model.depth)
+        return state
 
     def _column(self, values: list[float]) -> Tensor:
         return torch.tensor(values, device=self.device, dtype=self.dtype).view(-1, 1, 1)
@@ -146,11 +159,15 @@ class Fleet:
         return sum(self.tensors[name][0].numel() for name in self.trained)
 
     def orthogonality_error(self) -> Tensor:
-        """Largest |WᵀW − I| over all entries and layers of each member; (K,)."""
+        """Largest |WᵀW − I| over all entries and layers of each member; (K,).
+
+        Orthogonal weights: the largest since this was last asked, with every error from before a retraction.
+        """
+        if self._drift is not None:
+            return self._drift.largest_error(self.tensors["hidden.weight"])
         error = torch.zeros(len(self.members), device=self.device, dtype=self.dtype)
-        for layer in range(self.model.depth):
-            W = self.tensors["hidden.weight"][:, layer] * self._inverse_norm[:, layer].unsqueeze(-1)
-            error = torch.maximum(error, orthogonality_error(W))
+        for V, inverse_norm in zip(self._V, self._inverse_norm, strict=True):
+            error = torch.maximum(error, orthogonality_error(V * inverse_norm.mT))
         return error
 
     def logits(self, inputs: Tensor) -> Tensor:
@@ -159,7 +176,7 @@ class Fleet:
         x = _affine(inputs.expand(len(self.members), *inputs.shape), t["input.weight"], t["input.bias"])
         value = torch.empty_like(x)
         for layer in range(self.model.depth):
-            h = torch.bmm(x, t["hidden.weight"][:, layer].mT).mul_(self._inverse_norm[:, layer].unsqueeze(1))
+            h = torch.bmm(x, self._V[layer].mT).mul_(self._inverse_norm[layer])
             if self.model.norm == "batch":
                 scale = t["norm.weight"][:, layer] * torch.rsqrt(t["norm.running_var"][:, layer] + NORM_EPS)
                 h.sub_(t["norm.running_mean"][:, layer].unsqueeze(1)).mul_(scale.unsqueeze(1))
@@ -205,72 +222,78 @@ class Fleet:
     def _workspace(self, batch: int) -> Workspace:
         """Signals of a batch of this size, carved out of one allocation that the largest batch has made."""
         L, K, n = self.model.depth, len(self.members), self.model.width
-        layers = batch * K * n
-        if self._storage.numel() < (3 * L + 1) * layers:
-            self._storage = torch.empty((3 * L + 1) * layers, device=self.device, dtype=self.dtype)
-        signals = self._storage[: (3 * L + 1) * layers].view(3 * L + 1, K, batch, n)
-        s = self._storage.new_zeros(L, K, n)
+        lengths = [L + 1, L, L, L if self.model.weights == "orthogonal" else 1]
+        size = sum(lengths) * batch * K * n
+        if self._storage.numel() < size:
+            self._storage = torch.empty(size, device=self.device, dtype=self.dtype)
+        x, h, d, g = torch.split(self._storage[:size].view(-1, K, batch, n), lengths)
+        s = self._storage.new_empty(L, K, n)
         norm = BatchNorm((L, K, n), s) if self.model.norm == "batch" else None
-        return Workspace(x=signals[: L + 1], h=signals[L + 1 : 2 * L + 1], d=signals[2 * L + 1 :], s=s, norm=norm)
+        return Workspace(x=x, h=h, d=d, g=g.expand_as(h), s=s, norm=norm)
 
     def _activate(self, h: Tensor, out: Tensor) -> None:
         """a·φ(h) + b into `out`; both (K, B, n)."""
         for activation, group in self._groups:
-            torch.addcmul(self._b[group], activation.phi(h[group]), self._a[group], out=out[group])
+            torch.mul(activation.phi(h[group]), self._a[group], out=out[group]).add_(self._b[group])
 
-    def _pull_back(self, g: Tensor, h: Tensor, out: Tensor) -> None:
-        """g·φ'(h) into `out`, all (K, B, n): the gradient of φ(h) becomes that of h, but for the factor a."""
-        for activation, group in self._groups:
-            torch.mul(activation.pull_back(g[group], h[group]), self._a[group], out=out[group])
+    def _pull_back(self, g: Tensor, h: Tensor) -> Tensor:
+        """g·φ'(h), all (K, B, n): the gradient of φ(h) becomes that of h. The factor a is left to what comes next."""
+        parts = [activation.pull_back(g[group], h[group]) for activation, group in self._groups]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _forward(self, w: Workspace, inputs: Tensor) -> Tensor:
         """Fill the workspace upwards; (K, B, inputs) → logits (K, B, classes)."""
         t = self.tensors
         w.x[0].copy_(_affine(inputs, t["input.weight"], t["input.bias"]))
-        for layer in range(self.model.depth):
-            h = torch.bmm(w.x[layer], t["hidden.weight"][:, layer].mT, out=w.h[layer])
+        for layer, (V, x, h, above) in enumerate(zip(self._V, w.x[:-1], w.h, w.x[1:], strict=True)):
+            torch.bmm(x, V.mT, out=h)
             if self.model.weights == "unit_rows":
-                h.mul_(self._inverse_norm[:, layer].unsqueeze(1))
+                h.mul_(self._inverse_norm[layer])
             if w.norm is not None:
                 h = w.norm.forward(layer, h, t["norm.weight"][:, layer], t["norm.bias"][:, layer], out=w.d[layer])
-            self._activate(h, w.x[layer + 1])
+            self._activate(h, above)
         return _affine(w.x[-1], t["output.weight"], t["output.bias"])
 
     def _backward(self, w: Workspace, g: Tensor) -> Tensor:
-        """Fill `w.d` and `w.s` downwards; ∂E/∂x of the top → ∂E/∂x of the bottom, (K, B, n)."""
-        V = self.tensors["hidden.weight"]
-        for layer in reversed(range(self.model.depth)):
-            d = w.d[layer]
-            self._pull_back(g, w.h[layer] if w.norm is None else d, out=d)
+        """Fill `w.d`, `w.g` and `w.s` downwards; ∂E/∂x of the top → ∂E/∂x of the bottom, (K, B, n)."""
+        for layer, (V, h, d, below) in reversed(list(enumerate(zip(self._V, w.h, w.d, w.g, strict=True)))):
             if w.norm is not None:
-                w.norm.backward(layer, d, w.h[layer], self.tensors["norm.weight"][:, layer])
-            if self.model.weights == "unit_rows":
-                torch.sum(d * w.h[layer], dim=1, out=w.s[layer])
-                if w.norm is not None:  # h = ĥ·std + mean, and ∂E/∂h sums to zero over the batch
-                    w.s[layer].div_(w.norm.inverse_std[layer])
-                d.mul_(self._inverse_norm[:, layer].unsqueeze(1))
-            g = torch.bmm(d, V[:, layer])
+                gain = self.tensors["norm.weight"][:, layer]
+                w.norm.backward(layer, self._pull_back(g, d), h, gain, self._scale[layer], out=d)
+            else:
+                u = self._pull_back(g, h)
+                if self.model.weights == "unit_rows":
+                    torch.linalg.vecdot(u, h, dim=1, out=w.s[layer])
+                torch.mul(u, self._scale[layer], out=d)
+            g = torch.bmm(d, V, out=below)
+        if w.norm is not None:
+            w.norm.finish(self._a, self.tensors["norm.weight"], out=w.s)
         return g
 
     def _retire(self, w: Workspace, gradients: dict[str, Tensor]) -> None:
         """Make the step one of zeros for members that are not alive (0 · NaN is NaN, so their signals go too)."""
         dead = ~self.alive
         self._step_size[dead] = 0
-        for signal in (w.x, w.d, w.s):
+        for signal in (w.x, w.h, w.d, w.s, w.g if self._drift is not None else w.s):
             signal[:, dead] = 0
         for gradient in gradients.values():
             gradient[dead] = 0
 
     def _update(self, w: Workspace, gradients: dict[str, Tensor]) -> None:
         """M ← μM + ∂E/∂V and V ← V − lr·M, layer by layer while a layer's matrices are in the cache."""
-        V, M = self.tensors["hidden.weight"], self.tensors["momentum.hidden.weight"]
-        for layer in range(self.model.depth):
-            v, m = V[:, layer], M[:, layer]
-            m.baddbmm_(w.d[layer].mT, w.x[layer], beta=self.momentum)
+        tangent = (w.s.unsqueeze(2) * self._scale * self._inverse_norm).mT  # s/‖v‖² of each row
+        for layer, (V, M, d, x) in enumerate(zip(self._V, self._M, w.d, w.x[:-1], strict=True)):
+            if self._drift is not None:
+                h = w.h[layer] if w.norm is None else w.norm.restored(layer, w.h[layer])
+                M.baddbmm_(d.mT, x, beta=self.momentum, alpha=0.5).baddbmm_(h.mT, w.g[layer], alpha=-0.5)
+                self._drift.move(layer, V, M, self._step_size)
+                continue
+            M.baddbmm_(d.mT, x, beta=self.momentum)
             if self.model.weights == "unit_rows":
-                m.addcmul_(v, (w.s[layer] * self._inverse_norm[:, layer].square()).unsqueeze(-1), value=-1)
-            v.addcmul_(m, self._step_size)
-            self._refresh_norm(layer)
+                M.addcmul_(V, tangent[layer], value=-1)
+            V.addcmul_(M, self._step_size)
+            self._measure_rows(V, self._norm[layer])
+        self._rescale()
         for name, gradient in gradients.items():
             momentum = self.tensors[f"momentum.{name}"].mul_(self.momentum).add_(gradient)
             self.tensors[name].addcmul_(momentum, self._step_size.view(-1, *[1] * (momentum.dim() - 1)))
@@ -284,11 +307,15 @@ class Fleet:
             moved = running.lerp(batch.transpose(0, 1), NORM_MOMENTUM)
             running.copy_(torch.where(self.alive.view(-1, 1, 1), moved, running))
 
-    def _refresh_norm(self, layer: int) -> None:
-        """1/‖v‖ of each row."""
+    def _measure_rows(self, V: Tensor, norm: Tensor) -> None:
+        """‖v‖ of each row of a layer, (K, n, n) → (K, n); 1 where W is V itself."""
         if self.model.weights == "unit_rows":
-            norm = torch.linalg.vector_norm(self.tensors["hidden.weight"][:, layer], dim=-1)
-            torch.reciprocal(norm, out=self._inverse_norm[:, layer])
+            torch.linalg.vector_norm(V, dim=-1, out=norm)
+
+    def _rescale(self) -> None:
+        """1/‖v‖ and a/‖v‖ of every layer, (L, K, 1, n): factors of the signals on their way up and down."""
+        self._inverse_norm = self._norm.reciprocal().unsqueeze(2)
+        self._scale = self._inverse_norm * self._a
 
 
 class BatchNorm:
@@ -308,19 +335,35 @@ class BatchNorm:
     def forward(self, layer: int, h: Tensor, gain: Tensor, shift: Tensor, out: Tensor) -> Tensor:
         """Replace h (K, B, n) by ĥ of zero mean and unit variance; returns γĥ + β, written to `out`."""
         B = h.shape[1]
-        variance, mean = torch.var_mean(h, dim=1, correction=0)
-        self.mean[layer], self.variance[layer] = mean, variance * (B / (B - 1))
-        self.inverse_std[layer] = torch.rsqrt(variance + NORM_EPS)
-        h.sub_(mean.unsqueeze(1)).mul_(self.inverse_std[layer].unsqueeze(1))
-        return torch.addcmul(shift.unsqueeze(1), h, gain.unsqueeze(1), out=out)
+        mean = h.mean(1)
+        h.sub_(mean.unsqueeze(1))
+        squares = torch.linalg.vecdot(h, h, dim=1)
+        self.mean[layer], self.variance[layer] = mean, squares / (B - 1)
+        self.inverse_std[layer] = torch.rsqrt(squares / B + NORM_EPS)
+        h.mul_(self.inverse_std[layer].unsqueeze(1))
+        return torch.mul(h, gain.unsqueeze(1), out=out).add_(shift.unsqueeze(1))
 
-    def backward(self, layer: int, d: Tensor, h_hat: Tensor, gain: Tensor) -> None:
-        """Replace the gradient d (K, B, n) of γĥ + β by that of h."""
-        B = d.shape[1]
-        shift, gain_gradient = d.sum(1), (d * h_hat).sum(1)
-        self.shift_gradient[:, layer], self.gain_gradient[:, layer] = shift, gain_gradient
-        d.sub_(shift.unsqueeze(1) / B).addcmul_(h_hat, gain_gradient.unsqueeze(1), value=-1 / B)
-        d.mul_((gain * self.inverse_std[layer]).unsqueeze(1))
+    def backward(self, layer: int, u: Tensor, h_hat: Tensor, gain: Tensor, scale: Tensor, out: Tensor) -> None:
+        """Turn the gradient a·u (K, B, n) of γĥ + β into that of h; `scale` is a, and what else belongs to it."""
+        B = u.shape[1]
+        shift, along = u.sum(1), torch.linalg.vecdot(u, h_hat, dim=1)
+        self.shift_gradient[:, layer], self.gain_gradient[:, layer] = shift, along
+        torch.addcmul(u, h_hat, along.unsqueeze(1), value=-1 / B, out=out).sub_(shift.unsqueeze(1) / B)
+        out.mul_((gain * self.inverse_std[layer]).unsqueeze(1) * scale)
+
+    def finish(self, a: Tensor, gain: Tensor, out: Tensor) -> None:
+        """After the last layer: Σ_batch h ∂E/∂h, but for a, into `out` (L, K, n), and the factor a into the gradients.
+
+        h = ĥ·std + mean, and ∂E/∂h sums to zero over the batch. Of Σ ĥ ∂E/∂ĥ only the share of eps in the variance is
+        left: without it, normalised preactivations do not depend on the length of a row.
+        """
+        torch.mul((gain * self.gain_gradient).transpose(0, 1), NORM_EPS * self.inverse_std.square(), out=out)
+        self.gain_gradient.mul_(a)
+        self.shift_gradient.mul_(a)
+
+    def restored(self, layer: int, h_hat: Tensor) -> Tensor:
+        """H − mean from ĥ, (K, B, n). Under products with signals that sum to zero over the batch it stands for h."""
+        return h_hat / self.inverse_std[layer].unsqueeze(1)
 
 
 def _finite(loss: Tensor, w: Workspace, gradients: dict[str, Tensor]) -> Tensor:
@@ -331,8 +374,9 @@ def _finite(loss: Tensor, w: Workspace, gradients: dict[str, Tensor]) -> Tensor:
     bound = torch.linalg.vector_norm(w.d, dim=(-2, -1)) * torch.linalg.vector_norm(w.x[:-1], dim=(-2, -1))
     total = loss + bound.square().sum(0)
     for gradient in gradients.values():
-        total = total + gradient.square().flatten(1).sum(1)
-    return total.isfinite()
+        total = total + torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
+    finite: Tensor = total.isfinite()
+    return finite
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
+import scipy.linalg
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bsnn_cli import orthogonal
 from bsnn_cli.activations import get, normalise
 from bsnn_cli.config import AUTO_ROOT, ActivationConfig, ModelConfig
 from bsnn_cli.fleet import Fleet, Member
@@ -67,7 +70,9 @@ def assert_same(network: Network, fleet: Fleet, k: int, tolerance: float) -> Non
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
-@pytest.mark.parametrize(("norm", "weights"), [("none", "unit_rows"), ("batch", "unit_rows"), ("none", "free"), ("batch", "free")])
+@pytest.mark.parametrize(
+    ("norm", "weights"), [("none", "unit_rows"), ("batch", "unit_rows"), ("none", "free"), ("batch", "free")]
+)
 @pytest.mark.parametrize("gpn", [False, True])
 @pytest.mark.parametrize("name", AUTO_ROOT)
 def test_five_steps_equal_autograd(name: str, gpn: bool, norm: str, weights: str, momentum: float) -> None:
@@ -80,6 +85,119 @@ def test_five_steps_equal_autograd(name: str, gpn: bool, norm: str, weights: str
     assert_same(network, fleet, 0, 1e-12)
     probe = torch.randn(4, INPUTS, dtype=torch.float64)
     torch.testing.assert_close(fleet.logits(probe)[0], network.eval()(probe), rtol=1e-11, atol=1e-12)
+
+
+def train_densely(
+    model: ModelConfig, name: str, gpn: bool, member: Member, data: list[tuple[Tensor, Tensor]], *, polar: bool
+) -> tuple[Network, list[float]]:
+    """The orthogonal constraint by n×n algebra, in float64: project the whole gradient; `polar` retracts every step."""
+    network = Network(model, ActivationConfig(name=name, gpn=gpn), INPUTS, CLASSES, member.seed).double()
+    network.load(make_fleet(model, [member]).member_state(0))
+    hidden = {id(layer.linear.weight) for layer in network.hidden}
+    momenta = {parameter: torch.zeros_like(parameter) for parameter in network.parameters()}
+    losses = []
+    for inputs, labels in data:
+        loss = F.cross_entropy(network(inputs), labels)
+        gradients = torch.autograd.grad(loss, list(momenta))
+        losses.append(loss.item())
+        with torch.no_grad():
+            for (W, M), G in zip(momenta.items(), gradients, strict=True):
+                M.mul_(0.5).add_((G - W @ G.T @ W) / 2 if id(W) in hidden else G)
+                W.sub_(member.lr * M)
+                if polar and id(W) in hidden:
+                    W.copy_(torch.from_numpy(scipy.linalg.polar(W.numpy())[0]))
+    return network, losses
+
+
+@pytest.mark.parametrize("limit", [0, math.inf])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("gpn", [False, True])
+@pytest.mark.parametrize("name", AUTO_ROOT)
+def test_five_orthogonal_steps_equal_dense_algebra(
+    name: str, gpn: bool, norm: str, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a limit of 0 every step ends in its polar factor, with an infinite one none does."""
+    monkeypatch.setattr(orthogonal, "LIMIT", limit)
+    model = ModelConfig(depth=4, width=5, norm=norm, weights="orthogonal")
+    member = make_member(name, gpn)
+    data = batches(1)
+    network, losses = train_densely(model, name, gpn, member, [(x[0], y[0]) for x, y in data], polar=limit == 0)
+    fleet = make_fleet(model, [member])
+    assert [fleet.step(x, y).item() for x, y in data] == pytest.approx(losses, rel=1e-12)
+    assert_same(network, fleet, 0, 1e-12)
+    probe = torch.randn(4, INPUTS, dtype=torch.float64)
+    torch.testing.assert_close(fleet.logits(probe)[0], network.eval()(probe), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("limit", [0, math.inf])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_members_of_an_orthogonal_fleet_equal_dense_algebra(
+    norm: str, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orthogonal, "LIMIT", limit)
+    model = ModelConfig(depth=6, width=6, norm=norm, weights="orthogonal")
+    choices = [("selu", True, 0, 0.05), ("selu", False, 1, 0.02), ("tanh", True, 2, 0.1)]
+    members = [make_member(*choice) for choice in choices]
+    data = batches(3)
+    fleet = make_fleet(model, members)
+    for x, y in data:
+        fleet.step(x, y)
+    for k, (name, gpn, _, _) in enumerate(choices):
+        own = [(x[k], y[k]) for x, y in data]
+        network, _ = train_densely(model, name, gpn, members[k], own, polar=limit == 0)
+        assert_same(network, fleet, k, 1e-12)
+
+
+def measured(fleet: Fleet) -> Tensor:
+    """Largest |WᵀW − I| of each member and layer (K, L), in float64 and without the program."""
+    W = fleet.tensors["hidden.weight"].double()
+    return (W.mT @ W - torch.eye(W.shape[-1], dtype=torch.float64)).abs().amax((-2, -1))
+
+
+def orthogonal_fleet(lr: float, members: int = 1, dtype: torch.dtype = torch.float32) -> Fleet:
+    model = ModelConfig(depth=12, width=60, weights="orthogonal", input_init="norm_preserving")
+    choices = [make_member("selu", True, seed=seed, lr=lr / 100**seed) for seed in range(members)]
+    return Fleet(model, choices, inputs=INPUTS, classes=CLASSES, momentum=0.5, dtype=dtype)
+
+
+def test_orthogonality_holds_at_every_step_of_a_high_learning_rate() -> None:
+    fleet = orthogonal_fleet(lr=0.1)
+    for x, y in batches(1, steps=20):
+        fleet.step(x.float(), y)
+        assert measured(fleet).max() <= 1e-5
+    assert fleet.alive.all()
+    assert fleet.orthogonality_error().item() <= 1e-5
+
+
+def test_drift_is_reported_from_before_the_retraction() -> None:
+    """Three learning rates in one fleet: retracted every step, now and then, and never."""
+    fleet = orthogonal_fleet(lr=0.1, members=3)
+    history = [measured(fleet)]
+    for x, y in batches(3, steps=120):
+        fleet.step(x.float(), y)
+        history.append(measured(fleet))
+    errors = torch.stack(history)
+    assert errors.max() <= 1e-5
+    fallen = (errors[1:] < 0.5 * errors[:-1]) & (errors[:-1] > 3e-6)
+    assert fallen[:, 1].any()  # after a drift
+    assert not fallen[:, 2].any()
+    largest = errors.amax((0, 2)).float()
+    torch.testing.assert_close(fleet.orthogonality_error(), largest, rtol=0.25, atol=5e-7)
+    assert largest[1] > 3e-6
+    assert fleet.orthogonality_error()[1] == pytest.approx(measured(fleet)[1].max().item(), abs=5e-7)  # asked anew
+
+
+def test_the_bound_of_the_drift_holds_and_is_no_exaggeration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orthogonal, "LIMIT", math.inf)
+    fleet = orthogonal_fleet(lr=0.003, members=2, dtype=torch.float64)
+    for W in fleet.tensors["hidden.weight"].flatten(0, 1):
+        orthogonal.retract(W)  # the start is one of float32
+    bound = fleet.tensors["orthogonality.bound"].zero_()
+    for x, y in batches(2, steps=20):
+        fleet.step(x, y)
+        error = measured(fleet)
+        assert (error <= 1.05 * bound + 1e-15).all()
+    assert (bound < 10 * error).all()
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
@@ -127,9 +245,10 @@ def test_a_member_that_diverges_at_once_stays_at_its_start() -> None:
     assert all(torch.equal(fleet.member_state(0)[name], before[name]) for name in before.keys() - {"alive"})
 
 
-def test_going_on_from_saved_states_is_exact() -> None:
-    model = ModelConfig(depth=3, width=5, norm="batch")
-    members = [make_member("gelu", True), make_member("gelu", False, seed=1)]
+@pytest.mark.parametrize("weights", ["unit_rows", "orthogonal"])
+def test_going_on_from_saved_states_is_exact(weights: str) -> None:
+    model = ModelConfig(depth=3, width=5, norm="batch", weights=weights)
+    members = [make_member("gelu", True), make_member("gelu", False, seed=1, lr=1e-3)]
     data = batches(2)
     straight, first = make_fleet(model, members), make_fleet(model, members)
     for x, y in data:
@@ -137,9 +256,7 @@ def test_going_on_from_saved_states_is_exact() -> None:
     for x, y in data[:2]:
         first.step(x, y)
     states = [{name: tensor.clone() for name, tensor in first.member_state(k).items()} for k in range(2)]
-    resumed = Fleet(
-        model, members, inputs=INPUTS, classes=CLASSES, momentum=0.5, states=states, dtype=torch.float64
-    )
+    resumed = Fleet(model, members, inputs=INPUTS, classes=CLASSES, momentum=0.5, states=states, dtype=torch.float64)
     for x, y in data[2:]:
         resumed.step(x, y)
     for name, tensor in straight.tensors.items():
@@ -148,7 +265,9 @@ def test_going_on_from_saved_states_is_exact() -> None:
 
 def test_equal_seeds_give_every_activation_the_same_start() -> None:
     model = ModelConfig(depth=3, width=5)
-    fleet = make_fleet(model, [make_member("relu", False), make_member("selu", True), make_member("selu", True, seed=1)])
+    fleet = make_fleet(
+        model, [make_member("relu", False), make_member("selu", True), make_member("selu", True, seed=1)]
+    )
     V = fleet.tensors["hidden.weight"]
     assert torch.equal(V[0], V[1])
     assert not torch.equal(V[1], V[2])
@@ -156,14 +275,19 @@ def test_equal_seeds_give_every_activation_the_same_start() -> None:
         assert not torch.equal(V[0, layer], V[0, other])
 
 
+def measure_rows(fleet: Fleet) -> None:
+    for V, norm in zip(fleet._V, fleet._norm, strict=True):
+        fleet._measure_rows(V, norm)
+    fleet._rescale()
+
+
 def test_orthogonality_error_is_of_the_normalised_rows() -> None:
     fleet = make_fleet(ModelConfig(depth=2, width=4), [make_member("tanh", True)])
     fleet.tensors["hidden.weight"].mul_(3)
-    for layer in range(2):
-        fleet._refresh_norm(layer)
+    measure_rows(fleet)
     assert fleet.orthogonality_error().item() < 1e-6
     fleet.tensors["hidden.weight"][0, 1, 0] = fleet.tensors["hidden.weight"][0, 1, 1]  # two equal rows
-    fleet._refresh_norm(1)
+    measure_rows(fleet)
     W = F.normalize(fleet.tensors["hidden.weight"][0, 1], dim=1)
     expected = (W.T @ W - torch.eye(4, dtype=torch.float64)).abs().max()
     assert fleet.orthogonality_error().item() == pytest.approx(expected.item())

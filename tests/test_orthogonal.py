@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy import stats
+from scipy import linalg, stats
 
-from bsnn_cli.orthogonal import haar, orthogonality_error, stream
+from bsnn_cli.orthogonal import haar, orthogonality_error, retract, stream
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 100])
@@ -59,3 +59,24 @@ def test_orthogonality_error_of_a_hand_made_matrix() -> None:
     W = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]]])
     # second: WᵀW = [[1.36, 0.48], [0.48, 0.64]]
     torch.testing.assert_close(orthogonality_error(W), torch.tensor([0.0, 0.48]))
+
+
+@pytest.mark.parametrize("distance", [0, 1e-6, 1e-3, 0.1, 1, 1e3, 1e200])
+@pytest.mark.parametrize("n", [1, 2, 50])
+def test_retraction_is_the_polar_factor(n: int, distance: float) -> None:
+    """Newton-Schulz near the group, beyond its reach from a distance of about 0.1 on."""
+    generator = stream(0, "test")
+    W = haar(n, generator, torch.float64) + distance * torch.randn(n, n, generator=generator, dtype=torch.float64)
+    expected = torch.from_numpy(linalg.polar((W / max(1, distance)).numpy())[0])
+    error = retract(W)
+    torch.testing.assert_close(W, expected, rtol=0, atol=1e-12 * max(1, torch.linalg.cond(W)))
+    torch.testing.assert_close(error, orthogonality_error(W), rtol=0, atol=0)
+    assert error < 1e-14
+
+
+def test_retraction_in_float32_reaches_rounding_at_full_width() -> None:
+    W = haar(500, stream(0, "test")) + 1e-4 * torch.randn(500, 500, generator=stream(0, "noise"))
+    assert orthogonality_error(W) > 1e-4
+    assert retract(W) < 2e-6
+    W = W.double()
+    assert (W.T @ W - torch.eye(500, dtype=torch.float64)).abs().max() < 2e-6
