@@ -48,6 +48,9 @@ SHIFT = 1 / math.pi
 NARROW = 0.01
 """Panels of an adapted rule that are narrower than this are near a kink."""
 
+DIGITS = 13
+"""Decimals at most to which a kink is rounded."""
+
 COLLAPSED = 1e-20
 """A smaller 1 − c counts as 0: float64 can hardly tell such signals apart."""
 
@@ -165,8 +168,8 @@ def _prepare(function: Phi) -> Transfer:
     except IntegrationError as error:
         raise ActivationError(f"activation: {error}, so it has no mean-field maps") from error
     kinks = _kinks(rule)
-    values = f(rule.nodes)
-    exact, grain = rule.inner(values, values), 1.0
+    h = rule.nodes + SHIFT
+    exact, grain = float((rule.weights * (f(h) * sqrt_density(h)).square()).sum()), 1.0
     while grain > FINEST:
         candidate = Transfer(f, kinks, grain)
         if abs(variance_map(candidate, 1.0) - exact) < RESOLVED * exact:
@@ -176,22 +179,19 @@ def _prepare(function: Phi) -> Transfer:
 
 
 def _kinks(rule: Rule) -> tuple[float, ...]:
-    """Where panels of a rule for h − SHIFT have shrunk: the roundest number in each such place."""
-    nodes, widths = rule.nodes.view(-1, len(POINTS)), rule.weights.view(-1, len(POINTS)).sum(1)
-    narrow = widths < NARROW
-    centres, order = nodes[narrow].mean(1).sort()
-    lows = (centres - widths[narrow][order] / 2 + SHIFT).tolist()
-    highs = (centres + widths[narrow][order] / 2 + SHIFT).tolist()
+    """Where panels of a rule for h − SHIFT have shrunk: the roundest number in the narrowest of each such place."""
+    centres, order = (rule.nodes.view(-1, len(POINTS)).mean(1) + SHIFT).sort()
+    widths = rule.weights.view(-1, len(POINTS)).sum(1)[order]
+    centres, widths = centres[widths < NARROW], widths[widths < NARROW]
+    gaps = (centres.diff() > NARROW).nonzero().flatten() + 1
     found = []
-    while lows:
-        low, high = lows.pop(0), highs.pop(0)
-        while lows and lows[0] - high < NARROW:
-            lows.pop(0)
-            high = highs.pop(0)
-        middle = (low + high) / 2
-        found.append(
-            next((r for r in (round(middle, digits) + 0.0 for digits in range(7)) if low <= r <= high), middle)
-        )
+    for place, width in zip(centres.tensor_split(gaps), widths.tensor_split(gaps), strict=True):
+        if len(place) > 0:
+            narrowest = width < 4 * width.min()
+            low, high = (float(end) for end in (place[narrowest] + width.min() * torch.tensor([[-1], [1]])).aminmax())
+            middle = (low + high) / 2
+            rounded = (round(middle, digits) + 0.0 for digits in range(DIGITS))
+            found.append(next((number for number in rounded if low <= number <= high), middle))
     return tuple(found)
 
 

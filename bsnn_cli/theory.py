@@ -292,8 +292,9 @@ def describe(results: pd.DataFrame) -> str:
             f"({first.trials:.0f} draws each), where the theorems hold, and with one assumption broken:",
             theorems.to_string(index=False),
             "",
-            f"After {end.layer:.0f} layers of {end.width:.0f} units: ‖x‖²/n of an input that starts at 2, and 1 −",
-            f"cosine of two that start orthogonal; predicted at infinite width / mean over {end.trials:.0f} networks:",
+            f"After {end.layer:.0f} layers of {end.width:.0f} units: ‖x‖²/n of an input that starts at {max(STARTS):g}",
+            "and 1 − cosine of two that start orthogonal. Predicted at infinite width / geometric mean measured over",
+            f"{end.trials:.0f} networks. The band is where that must lie, at every layer:",
             depths.to_string(index=False),
         ]
     )
