@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from bsnn_cli.activations import GPN, get
 from bsnn_cli.config import NORM_GROUPS, ActivationConfig, ModelConfig
-from bsnn_cli.parameters import State, initialise, layer_shapes
+from bsnn_cli.parameters import ENDS, State, initialise, layer_shapes
 
 
 class UnitRows(nn.Module):
@@ -51,17 +51,16 @@ class Hidden(nn.Module):
         out = cast(Tensor, self.activation(h))
         return x + out if self.residual else out
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers that a run stores of this layer, by the names of `parameters.layer_shapes`."""
+        linear = self.linear.state_dict(keep_vars=True)
+        found = {OURS.get(name, name): tensor for name, tensor in linear.items()}
+        found |= {f"norm.{name}": tensor for name, tensor in self.norm.state_dict(keep_vars=True).items()}
+        return {name: found[name] for name in self.names}
+
     def stored(self) -> dict[str, Tensor]:
-        """Views of what a run stores of this layer, by the names of `parameters.layer_shapes`."""
-        values = {f"norm.{name}": tensor for name, tensor in self.norm.state_dict().items()}
-        linear = self.linear.state_dict()
-        free = [linear[name] for name in ("weight", f"{FREE}original", f"{FREE}original1") if name in linear]
-        values["hidden.weight"] = free[0]
-        if f"{FREE}original0" in linear:
-            values["hidden.gain"] = linear[f"{FREE}original0"].squeeze(1)
-        if f"{FREE}0._u" in linear:
-            values |= {"hidden.left": linear[f"{FREE}0._u"], "hidden.right": linear[f"{FREE}0._v"]}
-        return {name: values[name] for name in self.names}
+        """The values of `tensors`, to be read and written without a graph."""
+        return {name: tensor.detach() for name, tensor in self.tensors().items()}
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
@@ -78,8 +77,15 @@ def normalisation(model: ModelConfig) -> nn.Module:
     return nn.GroupNorm(NORM_GROUPS, model.width) if model.norm == "group" else nn.Identity()
 
 
-FREE = "parametrizations.weight."
-"""Where PyTorch keeps what is optimised in place of a parametrised weight: V, or gain and direction, or W·σ."""
+OURS = {
+    "weight": "hidden.weight",
+    "parametrizations.weight.original": "hidden.weight",
+    "parametrizations.weight.original0": "hidden.gain",
+    "parametrizations.weight.original1": "hidden.weight",
+    "parametrizations.weight.0._u": "hidden.left",
+    "parametrizations.weight.0._v": "hidden.right",
+}
+"""Our names for what PyTorch keeps in a linear layer: what is optimised is never W itself where W is parametrised."""
 
 
 class Network(nn.Module):
@@ -87,15 +93,17 @@ class Network(nn.Module):
 
     Args:
         model: depth, width, normalisation, constraint on the weights.
-        activation: φ and whether it is GPN.
+        activation: φ and whether it is GPN; or an elementwise module.
         inputs: size of one input.
         classes: number of outputs.
         seed: of the initial weights.
     """
 
-    def __init__(self, model: ModelConfig, activation: ActivationConfig, inputs: int, classes: int, seed: int) -> None:
+    def __init__(
+        self, model: ModelConfig, activation: ActivationConfig | nn.Module, inputs: int, classes: int, seed: int
+    ) -> None:
         super().__init__()
-        phi = nonlinearity(activation)
+        phi = activation if isinstance(activation, nn.Module) else nonlinearity(activation)
         self.input = nn.Linear(inputs, model.width)
         self.hidden = nn.ModuleList(Hidden(model, phi) for _ in range(model.depth))
         self.output = nn.Linear(model.width, classes)
@@ -108,16 +116,21 @@ class Network(nn.Module):
             x = layer(x)
         return cast(Tensor, self.output(x))
 
-    def state(self) -> State:
-        """Views of all that a run stores, by the names of `parameters.shapes`; per layer: a list of L tensors."""
-        layers = [cast(Hidden, layer).stored() for layer in self.hidden]
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """Parameters and buffers that a run stores, by the names of `parameters.shapes`: L of them, or one."""
+        layers = [cast(Hidden, layer).tensors() for layer in self.hidden]
         return {
-            "input.weight": self.input.weight.data,
-            "input.bias": self.input.bias.data,
+            "input.weight": [self.input.weight],
+            "input.bias": [self.input.bias],
             **{name: [layer[name] for layer in layers] for name in layers[0]},
-            "output.weight": self.output.weight.data,
-            "output.bias": self.output.bias.data,
+            "output.weight": [self.output.weight],
+            "output.bias": [self.output.bias],
         }
+
+    def state(self) -> State:
+        """The values of `tensors`, to be read and written without a graph; what is per layer as a list of L tensors."""
+        values = {name: [tensor.detach() for tensor in many] for name, many in self.tensors().items()}
+        return {name: many[0] if name.startswith(ENDS) else many for name, many in values.items()}
 
     @torch.no_grad()
     def unit_variance(self, x: Tensor) -> None:
@@ -146,7 +159,7 @@ class Network(nn.Module):
 
 def unit_variance(layer: Hidden, x: Tensor) -> float:
     """Scale W so that Wx has variance 1 over samples and units; returns the factor. x: (batch, n)."""
-    factor = 1 / float(layer.linear(x).double().std(correction=0))
+    factor = float(1 / layer.linear(x).double().std(correction=0))
     layer.scale(factor)
     return factor
 
@@ -157,16 +170,17 @@ def nonlinearity(activation: ActivationConfig) -> nn.Module:
 
 
 class Phi(nn.Module):
-    """A named activation without normalisation."""
+    """A named activation as a·φ(h) + b, with constants that are known already; φ itself without them."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, a: float = 1.0, b: float = 0.0) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.a, self.b = name, a, b
 
     def forward(self, h: Tensor) -> Tensor:
         """Any shape → the same shape."""
-        return get(self.name).phi(h)
+        value = get(self.name).phi(h)
+        return value if (self.a, self.b) == (1.0, 0.0) else self.a * value + self.b
 
     def extra_repr(self) -> str:
-        """The name."""
-        return self.name
+        """The name and the constants."""
+        return f"{self.name}, a={self.a:.10g}, b={self.b:.10g}"

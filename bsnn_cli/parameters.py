@@ -6,6 +6,7 @@ Both the reference network and the fleet keep their values under these names; so
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias, cast
 
 import torch
@@ -21,6 +22,9 @@ SINGULAR_VECTORS = ("hidden.left", "hidden.right")
 """Estimates of those of the largest singular value, for spectral normalisation."""
 
 UNTRAINED = (*NORM_STATISTICS, *SINGULAR_VECTORS)
+ENDS = ("input.", "output.")
+"""How the names begin that are not per hidden layer."""
+
 POWER_ITERATIONS = 15
 """For the first estimate of the singular vectors, as many as in PyTorch's `spectral_norm`."""
 
@@ -45,7 +49,7 @@ def layer_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     n = model.width
     shape: dict[str, tuple[int, ...]] = {"hidden.weight": (n, n)}
     if model.weights == "weight_norm":
-        shape["hidden.gain"] = (n,)
+        shape["hidden.gain"] = (n, 1)
     if model.weights == "spectral_norm":
         shape |= dict.fromkeys(SINGULAR_VECTORS, (n,))
     if model.norm != "none":
@@ -67,9 +71,20 @@ def initialise(state: State, model: ModelConfig, seed: int) -> None:
         model: the choices of initialisation. Of `lsuv`, this is the orthogonal start; the scaling needs data.
         seed: of the run.
     """
-    for layer in range(model.depth):
+
+    def start(layer: int) -> None:
         values = {name: state[name][layer] for name in layer_shapes(model)}
         initialise_layer(values, hidden_start(model, seed, layer), seed, layer)
+
+    # Matrices side by side with a thread each: a factorisation of one does not get faster by threads, and where other
+    # programs compete for the cores far slower; nor do its digits depend on the number of threads then.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(start, range(model.depth)))
+    finally:
+        torch.set_num_threads(threads)
     initialise_ends(state, model, seed)
 
 
@@ -108,7 +123,7 @@ def initialise_layer(state: Mapping[str, Tensor], weight: Tensor, seed: int, lay
         if name in state:
             state[name].fill_(value)
     if "hidden.gain" in state:  # then W is the matrix drawn
-        state["hidden.gain"].copy_(torch.linalg.vector_norm(weight, dim=1))
+        state["hidden.gain"].copy_(torch.linalg.vector_norm(weight, dim=1, keepdim=True))
     if "hidden.left" in state:
         left, right = torch.randn(len(weight), generator=stream(seed, "singular vector", layer)), weight[0]
         for _ in range(POWER_ITERATIONS):

@@ -267,7 +267,7 @@ def dataset_passage(
     ends = {
         name: torch.empty(shape)
         for name, shape in parameters.shapes(model, data.inputs, data.classes).items()
-        if name.startswith(("input.", "output."))
+        if name.startswith(parameters.ENDS)
     }
     if trained is None:
         parameters.initialise_ends(ends, model, seed)

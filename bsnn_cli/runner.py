@@ -21,8 +21,9 @@ from bsnn_cli.identity import identity, run_directory
 from bsnn_cli.interruption import StopFlag
 from bsnn_cli.progress import ProgressBar, say
 from bsnn_cli.records import EpochRecord, RunResult
+from bsnn_cli.reference_trainer import ReferenceTrainer, covers
 from bsnn_cli.runs import RunDirectory
-from bsnn_cli.training import Position, Tick, steps_per_epoch, train
+from bsnn_cli.training import Position, Tick, Trainer, steps_per_epoch, train
 
 SAVING_SHARE = 0.02
 """Saving may take this share of the time; a slow disk stretches the interval between checkpoints."""
@@ -76,7 +77,7 @@ class Session:
     configs: Sequence[TrainConfig]
     directories: Sequence[RunDirectory]
     dataset: Dataset
-    fleet: Fleet
+    fleet: Trainer
     position: Position
     records: list[list[EpochRecord]]
     elapsed_before_s: float
@@ -265,7 +266,10 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     device, first = dataset.train.images.device, configs[0]
     if states and states[0]["environment"] != environment(device):
         say(f"warning: {states[0]['environment']} has become {environment(device)}; results may differ in rounding")
-    fleet = Fleet(
+    build = Fleet if covers(first.model) else ReferenceTrainer
+    if build is ReferenceTrainer:
+        say("the fast path does not cover this network; the reference network is trained, by autograd")
+    fleet: Trainer = build(
         first.model,
         [member(config)[0] for config in configs],
         inputs=dataset.inputs,
@@ -280,7 +284,7 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
         position.epoch, position.batch = states[0]["epoch"], states[0]["batch"]
         say(f"resuming after {position.epoch} epochs and {position.batch} batches ({int(fleet.steps[0])} steps)")
     for directory in directories:
-        directory.begin_session(provenance.collect(device))
+        directory.begin_session(provenance.collect(device) | {"trainer": build.__name__})
     now = time.monotonic()
     return Session(
         configs=configs,

@@ -4,17 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bsnn_cli.config import ModelConfig
 from bsnn_cli.data import Dataset, Split
-from bsnn_cli.fleet import Fleet
+from bsnn_cli.fleet import Member
 from bsnn_cli.orthogonal import stream
 from bsnn_cli.records import EpochRecord, Evaluation
 
 EVALUATION_BATCH = 500
+
+
+class Trainer(Protocol):
+    """What trains K networks: `fleet.Fleet`, which has the meanings, or `reference_trainer.ReferenceTrainer`."""
+
+    model: ModelConfig
+    members: tuple[Member, ...]
+    device: torch.device
+    dtype: torch.dtype
+    steps: Tensor
+    alive: Tensor
+
+    def step(self, inputs: Tensor, labels: Tensor) -> Tensor: ...  # noqa: D102
+
+    def logits(self, inputs: Tensor) -> Tensor: ...  # noqa: D102
+
+    def orthogonality_error(self) -> Tensor: ...  # noqa: D102
+
+    def member_state(self, k: int) -> dict[str, Tensor]: ...  # noqa: D102
+
+    def parameter_count(self) -> int: ...  # noqa: D102
 
 
 @dataclass
@@ -44,7 +67,7 @@ class Tick:
 
 
 def train(
-    fleet: Fleet,
+    fleet: Trainer,
     data: Dataset,
     position: Position,
     *,
@@ -108,7 +131,7 @@ def steps_per_epoch(samples: int, batch_size: int, norm: str) -> int:
     return full + (rest > (1 if norm == "batch" else 0))
 
 
-def epoch_batches(fleet: Fleet, epoch: int, samples: int, batch_size: int) -> tuple[Tensor, ...]:
+def epoch_batches(fleet: Trainer, epoch: int, samples: int, batch_size: int) -> tuple[Tensor, ...]:
     """Shuffled indices (K, B) of each batch; member k's order is a function of its seed and the epoch alone."""
     orders = [torch.randperm(samples, generator=stream(member.seed, "batches", epoch)) for member in fleet.members]
     steps = steps_per_epoch(samples, batch_size, fleet.model.norm)
@@ -116,7 +139,7 @@ def epoch_batches(fleet: Fleet, epoch: int, samples: int, batch_size: int) -> tu
 
 
 @torch.no_grad()
-def evaluate(fleet: Fleet, data: Dataset, split: Split) -> Generator[Tick, None, list[Evaluation]]:
+def evaluate(fleet: Trainer, data: Dataset, split: Split) -> Generator[Tick, None, list[Evaluation]]:
     """Evaluate every member on a whole split, in evaluation mode; yields a `Tick` after each batch."""
     loss = torch.zeros(len(fleet.members), dtype=torch.float64, device=fleet.device)
     correct = torch.zeros(len(fleet.members), dtype=torch.int64, device=fleet.device)

@@ -24,7 +24,7 @@ def verdict(summary: dict[str, Any]) -> list[str]:
     alike = summary["one_minus_cosine_last"]
     if alike is not None and alike < ALIKE:
         found.append(f"inputs become alike: mean 1 − c = {alike:.2g}")
-    if summary["saturated"] is not None and summary["saturated"] > 0.5:
+    if summary["saturated"] is not None and summary["saturated"] > 0.9:
         found.append(f"{100 * summary['saturated']:.0f} % of the units are saturated")
     return found
 
