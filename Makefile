@@ -22,6 +22,10 @@ demo: $(STAMP)  ## train a 200-layer SELU-GPN network on scikit-learn's digits, 
 table: $(STAMP)  ## rebuild the accuracy tables from all finished runs
 	$(BIN)/bsnn table
 
+approaches: $(STAMP)  ## measure every approach at full size, a few seconds each, and print the comparison
+	$(BIN)/bsnn propagate -m 'approach=glob(*)'
+	$(BIN)/bsnn table kind=approaches
+
 test: $(STAMP)  ## run the test suite
 	$(BIN)/python -m pytest
 
@@ -36,4 +40,4 @@ clean:  ## remove caches and build products; runs, data and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help install demo table test lint check clean
+.PHONY: help install demo table approaches test lint check clean

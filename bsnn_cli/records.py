@@ -64,6 +64,7 @@ class LayerRecord:
         one_minus_cosine: 1 − c, with c the mean cosine between two different x^l of the batch.
         backward_norm: ‖d^l‖²/n, mean over the batch.
         gradient_norm: ‖∂E/∂W^l‖_F of the batch mean E of the loss.
+        preactivation_mean, preactivation_variance: of h^l_i over the batch and all units.
         derivative_mean, derivative_std: of f'(h^l_i) over the batch and all units; f is the activation in use.
         pseudo_linearity: squared correlation of h^l_i with f(h^l_i) over the batch, averaged over the units.
         saturated: share of the h^l_i with |f'(h)| below `propagation.SATURATION` of the largest slope of f.
@@ -74,6 +75,8 @@ class LayerRecord:
     one_minus_cosine: float
     backward_norm: float = math.nan
     gradient_norm: float = math.nan
+    preactivation_mean: float = math.nan
+    preactivation_variance: float = math.nan
     derivative_mean: float = math.nan
     derivative_std: float = math.nan
     pseudo_linearity: float = math.nan
@@ -90,7 +93,8 @@ class Summary:
         gradient_norm_first, gradient_norm_last: ‖∂E/∂W^1‖_F and ‖∂E/∂W^L‖_F.
         gradient_norm_max, gradient_norm_ratio: over the layers, the largest, and the largest over the smallest.
         zero_gradients: number of layers whose gradient is exactly 0.
-        derivative_mean, derivative_std, pseudo_linearity, saturated: of h^L, as in `LayerRecord`.
+        preactivation_mean, preactivation_variance, derivative_mean, derivative_std, pseudo_linearity,
+            saturated: of h^L, as in `LayerRecord`.
         one_minus_cosine_last: of x^{L+1}.
     """
 
@@ -103,6 +107,8 @@ class Summary:
     gradient_norm_max: float
     gradient_norm_ratio: float
     zero_gradients: int
+    preactivation_mean: float
+    preactivation_variance: float
     derivative_mean: float
     derivative_std: float
     pseudo_linearity: float
