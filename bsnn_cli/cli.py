@@ -60,9 +60,18 @@ def propagate(config: PropagateConfig) -> None:
 
 
 def table(config: TableConfig) -> None:
-    """Write accuracy tables of all finished runs, beside the paper's."""
+    """Write accuracy tables of all finished runs, or of measured approaches, beside the paper's."""
     from pathlib import Path
 
+    from bsnn_cli.config import check
+
+    check(config)
+    if config.kind == "approaches":
+        from bsnn_cli.approach_table import write_approaches
+        from bsnn_cli.propagation_store import load_all as load_measured
+
+        print(write_approaches(load_measured(config.output_root), Path(config.output_root) / "tables"))
+        return
     from bsnn_cli.runs import load_all
     from bsnn_cli.tables import write_tables
 
