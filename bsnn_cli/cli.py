@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from bsnn_cli.config import (
+        BenchConfig,
         DataConfig,
         GpnConfig,
         PropagateConfig,
@@ -81,6 +82,16 @@ def table(config: TableConfig) -> None:
     print(tables.text)
 
 
+def figures(config: FiguresConfig) -> None:
+    """Draw the paper's figures from stored numbers."""
+    from bsnn_cli.config import check
+
+    check(config)
+    from bsnn_cli.figures import draw
+
+    print(draw(config).text)
+
+
 def gpn(config: GpnConfig) -> None:
     """Print the constants a, b that make activations Gaussian-Poincaré normalised."""
     from bsnn_cli import activations
@@ -134,14 +145,26 @@ def data(config: DataConfig) -> None:
     print(datasets.describe(config.dataset))
 
 
+def bench(config: BenchConfig) -> None:
+    """Time a training step beside plain PyTorch and the matrix products alone."""
+    from bsnn_cli.config import check
+
+    check(config)
+    from bsnn_cli.bench import run
+
+    print(run(config))
+
+
 VERBS: dict[str, Callable[[Any], None]] = {
     "train": train,
     "propagate": propagate,
     "table": table,
+    "figures": figures,
     "gpn": gpn,
     "theory": theory,
     "runs": runs,
     "data": data,
+    "bench": bench,
 }
 
 
@@ -186,11 +209,7 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     from bsnn_cli import composition
 
     codes: list[int] = []
-    if verb == "train":
-        from bsnn_cli import lockstep, sweep
-
-        sweep.register()
-        lockstep.register()
+    register_plugins(verb)
 
     def job(composed: DictConfig) -> None:
         codes.append(attempt(lambda: VERBS[verb](composition.typed(verb, composed))))
@@ -199,6 +218,15 @@ def run_verb(verb: str, arguments: list[str]) -> int:
     if composing != 0 or not codes:
         return composing
     return codes[0] if len(codes) == 1 else int(any(codes))
+
+
+def register_plugins(verb: str) -> None:
+    """Make our sweeper and launcher known to Hydra, for the verb whose runs they know."""
+    if verb == "train":
+        from bsnn_cli import lockstep, sweep
+
+        sweep.register()
+        lockstep.register()
 
 
 def attempt(act: Callable[[], None]) -> int:
@@ -233,4 +261,5 @@ def complete(arguments: list[str]) -> int:
         words = ["bsnn", "train"]
     verb = words[1] if words[1] in VERBS else "train"
     os.environ["COMP_LINE"] = line.replace(f" {verb}", "", 1)
+    register_plugins(verb)
     return attempt(lambda: composition.run(verb, arguments, lambda _: None))
