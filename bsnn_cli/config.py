@@ -342,6 +342,24 @@ class DataConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
 
 
+@dataclass(kw_only=True)
+class BenchConfig:
+    """Speed beside plain PyTorch and beside the matrix products alone."""
+
+    activation: ActivationConfig = field(default_factory=ActivationConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    quick: bool = knob(False, "only plain PyTorch, one network of this program and the floor")
+    growth: bool = knob(False, "also how cost grows with depth, width and number of networks")
+    compile: bool = knob(False, "also plain PyTorch with torch.compile, which takes minutes to compile")
+    networks: list[int] | None = knob(None, "sizes of fleets; null: 1 on a CPU, 1, 12 and 24 on a GPU")
+    rounds: int = knob(9, "steps of each implementation that are timed, in turns", at_least(1))
+    device: str = knob("auto", "where to compute; auto: cuda if there is one", DEVICE)
+    threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
+    output_root: str = knob("outputs", "results go to its folder `bench`")
+
+
 VERBS = {
     "train": TrainConfig,
     "propagate": PropagateConfig,
@@ -351,6 +369,7 @@ VERBS = {
     "theory": TheoryConfig,
     "runs": RunsConfig,
     "data": DataConfig,
+    "bench": BenchConfig,
 }
 
 
@@ -388,6 +407,8 @@ def contradictions(model: ModelConfig) -> list[str]:
         found.append(f"model.init=lsuv: cannot go with model.norm={model.norm}, which undoes it; use none")
     if model.weights == "orthogonal" and model.init != "orthogonal":
         found.append(f"model.weights=orthogonal: needs model.init=orthogonal, not {model.init}")
+    if model.weights == "orthogonal" and (model.norm not in ("none", "batch") or model.residual):
+        found.append("model.weights=orthogonal: needs model.norm none or batch, and no residual connections")
     if model.norm == "group" and model.width % NORM_GROUPS:
         found.append(f"model.width={model.width}: must be a multiple of {NORM_GROUPS}, the groups of model.norm=group")
     return found
