@@ -79,15 +79,14 @@ class Orders:
         write_text(self.folder / "stop", str(number))
 
     def stopped(self) -> int | None:
-        """The signal that jobs shall stop with, or None: of `stop`, or SIGTERM where the driver is no more.
-
-        Jobs in a SLURM queue outlive their driver, which may have run in a session on a login node.
-        """
+        """The signal that jobs shall stop with, or None: of `stop`, or SIGTERM to orphans."""
         with contextlib.suppress(FileNotFoundError):
             return int((self.folder / "stop").read_text())
-        if self.host == socket.gethostname() and "SLURM_JOB_ID" not in os.environ and not _exists(self.pid):
-            return int(signal.SIGTERM)
-        return None
+        return int(signal.SIGTERM) if self.orphaned() else None
+
+    def orphaned(self) -> bool:
+        """Whether the driver is no more; False for jobs on other machines and in a SLURM queue, which outlive it."""
+        return self.host == socket.gethostname() and "SLURM_JOB_ID" not in os.environ and not _exists(self.pid)
 
     @contextlib.contextmanager
     def gpu(self, device: str) -> Iterator[dict[str, str]]:
@@ -139,7 +138,11 @@ def supervise(configs: Sequence[TrainConfig], orders: Orders) -> None:
     """
     configs = [_forced_once(config, orders) for config in configs]
     directories = [RunDirectory(run_directory(config)) for config in configs]
-    if all(directory.result() and not config.force for config, directory in zip(configs, directories, strict=True)):
+    finished = [
+        directory.result() is not None and not config.force
+        for config, directory in zip(configs, directories, strict=True)
+    ]
+    if all(finished) or orders.stopped() is not None:
         return
     for directory in directories:
         directory.path.mkdir(parents=True, exist_ok=True)

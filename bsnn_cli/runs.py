@@ -113,6 +113,8 @@ class RunDirectory:
         return "failed" if (self.path / "failed.json").exists() else "interrupted"
 
     def _is_locked(self) -> bool:
+        if not (self.path / LOCK).exists():
+            return False
         lock = FileLock(self.path / LOCK, timeout=0)
         try:
             lock.acquire()

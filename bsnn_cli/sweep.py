@@ -7,6 +7,7 @@ and what came of it, is read off the directories before and after.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -187,6 +188,8 @@ def work(_composed: DictConfig) -> None:
         os.chdir(hydra.runtime.cwd)  # Ray's workers are elsewhere
         orders = Orders.read(Path(hydra.sweep.dir))
         job.supervise([orders.configs[hydra.job.num]], orders)
+        if orders.orphaned():
+            os._exit(128 + signal.SIGTERM)  # a worker that waits for other work would never end
     except (BsnnError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
 
