@@ -7,8 +7,6 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from bsnn_cli.errors import ConfigError
-
 
 def preset(name: str) -> dict[str, Any]:
     """What an approach says about the network, by the field names of `ModelConfig`."""
@@ -16,21 +14,16 @@ def preset(name: str) -> dict[str, Any]:
     return dict(cast(DictConfig, OmegaConf.create(text)).model)
 
 
-def check(config: Any) -> None:
-    """Refuse a network that goes by the name of an approach and is another one.
+def contradictions(config: Any) -> list[str]:
+    """Where a network goes by the name of an approach and is another one; one line each.
 
     Depth, width and activation are free: the paper's approaches go with any.
-
-    Raises:
-        ConfigError: with a line for each contradiction.
     """
     name = getattr(config, "approach", None)
     if name is None:
-        return
-    found = [
+        return []
+    return [
         f"model.{key}={getattr(config.model, key)}: contradicts approach={name}, which is model.{key}={value}"
         for key, value in preset(name).items()
         if getattr(config.model, key) != value
     ]
-    if found:
-        raise ConfigError("\n".join(found))

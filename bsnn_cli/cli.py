@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bsnn_cli.config import (
         BenchConfig,
         DataConfig,
+        FiguresConfig,
         GpnConfig,
         PropagateConfig,
         RunsConfig,
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 def train(config: TrainConfig) -> None:
     """Train a network and write its run directory; -m sweeps."""
-    from bsnn_cli.config import resolve
     from bsnn_cli.identity import activation_label, run_directory
+    from bsnn_cli.validation import resolve
 
     config = resolve(config)  # before torch is loaded: a mistake is answered at once
     from bsnn_cli import runner
@@ -48,9 +49,6 @@ def train(config: TrainConfig) -> None:
 
 def propagate(config: PropagateConfig) -> None:
     """Measure signals and gradients of every layer, at the start or of a trained network; -m sweeps."""
-    from bsnn_cli.config import check
-
-    check(config)  # before torch is loaded
     from bsnn_cli.propagation_runner import run
     from bsnn_cli.verdict import verdict
 
@@ -64,9 +62,6 @@ def table(config: TableConfig) -> None:
     """Write accuracy tables of all finished runs, or of measured approaches, beside the paper's."""
     from pathlib import Path
 
-    from bsnn_cli.config import check
-
-    check(config)
     if config.kind == "approaches":
         from bsnn_cli.approach_table import write_approaches
         from bsnn_cli.propagation_store import load_all as load_measured
@@ -84,9 +79,6 @@ def table(config: TableConfig) -> None:
 
 def figures(config: FiguresConfig) -> None:
     """Draw the paper's figures from stored numbers."""
-    from bsnn_cli.config import check
-
-    check(config)
     from bsnn_cli.figures import draw
 
     print(draw(config).text)
@@ -95,10 +87,9 @@ def figures(config: FiguresConfig) -> None:
 def gpn(config: GpnConfig) -> None:
     """Print the constants a, b that make activations Gaussian-Poincaré normalised."""
     from bsnn_cli import activations
-    from bsnn_cli.config import AUTO_ROOT, check
+    from bsnn_cli.config import AUTO_ROOT
     from bsnn_cli.formats import render
 
-    check(config)
     if config.activation is None:
         solutions = activations.gpn_table(AUTO_ROOT, config.root)
     else:
@@ -110,9 +101,6 @@ def theory(config: TheoryConfig) -> None:
     """Check the theorems numerically, and what becomes of lengths and angles over depth."""
     from pathlib import Path
 
-    from bsnn_cli.config import check
-
-    check(config)
     from bsnn_cli import theory as theorems
     from bsnn_cli.files import write_text
 
@@ -126,10 +114,8 @@ def theory(config: TheoryConfig) -> None:
 def runs(config: RunsConfig) -> None:
     """List runs with their status and metrics; free disk space."""
     from bsnn_cli import listing
-    from bsnn_cli.config import check
     from bsnn_cli.formats import render
 
-    check(config)
     if config.prune:
         print(listing.prune(config.output_root, delete=config.yes))
     else:
@@ -139,17 +125,12 @@ def runs(config: RunsConfig) -> None:
 def data(config: DataConfig) -> None:
     """Fetch and verify a dataset, and print what is in it."""
     from bsnn_cli import data as datasets
-    from bsnn_cli.config import check
 
-    check(config)
     print(datasets.describe(config.dataset))
 
 
 def bench(config: BenchConfig) -> None:
     """Time a training step beside plain PyTorch and the matrix products alone."""
-    from bsnn_cli.config import check
-
-    check(config)
     from bsnn_cli.bench import run
 
     print(run(config))

@@ -15,10 +15,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
-from bsnn_cli import approaches
 from bsnn_cli.config import VERBS
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.knobs import allowed, complaint, knobs
+from bsnn_cli.validation import check
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """What to install for a launcher: `bsnn[...]`."""
@@ -64,7 +64,7 @@ def typed(verb: str, composed: DictConfig) -> Any:
     for key in _leaves(composed):
         if key not in known:
             raise ConfigError(_unknown(key, verb))
-    approaches.check(config)
+    check(config)
     return config
 
 

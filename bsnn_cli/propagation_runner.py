@@ -12,12 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bsnn_cli import checkpoint, data, propagation, propagation_store, provenance, runs
-from bsnn_cli.config import PropagateConfig, check
+from bsnn_cli.config import PropagateConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.errors import CheckpointError, ConfigError
 from bsnn_cli.progress import say
 from bsnn_cli.propagation import Layers, Measurement
 from bsnn_cli.runner import choose_device
+from bsnn_cli.validation import check
 
 OVERHEAD_BYTES = 350 * 2**20
 """The program itself with PyTorch, and the signals of the layer at work."""

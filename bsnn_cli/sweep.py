@@ -24,12 +24,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli import composition, job, plan
-from bsnn_cli.config import TrainConfig, resolve
+from bsnn_cli.config import TrainConfig
 from bsnn_cli.errors import BsnnError, ConfigError, Interrupted
 from bsnn_cli.identity import run_directory
 from bsnn_cli.interruption import StopFlag
 from bsnn_cli.job import Orders
 from bsnn_cli.runs import RunDirectory
+from bsnn_cli.validation import resolve
 
 SWEEPER = "hydra_plugins.bsnn.RunSweeper"
 """Hydra takes plugins of this name space only; this one is registered, not installed."""

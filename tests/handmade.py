@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli import identity
-from bsnn_cli.config import TrainConfig, resolve
+from bsnn_cli.config import TrainConfig
 from bsnn_cli.knobs import knobs
 from bsnn_cli.records import RunResult
+from bsnn_cli.validation import resolve
 
 
 def run(activation: str, dataset: str = "mnist", test: float | None = None, **values: Any) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torchvision import datasets
 
 from bsnn_cli import data, fetch
-from bsnn_cli.config import DatasetConfig, check
+from bsnn_cli.config import DatasetConfig
 from bsnn_cli.errors import ConfigError, DataError
+from bsnn_cli.validation import check
 from tests.conftest import SHARED_DATA
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "dataset"

@@ -15,10 +15,10 @@ from bsnn_cli.config import (
     ModelConfig,
     OptimConfig,
     TrainConfig,
-    resolve,
 )
 from bsnn_cli.identity import differences, identity, protocol, run_directory
 from bsnn_cli.knobs import knobs
+from bsnn_cli.validation import resolve
 
 RECORDED = {
     "c9dca30088": TrainConfig(),

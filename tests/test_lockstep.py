@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from bsnn_cli import runner
-from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig, resolve
+from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.fleet import Fleet
 from bsnn_cli.identity import run_directory
 from bsnn_cli.lockstep import OWN, fleets, network_bytes
+from bsnn_cli.validation import resolve
 from tests.conftest import SMALL, run_bsnn
 
 

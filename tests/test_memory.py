@@ -12,8 +12,8 @@ def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 import torch
 bare = peak()
 from pathlib import Path
-from bsnn_cli import checkpoint, config, data, runner
-train = config.resolve(config.TrainConfig(dataset=config.DatasetConfig(root=sys.argv[1])))
+from bsnn_cli import checkpoint, config, data, runner, validation
+train = validation.resolve(config.TrainConfig(dataset=config.DatasetConfig(root=sys.argv[1])))
 mnist = data.load(train.dataset, progress=False)
 fleet = runner.Fleet(train.model, [runner.member(train)[0]], inputs=784, classes=10, momentum=0.5)
 for batch in torch.arange(128).split(64):

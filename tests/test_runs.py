@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bsnn_cli import checkpoint, load_run, runs
-from bsnn_cli.config import DatasetConfig, ModelConfig, OptimConfig, TrainConfig, resolve
+from bsnn_cli.config import DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.data import load
 from bsnn_cli.errors import Interrupted, RunDirectoryError, RunLockedError
 from bsnn_cli.identity import run_directory
@@ -18,6 +18,7 @@ from bsnn_cli.listing import overview
 from bsnn_cli.runner import prepare, run
 from bsnn_cli.runs import RunDirectory, load_all, read_config
 from bsnn_cli.training import evaluate
+from bsnn_cli.validation import resolve
 
 
 def small(tmp_path: Path, **changes: object) -> TrainConfig:

@@ -17,11 +17,12 @@ import pytest
 
 from bsnn_cli import job
 from bsnn_cli.checkpoint import load
-from bsnn_cli.config import DatasetConfig, OptimConfig, TrainConfig, resolve
+from bsnn_cli.config import DatasetConfig, OptimConfig, TrainConfig
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.identity import run_directory
 from bsnn_cli.job import Orders, supervise
 from bsnn_cli.runs import RunDirectory
+from bsnn_cli.validation import resolve
 from tests.conftest import BSNN, SMALL, run_bsnn
 
 FAULTS = """

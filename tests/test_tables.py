@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig, resolve
+from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.errors import ConfigError, RunDirectoryError
 from bsnn_cli.records import RunResult
 from bsnn_cli.tables import Tables, latex_escape, write_tables
+from bsnn_cli.validation import resolve
 from tests.handmade import frame, run, seeds, unfinished
 
 
