@@ -26,6 +26,9 @@ approaches: $(STAMP)  ## measure every approach at full size, a few seconds each
 	$(BIN)/bsnn propagate -m 'approach=glob(*)'
 	$(BIN)/bsnn table kind=approaches
 
+figures: $(STAMP)  ## draw the paper's figures from all stored numbers; says which command makes those that are missing
+	$(BIN)/bsnn figures
+
 test: $(STAMP)  ## run the test suite
 	$(BIN)/python -m pytest
 
@@ -40,4 +43,4 @@ clean:  ## remove caches and build products; runs, data and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help install demo table approaches test lint check clean
+.PHONY: help install demo table approaches figures test lint check clean
