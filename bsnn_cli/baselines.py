@@ -45,10 +45,12 @@ def plain_network(model: ModelConfig, activation: nn.Module, inputs: int, classe
     return nn.Sequential(*layers, nn.Linear(model.width, classes))
 
 
-def plain_step(network: nn.Module, lr: float, momentum: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """One update by autograd and torch's fused optimiser: (B, inputs), labels (B,) → loss before it."""
+def plain_step(
+    network: nn.Module, lr: float, momentum: float, fused: bool | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """One update by autograd and `torch.optim.SGD`: (B, inputs), labels (B,) → loss before it."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.SGD(trained, lr=lr, momentum=momentum, fused=True)
+    optimiser = torch.optim.SGD(trained, lr=lr, momentum=momentum, fused=fused)
 
     def step(inputs: Tensor, labels: Tensor) -> Tensor:
         optimiser.zero_grad()

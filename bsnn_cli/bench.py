@@ -37,6 +37,10 @@ TABLE_STEPS = 24 * (50 * 938 + 100 * 782)
 """Updates behind the paper's table: 6 activations, with and without GPN and batch normalisation, on MNIST for 50
 epochs and on CIFAR-10 for 100, in batches of 64. Evaluation comes on top."""
 
+GROWTH = {"depth": (50, 100, 200, 400), "width": (125, 250, 500, 1000)}
+FLEETS = {"cpu": (1, 2, 4), "cuda": (1, 2, 4, 8, 12, 24)}
+"""What is varied to see how cost grows; numbers of networks by type of device."""
+
 Step = Callable[[], object]
 
 
@@ -45,8 +49,9 @@ class Spec:
     """What is timed.
 
     Attributes:
-        implementation: `bsnn`, `floor`, `plain` (tensors in memory), `plain_dataloader`, `plain_compiled`, or
-            `torch_` with one of `baselines.ORTHOGONAL_MAPS`: PyTorch's own orthogonal parametrisation.
+        implementation: `bsnn`, `floor`, `plain` (tensors in memory), `plain_fused` (with the fused optimiser),
+            `plain_dataloader`, `plain_compiled`, or `torch_` with one of `baselines.ORTHOGONAL_MAPS`: PyTorch's own
+            orthogonal parametrisation.
         networks: trained at once.
         model: shape, norm and weights.
     """
@@ -99,7 +104,7 @@ def cases(config: BenchConfig, dataset: Dataset) -> Iterator[list[Spec]]:
     if config.quick:
         yield [Spec("plain", 1, model), *ours[:2]]
         return
-    others = ["plain", "plain_dataloader"] + ["plain_compiled"] * config.compile
+    others = ["plain", "plain_fused", "plain_dataloader"] + ["plain_compiled"] * config.compile
     yield [*(Spec(name, 1, model) for name in others), *ours]
     for norm in {"none", "batch"} - {model.norm}:
         other = dataclasses.replace(model, norm=norm)
@@ -120,13 +125,12 @@ def fastest_map(config: BenchConfig, dataset: Dataset) -> str:
 def growth(config: BenchConfig, device: torch.device) -> Iterator[tuple[str, list[Spec]]]:
     """What is varied, as a column, and what is timed for it: this program, and the floor beside it."""
     model = config.model
-    for name, values in (("depth", (50, 100, 200, 400)), ("width", (125, 250, 500, 1000))):
+    for name, values in GROWTH.items():
         models = [dataclasses.replace(model) for _ in values]
         for varied, value in zip(models, values, strict=True):
             setattr(varied, name, value)
         yield name, [Spec(kind, 1, varied) for varied in models for kind in ("bsnn", "floor")]
-    sizes = (1, 2, 4) if device.type == "cpu" else (1, 2, 4, 8, 12, 24)
-    yield "networks", [Spec(kind, size, model) for size in sizes for kind in ("bsnn", "floor")]
+    yield "networks", [Spec(kind, size, model) for size in FLEETS[device.type] for kind in ("bsnn", "floor")]
 
 
 def compare(specs: Sequence[Spec], config: BenchConfig, dataset: Dataset, *, memory: bool = True) -> pd.DataFrame:
@@ -212,7 +216,8 @@ def build(spec: Spec, config: BenchConfig, dataset: Dataset) -> Step:
     ).to(dataset.train.images.device)
     if spec.implementation == "plain_compiled":
         network.compile()
-    step = baselines.plain_step(network, config.optim.lr, config.optim.momentum)
+    fused = True if spec.implementation == "plain_fused" else None
+    step = baselines.plain_step(network, config.optim.lr, config.optim.momentum, fused)
     images, labels = dataset.standardise(dataset.train.images), dataset.train.labels
     if spec.implementation == "plain_dataloader":
         samples = TensorDataset(images.cpu(), labels.cpu())
