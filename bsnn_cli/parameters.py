@@ -123,7 +123,8 @@ def initialise_layer(state: Mapping[str, Tensor], weight: Tensor, seed: int, lay
         if name in state:
             state[name].fill_(value)
     if "hidden.gain" in state:  # then W is the matrix drawn
-        state["hidden.gain"].copy_(torch.linalg.vector_norm(weight, dim=1, keepdim=True))
+        gain: Tensor = torch.linalg.vector_norm(weight, dim=1, keepdim=True, dtype=torch.float64)
+        state["hidden.gain"].copy_(gain.to(weight.dtype))
     if "hidden.left" in state:
         left, right = torch.randn(len(weight), generator=stream(seed, "singular vector", layer)), weight[0]
         for _ in range(POWER_ITERATIONS):

@@ -30,8 +30,8 @@ from bsnn_cli.records import LayerRecord, Summary
 SATURATION = 0.01
 """A unit counts as saturated where |f'(h)| is below this share of the largest |f'| over |h| ≤ 8."""
 
-KEPT_BYTES = 256 * 2**20
-"""Of drawn matrices kept for the way back and for the next activation: all 200 of width 500."""
+KEPT_BYTES = 200 * 500 * 500 * 4
+"""The drawn matrices of a network up to this size are kept for the way back and for the next activation."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Layers:
             for name, value in stored.items():
                 value.copy_(self.trained[name][layer])
         else:
-            parameters.initialise_layer(stored, drawn(self.model, self.seed, layer), self.seed, layer)
+            parameters.initialise_layer(stored, drawn.get(self.model, self.seed, layer), self.seed, layer)
             if layer in self.scales:
                 self.layer.scale(self.scales[layer])
         return self.layer
@@ -118,7 +118,8 @@ def measure(
     """
     slope = Slope(activation)
     x, depth = passage.x, layers.model.depth
-    entering, rows, derivatives = [], [], {}
+    entering = x.new_empty(depth, *x.shape)  # one block: freed piece by piece, the memory would not go back
+    rows, derivatives = [], {}
     with torch.no_grad():
         for index in range(depth):
             layer = layers.load_for(index, x)
@@ -139,13 +140,13 @@ def measure(
             )
             if index + 1 in histogram:
                 derivatives[index + 1] = derivative.flatten().float().cpu()
-            entering.append(x)
+            entering[index] = x
             x = layer.leave(x, h)
             tick()
     rows.append(LayerRecord(layer=depth + 1, forward_norm=mean_square(x), one_minus_cosine=one_minus_cosine(x)))
     g = passage.top(x)
     for index in reversed(range(depth)):
-        g, d, weight_gradient = pull_back(layers.load(index), entering.pop(), g)
+        g, d, weight_gradient = pull_back(layers.load(index), entering[index], g)
         gradient_norm = length(weight_gradient) / len(d)
         rows[index] = dataclasses.replace(rows[index], backward_norm=mean_square(d), gradient_norm=gradient_norm)
         tick()
@@ -290,14 +291,30 @@ def dataset_passage(
     return Passage(x, top)
 
 
-def drawn(model: ModelConfig, seed: int, layer: int) -> Tensor:
-    """`parameters.hidden_start`, from memory where it is among the `KEPT_BYTES` used last."""
-    key = (model.init, model.width, seed, layer)
-    weight = _kept.pop(key, None)
-    _kept[key] = parameters.hidden_start(model, seed, layer) if weight is None else weight
-    while len(_kept) > 1 and sum(kept.nbytes for kept in _kept.values()) > KEPT_BYTES:
-        del _kept[next(iter(_kept))]
-    return _kept[key]
+class Matrices:
+    """`parameters.hidden_start` of one network at a time, in one block of memory where `KEPT_BYTES` suffice for all."""
+
+    def __init__(self) -> None:
+        self._owner: tuple[object, ...] = ()
+        self._block = torch.empty(0)
+        self._known: set[int] = set()
+
+    def get(self, model: ModelConfig, seed: int, layer: int) -> Tensor:
+        """The start of a hidden matrix, (n, n) float32 on the CPU; `layer` is counted from 0."""
+        L, n = model.depth, model.width
+        if 4 * L * n * n > KEPT_BYTES:
+            return parameters.hidden_start(model, seed, layer)
+        owner = (model.init, L, n, seed)
+        if owner != self._owner:
+            self._owner, self._known = owner, set()
+            if self._block.shape != (L, n, n):
+                self._block = torch.empty(0)  # before the next one is made
+                self._block = torch.empty(L, n, n)
+        if layer not in self._known:
+            self._block[layer] = parameters.hidden_start(model, seed, layer)
+            self._known.add(layer)
+        return self._block[layer]
 
 
-_kept: dict[tuple[str, int, int, int], Tensor] = {}
+drawn = Matrices()
+"""Shared by the way forward, the way back and the activations of a sweep at one seed."""

@@ -20,7 +20,7 @@ from bsnn_cli.propagation import Layers, Measurement
 from bsnn_cli.runner import choose_device
 from bsnn_cli.validation import check
 
-OVERHEAD_BYTES = 350 * 2**20
+OVERHEAD_BYTES = 550 * 2**20
 """The program itself with PyTorch, and the signals of the layer at work."""
 
 
@@ -115,7 +115,9 @@ def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, 
 def estimate_bytes(config: PropagateConfig) -> int:
     """Memory that a measurement needs: what enters each layer, matrices kept or at work, trained weights."""
     L, n, B = config.model.depth, config.model.width, config.propagate.inputs
-    matrices = 4 * L * n * n if config.run is not None else min(propagation.KEPT_BYTES, 4 * L * n * n)
+    matrices = 4 * L * n * n
+    if config.run is None and matrices > propagation.KEPT_BYTES:
+        matrices = 0
     return 4 * L * B * n + matrices + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES
 
 

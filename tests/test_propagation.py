@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from bsnn_cli import activations, cli, data, propagation, propagation_runner
+from bsnn_cli import activations, cli, data, parameters, propagation, propagation_runner
 from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig
 from bsnn_cli.network import Network
 from bsnn_cli.orthogonal import haar, stream
@@ -233,13 +233,23 @@ def test_numbers_by_hand() -> None:
 
 def test_weights_are_drawn_again_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     model, activation = ModelConfig(depth=5, width=16), ActivationConfig()
-    monkeypatch.setattr(propagation, "_kept", {})
-    kept = passage(model, activation)
-    assert len(propagation._kept) == 5
+    drawn: list[int] = []
+    start = parameters.hidden_start
+
+    def counted(model: ModelConfig, seed: int, layer: int) -> Tensor:
+        drawn.append(layer)
+        return start(model, seed, layer)
+
+    monkeypatch.setattr(parameters, "hidden_start", counted)
+    kept = [passage(model, ActivationConfig(name=name)) for name in ("selu", "tanh")]
+    assert drawn == [0, 1, 2, 3, 4]
+    other = passage(model, activation, seed=1)
+    assert drawn[5:] == [0, 1, 2, 3, 4]
+    drawn.clear()
     monkeypatch.setattr(propagation, "KEPT_BYTES", 1)
-    monkeypatch.setattr(propagation, "_kept", {})
-    assert str(passage(model, activation).layers) == str(kept.layers)
-    assert len(propagation._kept) == 1
+    again = passage(model, activation)
+    assert drawn == [0, 1, 2, 3, 4, 4, 3, 2, 1, 0]
+    assert str(again.layers) == str(kept[0].layers) != str(other.layers)
 
 
 QUICK = ["model.depth=4", "model.width=12", "propagate.inputs=10"]
