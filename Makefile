@@ -32,6 +32,9 @@ figures: $(STAMP)  ## draw the paper's figures from all stored numbers; says whi
 test: $(STAMP)  ## run the test suite
 	$(BIN)/python -m pytest
 
+torture: $(STAMP)  ## the long fault-injection tests: hundreds of kills, all engines, about half an hour
+	$(BIN)/python -m pytest -m torture --timeout 3600
+
 lint: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,4 +46,4 @@ clean:  ## remove caches and build products; runs, data and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help install demo table approaches figures test lint check clean
+.PHONY: help install demo table approaches figures test torture lint check clean

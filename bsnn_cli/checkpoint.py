@@ -5,6 +5,7 @@ Torch is imported where a state is read or written, so that looking after run di
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def newest(directory: Path) -> tuple[dict[str, Any] | None, list[str]]:
     if warnings:
         raise CheckpointError("; ".join(warnings) + "; force=true starts over")
     return None, warnings
+
+
+def epoch(directory: Path) -> int:
+    """Completed epochs of the newest checkpoint, read without its tensors and unverified; 0 where that fails."""
+    import torch
+
+    for name in (CURRENT, PREVIOUS):
+        if (directory / name).exists():
+            with contextlib.suppress(Exception):
+                content = torch.load(directory / name, map_location="cpu", mmap=True, weights_only=True)
+                return int(content["state"]["epoch"])
+    return 0
 
 
 def discard(directory: Path) -> None:

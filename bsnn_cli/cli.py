@@ -37,6 +37,11 @@ def train(config: TrainConfig) -> None:
     from bsnn_cli import runner
 
     config = runner.prepare(config)
+    if config.dry_run:
+        from bsnn_cli import plan
+
+        print(plan.preview([config]))
+        return
     [result] = runner.run([config])
     name = f"{activation_label(config)} on {result.dataset}"
     if result.status == "diverged":

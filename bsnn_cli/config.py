@@ -54,18 +54,20 @@ class DatasetSpec:
     Attributes:
         label: as a table shows it.
         epochs: passes over the training split that the protocol asks for.
+        samples: in the training and the test split; None where that depends on the files.
     """
 
     label: str
     epochs: int
+    samples: tuple[int, int] | None
 
 
 DATASETS = {
-    "mnist": DatasetSpec("MNIST", 50),
-    "cifar10": DatasetSpec("CIFAR-10", 100),
-    "fashion_mnist": DatasetSpec("Fashion-MNIST", 50),
-    "digits": DatasetSpec("digits", 50),
-    "folder": DatasetSpec("folder", 100),
+    "mnist": DatasetSpec("MNIST", 50, (60_000, 10_000)),
+    "cifar10": DatasetSpec("CIFAR-10", 100, (50_000, 10_000)),
+    "fashion_mnist": DatasetSpec("Fashion-MNIST", 50, (60_000, 10_000)),
+    "digits": DatasetSpec("digits", 50, (1_437, 360)),
+    "folder": DatasetSpec("folder", 100, None),
 }
 """Kinds of dataset; 50 and 100 epochs are the paper's for MNIST and CIFAR-10."""
 

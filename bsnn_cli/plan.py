@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bsnn_cli import checkpoint
 from bsnn_cli.checkpoint import CURRENT, PREVIOUS
-from bsnn_cli.config import TrainConfig
+from bsnn_cli.config import DATASETS, TrainConfig
 from bsnn_cli.identity import activation_label, run_directory
 from bsnn_cli.knobs import knobs
 from bsnn_cli.runs import RunDirectory
 
 UNNAMED = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "seed"}
 """Knobs that have a column of their own, or none, in the table of outcomes."""
+
+PROBE_LAYERS = 8
+"""Depth of the network that is timed for an estimate."""
+
+PROBE_S = 0.2
+"""Time that is spent on it."""
 
 
 def finished(config: TrainConfig) -> bool:
@@ -93,5 +102,104 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 
 
 def preview(configs: Sequence[TrainConfig]) -> str:
-    """What the command would do, for `dry_run=true`."""
-    return summary(configs)
+    """What the command would do, run by run, with the time and the disk that it takes; for `dry_run=true`.
+
+    Times are of one run after the other on this machine.
+    """
+    rows = columns(configs)
+    speeds: dict[str, float] = {}
+    table, seconds, kept, peak = [(*rows[0], "plan", "time", "directory")], 0.0, 0, 0
+    for config, row in zip(configs, rows[1:], strict=True):
+        word, left = intent(config), 1.0
+        if word == "finished":
+            left = 0.0
+        elif word == "to resume":
+            epoch = checkpoint.epoch(run_directory(config))
+            word, left = f"resume at epoch {epoch + 1}", 1 - epoch / epochs(config)
+        key = f"{config.model} {config.optim.batch_size} {config.device} {config.precision} {config.threads}"
+        if left > 0 and key not in speeds:
+            speeds[key] = step_seconds(config)
+        duration = left * steps_equivalent(config) * speeds.get(key, 0.0)
+        seconds += duration
+        size = 4 * values(config)
+        kept += size if left > 0 and config.checkpoint.keep != "none" else 0
+        peak = max(peak, 3 * 2 * size if left > 0 else 0)  # two checkpoints and the next, of weights and momentum
+        table.append((*row, word, formatted(duration) if left > 0 else "", str(run_directory(config))))
+    return "\n".join(
+        [
+            align(table),
+            summary(configs),
+            f"time: about {formatted(seconds)}, one after the other on this machine",
+            f"disk: {kept / 1e6:.1f} MB to keep; {peak / 1e6:.1f} MB while a run is going on",
+        ]
+    )
+
+
+def epochs(config: TrainConfig) -> int:
+    """Of a resolved config."""
+    assert config.optim.epochs is not None
+    return config.optim.epochs
+
+
+def samples(config: TrainConfig) -> tuple[int, int]:
+    """In the training and the test split; an image folder is counted."""
+    known = DATASETS[config.dataset.kind].samples
+    if known is not None:
+        return known
+    from bsnn_cli import image_folder
+
+    found = image_folder.scan(Path(config.dataset.root))
+    return len(found.train), len(found.test)
+
+
+def steps_equivalent(config: TrainConfig) -> float:
+    """Steps of a whole run, evaluations counted as the share of a step that they take.
+
+    The products of a step are 6·L·n² floating-point operations a sample, those of an evaluation 2·L·n².
+    """
+    train, test = samples(config)
+    aside = config.dataset.validation * train
+    every = config.eval.train_every
+    whole = 1 if every is None else epochs(config) / every
+    evaluated = epochs(config) * (test + aside) + whole * (train - aside)
+    return (epochs(config) * (train - aside) + evaluated / 3) / config.optim.batch_size
+
+
+def values(config: TrainConfig) -> int:
+    """Trained values in the hidden layers, which are nearly all there are."""
+    return config.model.depth * config.model.width**2
+
+
+def step_seconds(config: TrainConfig) -> float:
+    """Time of an update, from a few of them on random data in a network of a few layers."""
+    import torch
+
+    from bsnn_cli import runner
+
+    depth = min(config.model.depth, PROBE_LAYERS)
+    width, batch = config.model.width, config.optim.batch_size
+    device = runner.choose_device(config.device)
+    trainer = runner.trainer(config.model)(
+        dataclasses.replace(config.model, depth=depth),
+        [runner.member(config)[0]],
+        inputs=width,
+        classes=10,
+        momentum=config.optim.momentum,
+        device=device,
+    )
+    inputs = torch.randn(1, batch, width, device=device)
+    labels = torch.zeros(1, batch, dtype=torch.int64, device=device)
+    trainer.step(inputs, labels)  # the first one is slow
+    begin, steps = time.monotonic(), 0
+    while steps < 3 or time.monotonic() - begin < PROBE_S:
+        float(trainer.step(inputs, labels).sum())  # a GPU has ended the step when its loss can be read
+        steps += 1
+    return (time.monotonic() - begin) / steps * config.model.depth / depth
+
+
+def formatted(seconds: float) -> str:
+    """A duration for people, such as "3 min"."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

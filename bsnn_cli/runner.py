@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 
 from bsnn_cli import activations, checkpoint, data, provenance
-from bsnn_cli.config import ActivationConfig, TrainConfig
+from bsnn_cli.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.errors import ConfigError, Interrupted, StorageError
 from bsnn_cli.fleet import Fleet, Member
@@ -62,6 +62,11 @@ def member(config: TrainConfig) -> tuple[Member, str | None]:
         a, b, root = solution.a, solution.b, solution.root
     phi = activations.get(activation.name)
     return Member(activation=phi, a=a, b=b, seed=config.seed, lr=config.optim.lr), root
+
+
+def trainer(model: ModelConfig) -> type[Fleet] | type[ReferenceTrainer]:
+    """The fast path where it covers a network, the reference network elsewhere."""
+    return Fleet if covers(model) else ReferenceTrainer
 
 
 @dataclass
@@ -266,7 +271,7 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     device, first = dataset.train.images.device, configs[0]
     if states and states[0]["environment"] != environment(device):
         say(f"warning: {states[0]['environment']} has become {environment(device)}; results may differ in rounding")
-    build = Fleet if covers(first.model) else ReferenceTrainer
+    build = trainer(first.model)
     if build is ReferenceTrainer:
         say("the fast path does not cover this network; the reference network is trained, by autograd")
     fleet: Trainer = build(

@@ -1,0 +1,122 @@
+"""From a command line to a config, or to one clear line: in this process, on inputs that nobody would think of."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+
+from bsnn_cli import composition, job, sweep
+from bsnn_cli.cli import VERBS
+from bsnn_cli.config import TrainConfig
+from bsnn_cli.errors import ConfigError
+from bsnn_cli.identity import canonical, differences, identity
+from bsnn_cli.knobs import knobs
+from bsnn_cli.validation import resolve
+
+KEYS = [key for key, _, _ in knobs(TrainConfig())]
+RESULTS = {key for key, entry, _ in knobs(TrainConfig()) if entry.metadata["result"]}
+
+VALUES = st.one_of(
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(
+        ["", "null", "true", "x", "1e-3", "[]", "[1,2]", "{a: 1}", "${seed}", "${nothing}", "'", "a=b", "???"]
+    ),
+    st.text(max_size=8),
+)
+OVERRIDES = st.one_of(
+    st.builds(
+        "{}{}={}".format,
+        st.sampled_from(["", "+", "++"]),
+        st.sampled_from([*KEYS, "model", "activation", "nothing"]),
+        VALUES,
+    ),
+    st.builds("~{}".format, st.sampled_from([*KEYS, "model", "dataset"])),
+    st.text(max_size=12).filter(lambda text: not text.startswith("-")),
+)
+
+
+def compose(verb: str, arguments: list[str]) -> Any:
+    """The config that the command line makes, as `bsnn` would have it."""
+    made: list[Any] = []
+
+    def act(composed: DictConfig) -> None:
+        config = composition.typed(verb, composed)
+        made.append(resolve(config) if verb == "train" else config)
+
+    sweep.register()
+    try:
+        composition.run(verb, arguments, act)
+    finally:
+        GlobalHydra.instance().clear()
+    [config] = made
+    return config
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(OVERRIDES, max_size=4))
+def test_any_command_line_makes_a_config_or_a_clear_line(arguments: list[str]) -> None:
+    config = None
+    with contextlib.suppress(ConfigError):
+        config = compose("train", arguments)
+    assert config is None or isinstance(config, TrainConfig)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "argument", ["output_root=[1]", "nothing=1", "=", "format=", "~quiet", "hydra.verbose=[", "a b"]
+)
+def test_no_verb_breaks_on_a_bad_argument(verb: str, argument: str) -> None:
+    with pytest.raises(ConfigError, match=r"\S"):
+        compose(verb, [argument])
+
+
+def other_values(config: TrainConfig, key: str) -> st.SearchStrategy[Any]:
+    """Values that a knob may have besides the one that it has; those without a list of choices are of its type."""
+    [(entry, value)] = [(entry, value) for name, entry, value in knobs(config) if name == key]
+    rule, kind = entry.metadata["rule"], str(entry.type)
+    if rule is not None and rule.choices:
+        values: st.SearchStrategy[Any] = st.sampled_from(rule.choices)
+    elif kind.startswith("bool"):
+        values = st.booleans()
+    elif kind.startswith("int"):
+        values = st.integers(1, 10**6)
+    elif kind.startswith("float"):
+        values = st.floats(1e-6, 0.9)
+    else:
+        values = st.text("abcdefgh", min_size=1)
+    return values.filter(lambda other: other != value)
+
+
+def changed(config: TrainConfig, key: str, value: Any) -> TrainConfig:
+    config = copy.deepcopy(config)
+    node, _, name = key.rpartition(".")
+    setattr(getattr(config, node) if node else config, name, value)
+    return config
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_identity_is_a_function_of_what_changes_results_and_of_nothing_else(data: st.DataObject) -> None:
+    config = TrainConfig()
+    for key in data.draw(st.lists(st.sampled_from(sorted(RESULTS)), unique=True, max_size=4)):
+        config = changed(config, key, data.draw(other_values(config, key)))
+    assert identity(config) == identity(copy.deepcopy(config)) == identity(canonical(config))
+    assert identity(config) == identity(job.from_plain(dataclasses.asdict(config)))
+
+    key = data.draw(st.sampled_from(KEYS))
+    other = changed(config, key, data.draw(other_values(config, key)))
+    same_result = differences(config) == differences(other)
+    assert (identity(config) == identity(other)) == same_result
+    if key not in RESULTS:
+        assert same_result
+    elif key not in ("activation.root", "dataset.name", "optim.epochs"):  # these may spell out a default
+        assert not same_result

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bsnn_cli import checkpoint, plan
+from bsnn_cli.config import DatasetConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
+from bsnn_cli.files import write_json
+from bsnn_cli.identity import run_directory
+from bsnn_cli.runs import RunDirectory
+from bsnn_cli.validation import resolve
+from tests.conftest import SMALL, run_bsnn
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
+    """Three runs: the first of them is finished as far as the plan can see, the second has done 3 of 4 epochs."""
+    monkeypatch.chdir(tmp_path)
+    runs = [
+        resolve(
+            TrainConfig(
+                dataset=DatasetConfig(kind="digits", root="data"),
+                model=ModelConfig(depth=2, width=10),
+                optim=OptimConfig(epochs=4),
+                seed=seed,
+            )
+        )
+        for seed in range(3)
+    ]
+    for config in runs:
+        run_directory(config).mkdir(parents=True)
+    checkpoint.rotate(run_directory(runs[1]), {"epoch": 2})
+    checkpoint.rotate(run_directory(runs[1]), {"epoch": 3})
+    monkeypatch.setattr(RunDirectory, "result", lambda self: True if self.path.name.endswith("s0") else None)
+    monkeypatch.setattr(
+        RunDirectory, "status", lambda self: "failed" if self.path.name.endswith("s2") else "interrupted"
+    )
+    monkeypatch.setattr(plan, "step_seconds", lambda _: 1.0)
+    return runs
+
+
+def test_the_plan_tells_what_is_done_from_what_is_not(configs: list[TrainConfig]) -> None:
+    assert plan.summary(configs) == "3 runs: 1 finished, 1 to resume, 1 to run"
+    table, total = plan.preview(configs).split("3 runs: ")
+    finished, resumed, missing = [line.split() for line in table.splitlines()[1:]]
+    assert finished[3:] == ["finished", str(run_directory(configs[0]))]
+    assert resumed[3:7] == ["resume", "at", "epoch", "4"]
+    whole = (4 * 1437 + (4 * 360 + 1437) / 3) / 64  # steps of one second
+    assert missing[3:7] == ["to", "run", *plan.formatted(whole).split()]
+    assert resumed[7:9] == plan.formatted(whole / 4).split()
+    assert f"time: about {plan.formatted(1.25 * whole)}" in total
+
+
+def test_forced_runs_are_all_run_again(configs: list[TrainConfig]) -> None:
+    for config in configs:
+        config.force = True
+    assert plan.summary(configs) == "3 runs: 3 to run"
+
+
+def test_evaluations_count_by_the_products_they_take() -> None:
+    config = resolve(
+        TrainConfig(
+            dataset=DatasetConfig(kind="mnist", validation=0.1),
+            optim=OptimConfig(epochs=6, batch_size=100),
+            eval=EvalConfig(train_every=2),
+        )
+    )
+    trained, evaluated = 6 * 54_000, 6 * (10_000 + 6_000) + 3 * 54_000
+    assert plan.steps_equivalent(config) == pytest.approx((trained + evaluated / 3) / 100)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3, "3 s"), (119, "119 s"), (150, "2.5 min"), (3_000, "50 min"), (9_000, "2.5 h"), (864_000, "10 days")],
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert plan.formatted(seconds) == text
+
+
+def test_the_table_of_outcomes_names_what_is_varied_and_why_a_run_failed(
+    configs: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs[2].optim.lr = 0.5
+    path = run_directory(configs[2])
+    path.mkdir(parents=True)
+    write_json(path / "failed.json", {"error": "ValueError: no\nmore", "traceback": ""})
+    configs[1].seed = 7
+    monkeypatch.setattr(RunDirectory, "result", lambda _: None)
+    lines = plan.outcome(configs).splitlines()
+    assert lines[0].split() == ["dataset", "activation", "optim.lr", "seed", "outcome", "test", "directory"]
+    assert lines[2].split()[2:6] == ["0.0001", "7", "not", "finished"]
+    assert lines[4] == f"failed: digits selu_gpn 0.5 2: ValueError: no; see {path / 'log.txt'}"
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    one = run_bsnn("train", *SMALL, "dry_run=true", cwd=tmp_path)
+    many = run_bsnn("train", "-m", *SMALL, "seed=0,1", "dry_run=true", cwd=tmp_path)
+    assert one.returncode == many.returncode == 0, one.stderr + many.stderr
+    assert "1 run: 1 to run" in one.stdout
+    assert "2 runs: 2 to run" in many.stdout
+    assert "time: about" in many.stdout
+    assert list(tmp_path.iterdir()) == []
