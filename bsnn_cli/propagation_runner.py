@@ -31,8 +31,8 @@ def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
         ConfigError: what cannot be measured here, such as a network too large for the memory.
         RunDirectoryError: `run` is no run directory.
     """
-    check(config)
     config, trained = of_trained_run(config)
+    check(config)
     device = choose_device(config.device)
     if config.propagate.source == "dataset":
         found = dataclasses.replace(config.dataset, fingerprint=data.fingerprint(config.dataset))

@@ -26,7 +26,8 @@ def problems(config: Any) -> list[str]:
             found.append(f"dataset.name={dataset.name}: belongs to another dataset; choose a name of its own")
     if isinstance(config, TrainConfig) and config.model.norm == "batch" and config.optim.batch_size == 1:
         found.append("optim.batch_size=1: must be at least 2 with model.norm=batch; one sample has no statistics")
-    if isinstance(config, PropagateConfig):
+    if isinstance(config, PropagateConfig) and (config.run is None or config.weights_digest is not None):
+        # With run=, the network is known only once that run has been read.
         beyond = [layer for layer in config.propagate.histogram or [] if not 1 <= layer <= config.model.depth]
         if beyond:
             found.append(f"propagate.histogram={beyond[0]}: must be a layer from 1 to {config.model.depth}")

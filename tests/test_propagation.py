@@ -303,6 +303,7 @@ def test_a_trained_network_is_measured_with_its_own_weights(tmp_path: Path, monk
     for path in summaries(tmp_path):
         assert set(pd.read_csv(path.parent / "histogram.csv")["layer"]) == {2, 3}
     assert cli.dispatch(["propagate", f"run={run}", "model.depth=7"]) == 2
+    assert cli.dispatch(["propagate", f"run={run}", "propagate.histogram=[4]"]) == 2
     (run / "weights.pt").unlink()
     assert cli.dispatch(["propagate", f"run={run}"]) == 2
 
