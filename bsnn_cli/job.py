@@ -74,6 +74,15 @@ class Orders:
         configs = [from_plain(config) for config in content.pop("configs")]
         return cls(folder=folder, configs=configs, **content)
 
+    def mark(self, config: TrainConfig) -> Path:
+        """The file that says that a run has been begun."""
+        (self.folder / "begun").mkdir(exist_ok=True)
+        return self.folder / "begun" / run_directory(config).name
+
+    def again(self, config: TrainConfig) -> TrainConfig:
+        """What a queue starts a second time goes on: `force` has had its effect, and the first may still be saving."""
+        return dataclasses.replace(config, force=False, wait=True) if self.mark(config).exists() else config
+
     def stop(self, number: int) -> None:
         """Ask all workers to stop their jobs with this signal, and to start no others."""
         write_text(self.folder / "stop", str(number))
@@ -136,7 +145,7 @@ def supervise(configs: Sequence[TrainConfig], orders: Orders) -> None:
     Raises:
         OSError: a directory cannot be written.
     """
-    configs = [_forced_once(config, orders) for config in configs]
+    configs = [orders.again(config) for config in configs]
     directories = [RunDirectory(run_directory(config)) for config in configs]
     finished = [
         directory.result() is not None and not config.force
@@ -154,6 +163,8 @@ def supervise(configs: Sequence[TrainConfig], orders: Orders) -> None:
         stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} {socket.gethostname()}\n".encode())
         stream.flush()
         begin = stream.tell()
+        for config in configs:
+            orders.mark(config).touch()
         code = _watch(_start(configs, orders, stream, environment), orders, flag)
         stopped = flag.received is not None or orders.stopped() is not None
     interrupted = code in [128 + number for number in STOP_SIGNALS] or (stopped and code < 0)
@@ -225,18 +236,6 @@ def _record(config: TrainConfig, directory: RunDirectory, reason: str, output: s
         pass  # another process is working on this run, and that is why the child has ended
     except (BsnnError, OSError) as problem:
         print(f"error: {directory.path}: {reason}; and that could not be noted: {problem}", file=sys.stderr)
-
-
-def _forced_once(config: TrainConfig, orders: Orders) -> TrainConfig:
-    """A job that its queue starts again goes on; `force=true` has had its effect the first time."""
-    if not config.force:
-        return config
-    mark = orders.folder / "forced" / run_directory(config).name
-    if mark.exists():
-        return dataclasses.replace(config, force=False)
-    mark.parent.mkdir(exist_ok=True)
-    mark.touch()
-    return config
 
 
 def main() -> None:

@@ -199,17 +199,20 @@ def _run_pending(pending: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
             if first.optim.batch_size > samples:
                 limit = f"must be at most {samples}, the training samples"
                 raise ConfigError(f"optim.batch_size={first.optim.batch_size}: {limit}")
+            claimed = []
             for config, directory in pending:
                 locks.enter_context(directory.lock(config.wait))
                 if config.force:
                     directory.clear()
-                directory.claim(config)
+                if directory.result() is None:  # another process may have got there while this one waited
+                    directory.claim(config)
+                    claimed.append((config, directory))
         try:
-            train_together(pending, dataset.to(choose_device(first.device)), stop)
+            train_together(claimed, dataset.to(choose_device(first.device)), stop)
         except Interrupted:
             raise
         except Exception as error:
-            for _, directory in pending:
+            for _, directory in claimed:
                 if directory.result() is None:
                     with contextlib.suppress(OSError):  # what made the run fail may stop this too
                         directory.fail(f"{type(error).__name__}: {error}", traceback.format_exc())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -272,6 +273,20 @@ def test_a_signal_while_the_end_is_written_comes_too_late_to_matter(
     ended = forked.run(folder, *RUN, inject=signal_when_called, extra=(runs.RunDirectory, "finish", signal.SIGTERM))
     assert ended.code == 0, ended.output
     assert ending(directory(folder)) == expected
+
+
+def test_who_waits_for_another_process_takes_over_its_result(folder: Path, expected: tuple[str, list[str]]) -> None:
+    first = forked.start(folder, *RUN, "optim.epochs=12")
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("outputs/runs/*/*/*/epochs.csv")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    second = forked.run(folder, *RUN, "wait=true")
+    first.join()
+    assert first.exitcode == second.code == 0, second.output
+    assert ending(directory(folder)) == expected
+    sessions = json.loads((directory(folder) / "provenance.json").read_text())
+    assert sessions["earlier_sessions"] == []
 
 
 def backwards() -> None:

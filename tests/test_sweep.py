@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
@@ -70,7 +71,16 @@ def modified(paths: dict[int, Path]) -> dict[int, int]:
     return {seed: (path / "result.json").stat().st_mtime_ns for seed, path in paths.items() if ENDS[seed] != "failed"}
 
 
-@pytest.mark.parametrize("engine", ["basic", "joblib", "submitit_local"])
+RAY = pytest.param(
+    "ray",
+    marks=[
+        pytest.mark.torture,
+        pytest.mark.skipif(find_spec("hydra_plugins.hydra_ray_launcher") is None, reason="needs bsnn[ray]"),
+    ],
+)
+
+
+@pytest.mark.parametrize("engine", ["basic", "joblib", "submitit_local", RAY])
 def test_a_bad_job_ends_alone_and_only_bad_ones_are_run_again(engine: str, tmp_path: Path) -> None:
     sweep = ["train", "-m", f"hydra/launcher={engine}", *SMALL, "seed=0,1,2,3,4,5,5"]
     first = run_bsnn(*sweep, cwd=tmp_path, PYTHONPATH=with_faults(tmp_path))
@@ -307,14 +317,14 @@ def test_each_gpu_is_given_to_one_job(orders: Orders) -> None:
             assert stopped == {}
 
 
-def test_force_has_its_effect_once_in_a_sweep(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_is_started_again_goes_on(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
     received = []
-    monkeypatch.setattr(job, "_start", lambda configs, *_: received.append(configs[0].force))
+    monkeypatch.setattr(job, "_start", lambda configs, *_: received.append((configs[0].force, configs[0].wait)))
     monkeypatch.setattr(job, "_watch", lambda *_: 143)
     config = resolve(TrainConfig(force=True))
     supervise([config], orders)
     supervise([config], orders)  # as a queue does after a preemption
-    assert received == [True, False]
+    assert received == [(True, False), (False, True)]
 
 
 def test_orders_come_back_as_they_were(orders: Orders) -> None:
