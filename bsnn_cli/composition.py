@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,12 +43,18 @@ def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None]) -> N
         hydra.main(config_path="pkg://bsnn_cli.configs", config_name=verb, version_base="1.3")(act)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, verb, arguments)) from error
-    except ValueError as error:
-        if not str(error).startswith(("Only one of --run", "The --resolve flag")):
+    except Exception as error:
+        if not _raised_by_hydra(error):
             raise
-        raise ConfigError(str(error)) from error
+        raise ConfigError("; ".join(str(error).split("\n"))) from error
     finally:
         sys.argv = before
+
+
+def _raised_by_hydra(error: Exception) -> bool:
+    """Whether Hydra has met something on the command line that it has no words for, such as a number for a group."""
+    frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return str(frame.f_globals["__name__"]).split(".")[0] in ("hydra", "omegaconf", "antlr4")
 
 
 def typed(verb: str, composed: DictConfig) -> Any:
