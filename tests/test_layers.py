@@ -1,0 +1,88 @@
+"""Data flows one way: a module imports only from rows above its own. This table is also the map of the package."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import bsnn_cli
+
+ROWS = [
+    # no knowledge of the project
+    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"},
+    # every knob; files from elsewhere; states on disk
+    {"config", "checkpoint", "fetch", "image_folder", "interruption"},
+    {"approaches"},
+    {"validation"},
+    # what a config means
+    {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
+    # networks
+    {"network", "fleet", "meanfield", "tables", "approach_table", "baselines"},
+    # what is done with them
+    {"training", "propagation", "theory", "reference_trainer", "runs"},
+    # what is on disk, what a person sees
+    {"progress", "listing", "propagation_store"},
+    {"signal_figures", "theory_figures"},
+    {"comparison_figures"},
+    {"figures"},
+    # one run, or one fleet, from start to end
+    {"runner"},
+    {"propagation_runner", "job", "plan", "bench", "rerun"},
+    # many runs
+    {"sweep", "lockstep"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+
+PACKAGE = Path(bsnn_cli.__file__).parent
+ROW = {name: index for index, row in enumerate(ROWS) for name in row}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def imported(module: str) -> set[str]:
+    """Modules of the package that a module imports anywhere, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "bsnn_cli":
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bsnn_cli."):
+            found.add(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bsnn_cli.")}
+    return found
+
+
+def test_every_module_has_its_row() -> None:
+    assert sorted(ROW) == MODULES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_upwards(module: str) -> None:
+    below = {name for name in imported(module) if ROW[name] >= ROW[module]}
+    assert not below, f"{module} (row {ROW[module]}) imports {below}"
+
+
+def test_the_command_starts_without_torch_and_hydra() -> None:
+    for module in ("cli", "errors", "usage", "config"):
+        tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+        top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
+        assert not {name for name in names if name.split(".")[0] in ("torch", "hydra", "omegaconf", "pandas")}
+
+
+def test_rooms_stay_small() -> None:
+    """At most 400 lines a module and 60 a function: where one grows beyond, it holds more than one idea."""
+    large = []
+    for module in MODULES:
+        text = (PACKAGE / f"{module}.py").read_text()
+        if text.count("\n") > 400:
+            large.append(f"{module}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > 60:
+                    large.append(f"{module}.{node.name}: {length} lines")
+    assert not large
