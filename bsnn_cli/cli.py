@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         FiguresConfig,
         GpnConfig,
         PropagateConfig,
+        RerunConfig,
         RunsConfig,
         TableConfig,
         TheoryConfig,
@@ -127,6 +128,15 @@ def runs(config: RunsConfig) -> None:
         print(render(listing.overview(config.output_root, config.status), config.format))
 
 
+def rerun(config: RerunConfig) -> None:
+    """Repeat a finished run and say whether the result is identical."""
+    from pathlib import Path
+
+    from bsnn_cli.rerun import repeat
+
+    print(repeat(Path(config.directory)))
+
+
 def data(config: DataConfig) -> None:
     """Fetch and verify a dataset, and print what is in it."""
     from bsnn_cli import data as datasets
@@ -149,6 +159,7 @@ VERBS: dict[str, Callable[[Any], None]] = {
     "gpn": gpn,
     "theory": theory,
     "runs": runs,
+    "rerun": rerun,
     "data": data,
     "bench": bench,
 }
@@ -187,6 +198,8 @@ def dispatch(arguments: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(usage.verb_help(verb, str(VERBS[verb].__doc__)))
         return 0
+    if verb == "rerun" and len(rest) == 1 and "=" not in rest[0]:  # a path needs no key, and none of Hydra's quoting
+        rest = ["directory='" + rest[0].replace("'", "\\'") + "'"]
     return run_verb(verb, rest)
 
 

@@ -335,6 +335,13 @@ class RunsConfig:
 
 
 @dataclass(kw_only=True)
+class RerunConfig:
+    """Repeat a run and compare."""
+
+    directory: str = knob("", "of a finished run; `bsnn rerun DIRECTORY` will do")
+
+
+@dataclass(kw_only=True)
 class DataConfig:
     """Fetch, verify and describe a dataset."""
 
@@ -367,6 +374,7 @@ VERBS = {
     "gpn": GpnConfig,
     "theory": TheoryConfig,
     "runs": RunsConfig,
+    "rerun": RerunConfig,
     "data": DataConfig,
     "bench": BenchConfig,
 }

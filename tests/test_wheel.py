@@ -1,0 +1,55 @@
+"""The package as others install it: a wheel in an environment of its own, used from another directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+def call(*command: str | Path, cwd: Path) -> str:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`bsnn` of a wheel; what it depends on is borrowed from this environment, this checkout is not."""
+    pytest.importorskip("setuptools")
+    root = tmp_path_factory.mktemp("wheel")
+    for name in ("bsnn_cli", "configs"):
+        shutil.copytree(CHECKOUT / name, root / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, root / "source")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    call(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", root, root / "source", cwd=root)
+    [wheel] = root.glob("bsnn-*.whl")
+    call(sys.executable, "-m", "venv", "--without-pip", root / "venv", cwd=root)
+    python = root / "venv" / "bin" / "python"
+    packages = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=root).strip()
+    (Path(packages) / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    call(*pip, "--python", python, "install", "--no-deps", "--ignore-installed", "--no-index", wheel, cwd=root)
+    return root / "venv" / "bin" / "bsnn"
+
+
+def test_an_installed_wheel_trains_resumes_sweeps_and_tabulates(installed: Path, tmp_path: Path) -> None:
+    where = call(installed.with_name("python"), "-c", "import bsnn_cli; print(bsnn_cli.__file__)", cwd=tmp_path)
+    assert str(installed.parents[1]) in where
+    assert call(installed, "--version", cwd=tmp_path).startswith("bsnn ")
+    assert "2 runs: 2 to run" in call(installed, "train", "-m", *SMALL, "seed=0,1", cwd=tmp_path)
+    assert "test" in call(installed, "train", *SMALL, cwd=tmp_path)
+    assert len(list(tmp_path.glob("outputs/runs/digits/*/*/result.json"))) == 2
+    assert "SELU" in call(installed, "table", cwd=tmp_path)
+    provenance = next(tmp_path.glob("outputs/runs/digits/*/*/provenance.json")).read_text()
+    assert '"commit": null' in provenance
