@@ -24,7 +24,7 @@ def run_bsnn(*arguments: str, cwd: Path, **environment: str) -> subprocess.Compl
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
     )
 
 
