@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from matplotlib.ticker import MaxNLocator
 
 from bsnn_cli import activations as named
 from bsnn_cli import comparison_figures, runs, signal_figures, summary, theory_figures
@@ -154,12 +155,13 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
                 low, high = own["mean"] - own["std"], own["mean"] + own["std"]
                 ax.fill_between(own["epoch"], low, high, color=COLOURS[name], alpha=0.18, linewidth=0)
         ax.set_title(ACTIVATION_LABELS.get(name, name))
-        ax.text(0.97, 0.04, counts(cells[cells["activation"] == name]), transform=ax.transAxes, ha="right", fontsize=7,
-                color=GREY, linespacing=1.3)  # fmt: skip
+        words = counts(cells[cells["activation"] == name])
+        ax.text(0.04, 0.97, words, transform=ax.transAxes, va="top", fontsize=7, color=GREY, linespacing=1.3)
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     axes[0].set_ylim(0, 100)
-    axes[0].set_xlim(left=min(1, table["epoch"].min()) if len(table) else 1)
+    axes[0].set_xlim(1, max(2, table["epoch"].max()))
+    axes[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for index in range(len(names)):
         if index + columns >= len(names):
             axes[index].set_xlabel("epoch")

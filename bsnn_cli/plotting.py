@@ -8,6 +8,7 @@ paper's six); GPN is solid, non-GPN dashed.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +25,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from bsnn_cli.config import ACTIVATION_LABELS
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.files import write_atomically, write_text
+
+logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on the dates of matplotlib's fonts
 
 SINGLE, DOUBLE = 3.4, 7.0
 """Widths in inches: one column and two."""
@@ -182,6 +185,7 @@ def save(pictures: Sequence[Picture], directory: Path, formats: Sequence[str]) -
             for form in formats:
                 path = directory / f"{picture.name}.{form}"
                 write_atomically(path, functools.partial(picture.figure.savefig, format=form, metadata=UNDATED[form]))
+                picture.figure.set_layout_engine("none")  # the layout of the first format serves the others
                 written.append(path)
         write_text(directory / "captions.md", _captions(directory / "captions.md", pictures))
     except OSError as error:

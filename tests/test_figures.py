@@ -1,0 +1,353 @@
+"""Figures from tiny stored numbers: what is drawn is what is stored, and what is missing is named with its command."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+
+from bsnn_cli import figures, plotting, propagation_store
+from bsnn_cli.config import ACTIVATION_LABELS, FIGURES, VERBS, FiguresConfig, PropagateConfig, TrainConfig
+from bsnn_cli.errors import ConfigError
+from bsnn_cli.identity import run_directory
+from bsnn_cli.plotting import Missing, Picture
+from bsnn_cli.propagation import Measurement
+from bsnn_cli.records import EpochRecord, LayerRecord, RunResult
+from bsnn_cli.runs import RunDirectory
+from bsnn_cli.validation import check, resolve
+from tests.conftest import run_bsnn
+
+DEPTH, WIDTH = 4, 10
+
+
+def measured(root: Path, activation: str, scale: float = 1.0, repeats: int = 1, **model: Any) -> pd.DataFrame:
+    """Store a measurement whose signal is scale·2^-l and whose gradient is scale·l; returns its `layers.csv`."""
+    config = PropagateConfig(output_root=str(root))
+    config.activation.name, config.activation.gpn = plotting.split(activation)
+    config.approach = model.pop("approach", None)
+    config.propagate.inputs, config.propagate.repeats = 8, repeats
+    for name, value in {"depth": DEPTH, "width": WIDTH, **model}.items():
+        setattr(config.model, name, value)
+    measurements = []
+    for repeat in range(repeats):
+        rows = [
+            LayerRecord(
+                layer=layer,
+                forward_norm=scale * 2.0**-layer,
+                one_minus_cosine=0.5,
+                **({} if layer > DEPTH else {"backward_norm": 1.0, "gradient_norm": scale * (layer + repeat),
+                                              "derivative_mean": 1.0, "derivative_std": 0.25, "pseudo_linearity": 0.9,
+                                              "saturated": 0.0}),
+            )
+            for layer in range(1, DEPTH + 2)
+        ]  # fmt: skip
+        measurements.append(Measurement(rows, {1: torch.tensor([0.1, 0.2]), DEPTH: torch.tensor([0.0, 0.5, 0.5, 1.0])}))
+    path = propagation_store.directory(config)
+    propagation_store.write(path, config, measurements, {})
+    return pd.read_csv(path / "layers.csv")
+
+
+def trained(root: Path, activation: str, seed: int, accuracies: list[float], diverged: bool = False) -> None:
+    """Store a run on digits with these test accuracies."""
+    config = TrainConfig(output_root=str(root), seed=seed)
+    config.activation.name, config.activation.gpn = plotting.split(activation)
+    config.dataset.kind = "digits"
+    config = resolve(config)
+    directory = RunDirectory(run_directory(config))
+    directory.claim(config)
+    directory.write_epochs(
+        [
+            EpochRecord(epoch=epoch, step=epoch, train_loss=1, test_loss=1, test_accuracy=accuracy, train_accuracy=None,
+                        learning_rate=1, orthogonality_error=0, elapsed_s=0)
+            for epoch, accuracy in enumerate(accuracies, 1)
+        ]
+    )  # fmt: skip
+    last = None if diverged else accuracies[-1]
+    result = RunResult(
+        status="diverged" if diverged else "done", train_accuracy=last, test_accuracy=last, train_loss=last,
+        test_loss=last, epochs=len(accuracies), steps=1, elapsed_s=1, activation=config.activation.name,
+        gpn=config.activation.gpn, root=None, norm="none", batch_norm=False, dataset="digits", depth=200, width=500,
+        weights="unit_rows", seed=seed, parameters=1,
+    )  # fmt: skip
+    directory.finish(result, "none")
+
+
+def theorised(root: Path) -> pd.DataFrame:
+    """Store a `theory.csv` of Tanh and GELU by hand; returns it."""
+    rows: list[dict[str, Any]] = [
+        {"what": "tsc", "case": "none", "width": width, "epsilon": 0.1, "estimate": 10 / width, "low": 0.0, "high": 1.0,
+         "trials": 7}
+        for width in (32, 64)
+    ]  # fmt: skip
+    for name in ("tanh", "gelu"):
+        for number in (1, 2):
+            for place, case in enumerate(("none", "haar", "shell", "gpn")):
+                for width in (32, 64):
+                    estimate = number * (place + 1) / width
+                    rows.append(
+                        {"what": f"theorem_{number}", "case": case, "activation": name, "width": width, "epsilon": 0.1,
+                         "estimate": estimate, "low": 0.0, "high": 1.0, "trials": 7}
+                    )  # fmt: skip
+        for what, starts in (("length", (0.5, 2.0)), ("angle", (1.0,))):
+            for start in starts:
+                for root_of_b in (None, "upper", "lower"):
+                    for layer in (1, 2, 3):
+                        value = start * (0.9 if root_of_b == "upper" else 0.5) ** layer
+                        rows.append(
+                            {"what": what, "activation": name, "root": root_of_b, "width": 16, "layer": layer,
+                             "start": start, "predicted": value, "measured": 1.1 * value, "band_low": value / 2,
+                             "band_high": value * 2, "trials": 3}
+                        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    (root / "theory").mkdir(parents=True)
+    table.to_csv(root / "theory" / "theory.csv", index=False)
+    return table
+
+
+def settings(root: Path, **values: Any) -> FiguresConfig:
+    return FiguresConfig(**{"output_root": str(root), "depth": DEPTH, "width": WIDTH} | values)
+
+
+def built(root: Path, name: str) -> tuple[list[Picture], list[Missing]]:
+    """What a builder yields."""
+    with plotting.looks():
+        parts = list(figures.BUILDERS[name](settings(root)))
+    return [part for part in parts if isinstance(part, Picture)], [part for part in parts if isinstance(part, Missing)]
+
+
+def lines(ax: Axes, activation: str) -> Iterator[Any]:
+    """The lines of an activation, known by its colour and dashes."""
+    name, gpn = plotting.split(activation)
+    for line in ax.get_lines():
+        if to_hex(line.get_color()) == plotting.COLOURS[name].lower() and line.get_linestyle() == (
+            "-" if gpn else "--"
+        ):
+            yield line
+
+
+def test_propagation_draws_the_stored_norms(tmp_path: Path) -> None:
+    tables = {name: measured(tmp_path, name, 1.0 + place) for place, name in enumerate(("tanh", "tanh_gpn", "selu"))}
+    [picture], [missing] = built(tmp_path, "propagation")
+    for ax, quantity in zip(picture.figure.axes, ("forward_norm", "gradient_norm"), strict=True):
+        assert ax.get_yscale() == "log"
+        for name, table in tables.items():
+            [line] = lines(ax, name)
+            stored = table[table[quantity].notna()]
+            np.testing.assert_array_equal(line.get_xdata(), stored["layer"])
+            np.testing.assert_array_equal(line.get_ydata(), stored[quantity])
+        assert not list(lines(ax, "selu_gpn"))
+    words = "bsnn propagate activation=selu_gpn model.depth=4 model.width=10"
+    assert missing == Missing("propagation", "signals of 1 of 4 networks", f"{words} output_root={tmp_path}")
+    assert "L = 4 layers, n = 10 units, 8 standard Gaussian inputs" in picture.caption
+
+
+def test_signals_are_of_the_paper_s_network_and_of_the_size_asked_for(tmp_path: Path) -> None:
+    table = measured(tmp_path, "tanh")
+    measured(tmp_path, "tanh", 9.0, width=20)
+    measured(tmp_path, "tanh", 9.0, init="he_normal", weights="free")
+    measured(tmp_path, "tanh", 9.0, approach="dynamical_isometry")
+    [picture], _ = built(tmp_path, "propagation")
+    [line] = lines(picture.figure.axes[0], "tanh")
+    np.testing.assert_array_equal(line.get_ydata(), table["forward_norm"])
+
+
+def test_measurements_of_equal_repeats_stand_side_by_side(tmp_path: Path) -> None:
+    once = measured(tmp_path, "tanh_gpn", 1.0)
+    measured(tmp_path, "tanh_gpn", 5.0, repeats=3)
+    measured(tmp_path, "tanh")
+    [picture], _ = built(tmp_path, "propagation")
+    [line] = lines(picture.figure.axes[0], "tanh_gpn")
+    np.testing.assert_array_equal(line.get_ydata(), once["forward_norm"])
+    assert "repeats: 1" in picture.figure.texts[0].get_text()
+
+
+def test_dead_networks_are_said_to_be_dead(tmp_path: Path) -> None:
+    measured(tmp_path, "relu", 0.0)
+    measured(tmp_path, "gelu", 1e-30)
+    measured(tmp_path, "elu")
+    [picture], _ = built(tmp_path, "propagation_all")
+    said = {(row, column): [text.get_text() for text in picture.figure.axes[6 * row + column].texts]
+            for row in (0, 1) for column in range(6)}  # fmt: skip
+    assert said[0, 1] == said[1, 1] == ["non-GPN\nall exactly 0"]
+    assert said[0, 5] == ["non-GPN\ndown to\n$10^{-32}$"]  # 1e-30·2⁻⁵ = 3e-32
+    assert said[0, 3] == said[1, 3] == []
+
+
+def test_histograms_are_those_of_the_last_layer(tmp_path: Path) -> None:
+    measured(tmp_path, "elu")
+    [picture], _ = built(tmp_path, "derivatives")
+    patches = picture.figure.axes[3].patches
+    [stored] = (tmp_path / "propagation" / "elu").glob("*/histogram.csv")
+    bins = pd.read_csv(stored)
+    bins = bins[bins["layer"] == DEPTH]
+    [outline] = patches
+    data = outline.get_data()
+    np.testing.assert_array_equal(data.values, bins["density"])
+    np.testing.assert_array_equal(data.edges, [*bins["left"], bins["right"].iloc[-1]])
+    assert (bins["density"] * (bins["right"] - bins["left"])).sum() == pytest.approx(1)
+
+
+def test_width_shows_mean_and_spread_over_repeats(tmp_path: Path) -> None:
+    for width in (100, 250):
+        measured(tmp_path, "tanh_gpn", repeats=2, width=width)
+    measured(tmp_path, "tanh_gpn", repeats=1, width=500)  # one repeat has no spread
+    [picture], [missing] = built(tmp_path, "width")
+    [bars] = picture.figure.axes[0].containers
+    # Gradients of the repeats are 1 2 3 4 and 2 3 4 5, so their ratios are 4 and 2.5.
+    np.testing.assert_allclose(bars.lines[0].get_ydata(orig=False), [3.25, 3.25])
+    np.testing.assert_allclose(bars.lines[0].get_xdata(orig=False), [100, 250], rtol=0.02)
+    [low], [high] = ([cap.get_ydata(orig=False)[0]] for cap in bars.lines[1])
+    np.testing.assert_allclose([low, high], [3.25 - 1.5 / math.sqrt(2), 3.25 + 1.5 / math.sqrt(2)])
+    assert "model.width=100,250,500,1000,1500 activation=tanh_gpn,selu_gpn propagate.repeats=5" in missing.command
+
+
+def test_approaches_are_dots_or_words(tmp_path: Path) -> None:
+    measured(tmp_path, "tanh_gpn", approach="bsnn")
+    measured(tmp_path, "relu", 0.0, approach="spectral_norm", init="glorot_uniform", weights="spectral_norm")
+    [picture], [missing] = built(tmp_path, "approaches")
+    forward, ratio, *_ = picture.figure.axes
+    assert forward.containers[0].lines[0].get_xdata()[0] == 2.0**-5
+    assert ratio.containers[0].lines[0].get_xdata()[0] == 4.0
+    assert [text.get_text() for text in forward.texts] == ["0"]
+    assert [text.get_text() for text in ratio.texts] == ["not defined"]
+    assert [tick.get_text() for tick in forward.get_yticklabels()] == ["BSNN (Tanh-GPN)", "Spectral norm (ReLU)"]
+    assert "approach=dynamical_isometry,self_normalizing" in missing.command
+
+
+def test_curves_are_means_over_seeds_and_name_what_diverged(tmp_path: Path) -> None:
+    trained(tmp_path, "selu_gpn", 0, [50.0, 70.0])
+    trained(tmp_path, "selu_gpn", 1, [60.0, 90.0])
+    trained(tmp_path, "selu", 0, [10.0, 20.0])
+    trained(tmp_path, "selu", 1, [30.0], diverged=True)
+    [picture], [missing] = built(tmp_path, "curves")
+    [ax] = picture.figure.axes
+    [gpn], [plain] = lines(ax, "selu_gpn"), lines(ax, "selu")
+    np.testing.assert_array_equal(gpn.get_xdata(), [1, 2])
+    np.testing.assert_array_equal(gpn.get_ydata(), [55.0, 80.0])
+    np.testing.assert_array_equal(plain.get_ydata(), [20.0, 20.0])
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == pytest.approx(55 - math.sqrt(50))
+    assert band.max() == pytest.approx(80 + math.sqrt(200))
+    assert [text.get_text() for text in ax.texts] == ["GPN: n = 2\nnon-GPN: n = 1, 1 diverged"]
+    assert picture.name == "curves_digits"
+    assert "CIFAR-10" in missing.what
+    assert missing.command.startswith("bsnn train -m activation=")
+
+
+def test_theorems_draw_the_stored_probabilities(tmp_path: Path) -> None:
+    table = theorised(tmp_path)
+    [picture], missing = built(tmp_path, "theorems")
+    assert missing == []
+    for row, what in enumerate(("theorem_1", "theorem_2")):
+        for column, case in enumerate(("none", "haar", "shell", "gpn")):
+            [line] = lines(picture.figure.axes[4 * row + column], "gelu_gpn")
+            own = table[(table["what"] == what) & (table["case"] == case) & (table["activation"] == "gelu")]
+            np.testing.assert_array_equal(line.get_ydata(), own["estimate"])
+            np.testing.assert_array_equal(line.get_xdata(), own["width"])
+
+
+@pytest.mark.parametrize("name", ["lengths", "angles"])
+def test_depth_view_draws_predictions_as_lines_and_measurements_as_dots(name: str, tmp_path: Path) -> None:
+    table = theorised(tmp_path)
+    [picture], _ = built(tmp_path, name)
+    ax = picture.figure.axes[1]
+    assert ax.get_title() == "GELU"
+    own = table[(table["what"] == name[:-1]) & (table["activation"] == "gelu")]
+    for root, dashes in (("lower", "-"), ("upper", ":"), (None, "--")):  # GELU's published root is the lower one
+        form = own[own["root"].isna() if root is None else own["root"] == root]
+        drawn = [line.get_ydata() for line in ax.get_lines() if line.get_linestyle() == dashes]
+        stored = [list(path["predicted"]) for _, path in form.groupby("start")]
+        np.testing.assert_array_equal(drawn, stored)
+    dots = sorted(tuple(line.get_ydata()) for line in ax.get_lines() if line.get_marker() == "o")
+    assert dots == sorted(tuple(path["measured"]) for _, path in own.groupby(["root", "start"], dropna=False))
+
+
+def test_activations_need_no_numbers_and_show_the_published_constants(tmp_path: Path) -> None:
+    [picture], missing = built(tmp_path, "activations")
+    assert missing == []
+    ax = picture.figure.axes[0]
+    [f], [phi] = lines(ax, "tanh_gpn"), lines(ax, "tanh")
+    np.testing.assert_allclose(phi.get_ydata(), np.tanh(phi.get_xdata()))
+    np.testing.assert_allclose(f.get_ydata(), 1.4674135916 * np.tanh(f.get_xdata()) + 0.3885416701, atol=1e-9)
+
+
+def test_no_picture_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plotting.LOOKS, "savefig.dpi", 60)  # for speed
+    for name in ("tanh", "tanh_gpn", "relu"):
+        measured(tmp_path, name)
+    measured(tmp_path, "tanh_gpn", repeats=2)
+    measured(tmp_path, "tanh_gpn", approach="bsnn")
+    trained(tmp_path, "selu_gpn", 0, [50.0, 70.0])
+    theorised(tmp_path)
+    drawn = figures.draw(settings(tmp_path, formats=["png"]))
+    names = {"curves_digits" if name == "curves" else name for name in FIGURES}
+    assert {path.name for path in drawn.files} == {f"{name}.png" for name in names}
+    for path in drawn.files:
+        ink = (matplotlib.image.imread(path)[..., :3] < 0.6).any(axis=2)
+        assert 0.003 < ink.mean() < 0.5, path
+    captions = (tmp_path / "figures" / "captions.md").read_text(encoding="utf-8")
+    assert all(f"\n## {name}\n" in captions for name in names)
+
+
+def test_captions_of_other_figures_stay(tmp_path: Path) -> None:
+    for name in ("curves_mnist", "width", "curves_mnist"):
+        plotting.save([Picture(name, plotting.canvas(2, 2)[0], f"Of {name}, f(h)² = 1.")], tmp_path, ["svg"])
+    text = (tmp_path / "captions.md").read_text(encoding="utf-8")
+    assert text == "# Captions\n" + "".join(
+        f"\n## {name}\n\nOf {name}, f(h)² = 1.\n" for name in ("curves_mnist", "width")
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"curves_mnist.svg", "width.svg", "captions.md"}
+
+
+def test_all_formats_are_written_and_equal_numbers_give_equal_bytes(tmp_path: Path) -> None:
+    measured(tmp_path, "tanh_gpn", repeats=2)
+    first, second = (
+        {path.suffix: path.read_bytes() for path in figures.draw(settings(tmp_path, only="width")).files}
+        for _ in range(2)
+    )
+    assert first == second
+    starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+    assert {suffix: content[: len(starts[suffix])] for suffix, content in first.items()} == starts
+    assert all(len(content) > 5000 for content in first.values())
+
+
+def test_every_figure_and_activation_is_known() -> None:
+    assert tuple(figures.BUILDERS) == FIGURES
+    assert tuple(plotting.COLOURS) == tuple(ACTIVATION_LABELS)
+    assert len(set(plotting.COLOURS.values())) == len(plotting.COLOURS)
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "activations"])
+def test_nothing_stored_names_a_command_that_the_program_takes(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        figures.draw(settings(tmp_path, only=name))
+    [line] = str(caught.value).splitlines()
+    assert line.startswith(f"{name}: ")
+    program, verb, *arguments = shlex.split(line.split("`")[1])
+    assert program == "bsnn"
+    assert verb in VERBS
+    assert f"output_root={tmp_path}" in arguments
+
+
+@pytest.mark.parametrize("value", [[], ["jpg"], ["png", "gif"]])
+def test_unknown_formats_are_refused(value: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"formats=.*must be a list of png, svg, pdf"):
+        check(FiguresConfig(formats=value))
+
+
+def test_the_command(tmp_path: Path) -> None:
+    measured(tmp_path / "outputs", "tanh", depth=200, width=500)
+    result = run_bsnn("figures", "only=propagation", "formats=[png]", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "run `bsnn propagate -m activation=tanh_gpn,selu,selu_gpn`" in result.stdout
+    assert (tmp_path / "outputs" / "figures" / "propagation.png").stat().st_size > 10_000
