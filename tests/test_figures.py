@@ -155,7 +155,7 @@ def test_signals_are_of_the_paper_s_network_and_of_the_size_asked_for(tmp_path: 
     table = measured(tmp_path, "tanh")
     measured(tmp_path, "tanh", 9.0, width=20)
     measured(tmp_path, "tanh", 9.0, init="he_normal", weights="free")
-    measured(tmp_path, "tanh", 9.0, approach="dynamical_isometry")
+    measured(tmp_path, "tanh", 9.0, approach="weight_norm")
     [picture], _ = built(tmp_path, "propagation")
     [line] = lines(picture.figure.axes[0], "tanh")
     np.testing.assert_array_equal(line.get_ydata(), table["forward_norm"])
