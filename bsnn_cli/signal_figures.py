@@ -222,8 +222,8 @@ def propagation_all(config: FiguresConfig) -> Iterator[Picture | Missing]:
         "propagation_all",
         figure,
         "Squared length of the signal per unit (top) and Frobenius norm of the gradient (bottom) against the layer, at "
-        f"the start of training, for the paper's six activations, plain (dashed) and GPN (solid). Curves that leave a "
-        f"panel at its lower edge fall below {LOWEST:.0e}; what is exactly 0 is said in words. {sizes}.",
+        "the start of training, for the paper's six activations, plain (dashed) and GPN (solid). What falls below a "
+        f"panel, or is exactly 0, is said in words. {sizes}.",
     )
 
 
