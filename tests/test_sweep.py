@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,6 +121,7 @@ def test_a_bad_job_ends_alone_and_only_bad_ones_are_run_again(engine: str, tmp_p
 
 
 @pytest.mark.torture
+@pytest.mark.usefixtures("ray_token")
 @pytest.mark.parametrize("engine", ["basic", "joblib", "submitit_local", RAY])
 def test_twenty_four_jobs_of_which_four_go_wrong(engine: str, tmp_path: Path) -> None:
     bad_jobs_end_alone(engine, 24, tmp_path)
@@ -345,3 +349,68 @@ def test_a_job_that_is_started_again_goes_on(orders: Orders, monkeypatch: pytest
 def test_orders_come_back_as_they_were(orders: Orders) -> None:
     orders.write()
     assert Orders.read(orders.folder) == orders
+
+
+@pytest.fixture
+def ray_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret of its own for the Ray of this test, instead of one in the user's home directory."""
+    path = tmp_path / "ray-token.txt"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, ray_token: None) -> Iterator[tuple[str, psutil.Process]]:  # noqa: ARG001
+    """A Ray cluster of two nodes with one processor each; yields its address and the process of the second node."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
+    head = ["--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false"]
+    with (tmp_path / "ray.txt").open("w") as log:
+        nodes = [psutil.Popen([*ray, *head], cwd=tmp_path, stdout=log, stderr=log)]
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))):
+                break
+            time.sleep(0.2)
+        nodes.append(psutil.Popen([*ray, f"--address={address}"], cwd=tmp_path, stdout=log, stderr=log))
+        yield address, nodes[1]
+        for node in nodes:
+            kill_tree(node)
+            node.wait()
+
+
+def kill_tree(process: psutil.Process) -> None:
+    """End a process and all that descends from it, as the loss of a machine does."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for member in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+
+
+@pytest.mark.torture
+@pytest.mark.skipif(find_spec("hydra_plugins.hydra_ray_launcher") is None, reason="needs bsnn[ray]")
+def test_jobs_of_a_lost_ray_node_go_on_elsewhere(
+    cluster: tuple[str, psutil.Process], tmp_path: Path, start: Start
+) -> None:
+    address, node = cluster
+    process = start(
+        "hydra/launcher=ray",
+        f"hydra.launcher.ray.init.address='{address}'",
+        "optim.epochs=600",
+        "checkpoint.every_s=0",
+        "seed=0,1",
+        at_work=2,
+    )
+    while len(list(tmp_path.glob("outputs/runs/*/*/*/checkpoint.pt"))) < 2:
+        time.sleep(0.1)
+    kill_tree(node)
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    assert statuses(tmp_path) == {0: "done", 1: "done"}
+    logs = [(directory / "log.txt").read_text() for directory in seeds(tmp_path).values()]
+    [resumed] = [line for log in logs for line in log.splitlines() if line.startswith("resuming")]
+    assert int(resumed.split("(")[1].split()[0]) > 0
