@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +19,7 @@ from bsnn_cli.identity import run_directory
 from bsnn_cli.listing import overview
 from bsnn_cli.runner import prepare, run
 from bsnn_cli.runs import RunDirectory, load_all, read_config
-from bsnn_cli.training import evaluate
+from bsnn_cli.training import evaluate, train
 from bsnn_cli.validation import resolve
 
 
@@ -165,20 +167,16 @@ def test_runs_of_one_fleet_leave_what_each_would_leave_alone(tmp_path: Path) -> 
 def test_an_interrupted_fleet_goes_on_with_those_that_had_diverged_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class StopAfterSixtyTicks:
-        ticks = 0
-        __enter__ = lambda self: self  # noqa: E731
-        __exit__ = lambda *_: None  # noqa: E731
-
-        @property
-        def received(self) -> int | None:
-            self.ticks += 1
-            return signal.SIGTERM if self.ticks > 60 else None
+    def signalled(*arguments: object, **options: object) -> Iterator[object]:
+        for tick, event in enumerate(train(*arguments, **options)):  # type: ignore[arg-type]
+            if tick == 60:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield event
 
     straight, broken = fleet_of_three(tmp_path / "straight"), fleet_of_three(tmp_path / "broken")
     expected = run(straight)
     with monkeypatch.context() as patch:
-        patch.setattr("bsnn_cli.runner.StopFlag", StopAfterSixtyTicks)
+        patch.setattr("bsnn_cli.runner.train", signalled)
         with pytest.raises(Interrupted):
             run(broken)
     assert [RunDirectory(run_directory(config)).status() for config in broken] == ["interrupted"] * 3
