@@ -1,4 +1,7 @@
-"""Memory of a full-size run on real MNIST: 200 layers of 500 units, batch 64."""
+"""Memory of a full-size run on real MNIST: 200 layers of 500 units, batch 64.
+
+The peak is read off /proc: `ru_maxrss` of a child begins at what its parent, the test runner, held when it was forked.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROBE = """
-import resource, sys
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+PROBE = r"""
+import re, sys
+def peak(): return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1e3
 import torch
 bare = peak()
 from pathlib import Path
