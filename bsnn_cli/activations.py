@@ -360,6 +360,11 @@ def _require_elementwise(name: str, phi: Phi) -> None:
             f"activation {name}: returns {found} for torch.float64 of shape (64,);"
             " it must keep shape and dtype, as torch.tanh does"
         )
+    if torch.equal(whole, whole.float().double()) and len(whole.unique()) > len(h) // 2:
+        raise ActivationError(
+            f"activation {name}: rounds its values to float32 or coarser, which leaves too few digits to solve for"
+            " the constants; it must compute in the dtype that it is given"
+        )
     rounding = 1e-9 * float(whole.nan_to_num(0, 0, 0).abs().max())
     if not torch.allclose(whole[20:40], part, rtol=0, atol=rounding, equal_nan=True):
         raise ActivationError(
