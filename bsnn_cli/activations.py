@@ -360,7 +360,7 @@ def _require_elementwise(name: str, phi: Phi) -> None:
             f"activation {name}: returns {found} for torch.float64 of shape (64,);"
             " it must keep shape and dtype, as torch.tanh does"
         )
-    if torch.equal(whole, whole.float().double()) and len(whole.unique()) > len(h) // 2:
+    if torch.equal(whole, whole.float().double()) and len(set(whole.tolist())) > len(h) // 2:
         raise ActivationError(
             f"activation {name}: rounds its values to float32 or coarser, which leaves too few digits to solve for"
             " the constants; it must compute in the dtype that it is given"

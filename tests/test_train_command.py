@@ -54,8 +54,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             subprocess.Popen(
                 [str(BSNN), "train", *arguments],
                 cwd=tmp_path,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
+                                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
