@@ -52,7 +52,3 @@ class BatchNorm:
         torch.mul((gain * self.gain_gradient).transpose(0, 1), NORM_EPS * self.inverse_std.square(), out=out)
         self.gain_gradient.mul_(a)
         self.shift_gradient.mul_(a)
-
-    def restored(self, layer: int, h_hat: Tensor) -> Tensor:
-        """H − mean from ĥ, (K, B, n). Under products with signals that sum to zero over the batch it stands for h."""
-        return h_hat / self.inverse_std[layer].unsqueeze(1)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -57,24 +57,41 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Workspace:
-    """Signals of one step.
+class Signals:
+    """What a step computes for some samples of a batch, or for all of them.
 
     Attributes:
         x: (L + 1, K, B, n) signals x^1 … x^{L+1}, the last one below the output layer.
         h: (L, K, B, n) preactivations Wx; with batch normalisation of zero mean and unit variance.
         d: (L, K, B, n) (∂E/∂h)/‖v‖ after the way down; on the way up batch normalisation leaves its γĥ + β here.
         g: (L, K, B, n) ∂E/∂x = dW below each layer; one memory for all layers unless the weights are orthogonal.
-        s: (L, K, n) Σ_batch h ∂E/∂h, but for the factor a; unused unless the rows are unit rows.
+        error: (K, B, classes) gradient of the logits.
+        loss: (K,) share of these samples in the mean cross-entropy of the batch.
+        s: (L, K, n) Σ_samples h ∂E/∂h, but for the factor a; unused unless the rows are unit rows.
         norm: what batch normalisation keeps between the two ways, or None.
+        values: of each layer and group of equal activations φ(h), where the way down is quicker with it.
     """
 
     x: Tensor
     h: Tensor
     d: Tensor
     g: Tensor
+    error: Tensor
+    loss: Tensor
     s: Tensor
     norm: BatchNorm | None
+    values: list[list[Tensor | None]] = field(default_factory=list)
+
+    def split(self, parts: int) -> list[Signals]:
+        """Views of about equally many samples each, with sums of their own; all of them have the whole batch's norm."""
+        if parts == 1:
+            return [self]
+        size = -(-self.error.shape[1] // parts)
+        signals = (self.x, self.h, self.d, self.g, self.error)
+        return [
+            Signals(x, h, d, g, error, torch.empty_like(self.loss), torch.empty_like(self.s), self.norm)
+            for x, h, d, g, error in zip(*(torch.split(signal, size, dim=-2) for signal in signals), strict=True)
+        ]
 
 
 class Fleet:
@@ -201,27 +218,29 @@ class Fleet:
         Returns:
             (K,) mean cross-entropy of each batch before the update, in nats.
         """
-        w, B = self._workspace(inputs.shape[1]), inputs.shape[1]
-        log_p = torch.log_softmax(self._forward(w, inputs), dim=-1)
-        target = labels.unsqueeze(-1)
-        loss = -log_p.gather(-1, target).mean(dim=(1, 2))
-        error = log_p.exp().scatter_add(-1, target, log_p.new_full(target.shape, -1)) / B
-        bottom = self._backward(w, torch.bmm(error, self.tensors["output.weight"]))
+        w = self._signals(inputs.shape[1])
+        parts = w.split(1 if w.norm is not None else self._workers.count)
+        B, size = inputs.shape[1], parts[0].error.shape[1]
+        work = list(zip(parts, torch.split(inputs, size, 1), torch.split(labels, size, 1), strict=True))
+        self._workers.each(lambda part: self._differentiate(part[0], part[1], part[2], 1 / B), work)
+        if parts[0] is not w:
+            torch.sum(torch.stack([part.s for part in parts]), 0, out=w.s)
+            torch.sum(torch.stack([part.loss for part in parts]), 0, out=w.loss)
         gradients = {
-            "input.weight": bottom.mT @ inputs,
-            "input.bias": bottom.sum(1),
-            "output.weight": error.mT @ w.x[-1],
-            "output.bias": error.sum(1),
+            "input.weight": w.g[0].mT @ inputs,
+            "input.bias": w.g[0].sum(1),
+            "output.weight": w.error.mT @ w.x[-1],
+            "output.bias": w.error.sum(1),
         }
         if w.norm is not None:
             gradients |= {"norm.weight": w.norm.gain_gradient, "norm.bias": w.norm.shift_gradient}
-        self.alive &= _finite(loss, w, gradients)
+        self.alive &= _finite(w, gradients)
         self.steps += self.alive
         self._update(w, gradients)
-        return loss
+        return w.loss
 
-    def _workspace(self, batch: int) -> Workspace:
-        """Signals of a batch of this size, carved out of one allocation that the largest batch has made."""
+    def _signals(self, batch: int) -> Signals:
+        """Of a batch of this size, carved out of one allocation that the largest batch has made."""
         L, K, n = self.model.depth, len(self.members), self.model.width
         lengths = [L + 1, L, L, L if self.model.weights == "orthogonal" else 1]
         size = sum(lengths) * batch * K * n
@@ -229,20 +248,45 @@ class Fleet:
             self._storage = torch.empty(size, device=self.device, dtype=self.dtype)
         x, h, d, g = torch.split(self._storage[:size].view(-1, K, batch, n), lengths)
         s = self._storage.new_empty(L, K, n)
+        error, loss = s.new_empty(K, batch, self.tensors["output.bias"].shape[1]), s.new_empty(K)
         norm = BatchNorm((L, K, n), s) if self.model.norm == "batch" else None
-        return Workspace(x=x, h=h, d=d, g=g.expand_as(h), s=s, norm=norm)
+        return Signals(x=x, h=h, d=d, g=g.expand_as(h), error=error, loss=loss, s=s, norm=norm)
 
-    def _activate(self, h: Tensor, out: Tensor) -> None:
-        """a·φ(h) + b into `out`; both (K, B, n)."""
+    def _differentiate(self, w: Signals, inputs: Tensor, labels: Tensor, share: float) -> None:
+        """Loss and signals of some samples; without batch normalisation they have nothing to do with the others.
+
+        Args:
+            w: filled.
+            inputs: of these samples, (K, B, inputs).
+            labels: (K, B).
+            share: of one sample in the mean of the batch.
+        """
+        log_p = torch.log_softmax(self._forward(w, inputs), dim=-1)
+        target = labels.unsqueeze(-1)
+        torch.mul(log_p.gather(-1, target).sum(dim=(1, 2)), -share, out=w.loss)
+        torch.mul(log_p.exp().scatter_add(-1, target, log_p.new_full(target.shape, -1)), share, out=w.error)
+        self._backward(w, torch.bmm(w.error, self.tensors["output.weight"]))
+
+    def _activate(self, h: Tensor, out: Tensor) -> list[Tensor | None]:
+        """a·φ(h) + b into `out`, both (K, B, n); returns what `_pull_back` wants to know of each group's φ(h)."""
+        values = []
         for activation, a, b, group in self._groups:
-            torch.add(b, activation.phi(h[group]), alpha=a, out=out[group])
+            value = activation.phi(h[group])
+            torch.add(b, value, alpha=a, out=out[group])
+            values.append(None if activation.pull_back_by_value is None else value)
+        return values
 
-    def _pull_back(self, g: Tensor, h: Tensor) -> Tensor:
+    def _pull_back(self, g: Tensor, h: Tensor, values: list[Tensor | None]) -> Tensor:
         """g·φ'(h), all (K, B, n): the gradient of φ(h) becomes that of h. The factor a is left to what comes next."""
-        parts = [activation.pull_back(g[group], h[group]) for activation, _, _, group in self._groups]
+        parts = []
+        for (activation, _, _, group), value in zip(self._groups, values, strict=True):
+            if activation.pull_back_by_value is not None and value is not None:
+                parts.append(activation.pull_back_by_value(g[group], value))
+            else:
+                parts.append(activation.pull_back(g[group], h[group]))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _forward(self, w: Workspace, inputs: Tensor) -> Tensor:
+    def _forward(self, w: Signals, inputs: Tensor) -> Tensor:
         """Fill the workspace upwards; (K, B, inputs) → logits (K, B, classes)."""
         t = self.tensors
         w.x[0].copy_(_affine(inputs, t["input.weight"], t["input.bias"]))
@@ -252,30 +296,29 @@ class Fleet:
                 h.mul_(self._inverse_norm[layer])
             if w.norm is not None:
                 h = w.norm.forward(layer, h, t["norm.weight"][:, layer], t["norm.bias"][:, layer], out=w.d[layer])
-            self._activate(h, above)
+            w.values.append(self._activate(h, above))
         return _affine(w.x[-1], t["output.weight"], t["output.bias"])
 
-    def _backward(self, w: Workspace, g: Tensor) -> Tensor:
-        """Fill `w.d`, `w.g` and `w.s` downwards; ∂E/∂x of the top → ∂E/∂x of the bottom, (K, B, n)."""
+    def _backward(self, w: Signals, g: Tensor) -> None:
+        """Fill `w.d`, `w.g` and `w.s` downwards, from ∂E/∂x of the top, (K, B, n)."""
         for layer, (V, h, d, below) in reversed(list(enumerate(zip(self._V, w.h, w.d, w.g, strict=True)))):
             if w.norm is not None:
                 gain = self.tensors["norm.weight"][:, layer]
-                w.norm.backward(layer, self._pull_back(g, d), h, gain, self._scale[layer], out=d)
+                w.norm.backward(layer, self._pull_back(g, d, w.values.pop()), h, gain, self._scale[layer], out=d)
             else:
-                u = self._pull_back(g, h)
+                u = self._pull_back(g, h, w.values.pop())
                 if self.model.weights == "unit_rows":
                     torch.linalg.vecdot(u, h, dim=1, out=w.s[layer])
                 torch.mul(u, self._scale[layer], out=d)
             g = torch.bmm(d, V, out=below)
         if w.norm is not None:
             w.norm.finish(self._a, self.tensors["norm.weight"], out=w.s)
-        return g
 
-    def _update(self, w: Workspace, gradients: dict[str, Tensor]) -> None:
+    def _update(self, w: Signals, gradients: dict[str, Tensor]) -> None:
         """M ← μM + ∂E/∂V and V ← V − lr·M of the members that are alive."""
         tangent = (w.s.unsqueeze(2) * self._scale * self._inverse_norm).mT  # s/‖v‖² of each row
         living = [k for k, alive in enumerate(self.alive.tolist()) if alive]
-        matrices = itertools.product(range(self.model.depth), living)
+        matrices = list(itertools.product(range(self.model.depth), living))
         self._workers.each(lambda place: self._move(w, tangent, *place), matrices)
         self._rescale()
         step_size = torch.where(self.alive, self._step_size, 0)
@@ -287,12 +330,12 @@ class Fleet:
         if w.norm is not None:
             self._track_statistics(w.norm)
 
-    def _move(self, w: Workspace, tangent: Tensor, layer: int, k: int) -> None:
+    def _move(self, w: Signals, tangent: Tensor, layer: int, k: int) -> None:
         """Update one matrix, by one core while its V and M are in that core's reach."""
         V, M, d, x = self._V[layer][k], self._M[layer][k], w.d[layer, k], w.x[layer, k]
         lr = self.members[k].lr
         if self._drift is not None:
-            h = w.h[layer, k] if w.norm is None else w.norm.restored(layer, w.h[layer])[k]
+            h = w.h[layer, k] if w.norm is None else w.h[layer, k] / w.norm.inverse_std[layer, k]
             M.addmm_(d.mT, x, beta=self.momentum, alpha=0.5).addmm_(h.mT, w.g[layer, k], alpha=-0.5)
             self._drift.move(layer, k, V, M, lr)
             return
@@ -316,13 +359,13 @@ class Fleet:
         self._scale = self._inverse_norm * self._a
 
 
-def _finite(loss: Tensor, w: Workspace, gradients: dict[str, Tensor]) -> Tensor:
+def _finite(w: Signals, gradients: dict[str, Tensor]) -> Tensor:
     """(K,) whether the loss and the squared norms of all gradients are finite.
 
     For the hidden layers a bound stands for the norm: ‖∂E/∂V‖ ≤ ‖d‖ ‖x‖.
     """
     bound = torch.linalg.vector_norm(w.d, dim=(-2, -1)) * torch.linalg.vector_norm(w.x[:-1], dim=(-2, -1))
-    total = loss + bound.square().sum(0)
+    total = w.loss + bound.square().sum(0)
     for gradient in gradients.values():
         total = total + torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
     finite: Tensor = total.isfinite()

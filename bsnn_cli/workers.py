@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -23,27 +23,27 @@ class Workers:
     """
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) if count > 1 else None
 
-    def each(self, work: Callable[[Part], None], parts: Iterable[Part]) -> None:
-        """Call `work` with every part; whoever is free takes the next one.
+    def each(self, work: Callable[[Part], None], parts: Sequence[Part]) -> None:
+        """Call `work` with every part; whoever is free takes the next one. A lone part is left to the caller.
 
         Raises:
             whatever `work` raised, once all workers have stopped.
         """
-        if self._pool is None:
+        if self._pool is None or len(parts) == 1:
             for part in parts:
                 work(part)
             return
-        queue = iter(list(parts))
-        futures = [self._pool.submit(_drain, work, queue) for _ in range(self._count)]
+        queue = iter(parts)
+        futures = [self._pool.submit(_drain, work, queue) for _ in range(self.count)]
         wait(futures)
         for future in futures:
             future.result()
 
 
 def _drain(work: Callable[[Part], None], queue: Iterator[Part]) -> None:
-    """Work until nothing is left. That `next` of a list's iterator is one operation makes the queue a shared one."""
+    """Work until nothing is left. That `next` of a sequence's iterator is one operation lets them share it."""
     for part in queue:
         work(part)

@@ -88,6 +88,19 @@ def test_float32_keeps_its_digits_where_values_vanish(name: str) -> None:
     torch.testing.assert_close(derivative.double(), exact_derivative, rtol=3e-5, atol=0)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if get(name).pull_back_by_value is not None])
+def test_derivatives_by_value_are_those_by_argument(name: str) -> None:
+    activation = get(name)
+    assert activation.pull_back_by_value is not None
+    h = torch.cat([torch.linspace(-30, 30, 6001, dtype=torch.float64), torch.tensor([0.0, -0.0, -1e3, 1e3])])
+    g = torch.linspace(-2, 2, len(h), dtype=torch.float64)
+    value = activation.phi(h)
+    torch.testing.assert_close(
+        activation.pull_back_by_value(g, value), activation.pull_back(g, h), rtol=1e-13, atol=1e-15
+    )
+    torch.testing.assert_close(value, activation.phi(h), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_slices_of_a_stack_are_left_alone(name: str) -> None:
     stack = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ def test_every_part_is_done_once_by_a_thread_that_has_one_core() -> None:
         done.append((part, torch.get_num_threads(), threading.current_thread().name))
         time.sleep(0.001)  # so that no worker takes all
 
-    Workers(3).each(work, iter(range(60)))
+    Workers(3).each(work, range(60))
     assert sorted(part for part, _, _ in done) == list(range(60))
     assert {intra for _, intra, _ in done} == {1}
     assert len({name for _, _, name in done}) == 3
