@@ -237,7 +237,7 @@ def attempt(act: Callable[[], None]) -> int:
         sys.exit(stop.exit_code)  # also out of a sweep
     except BsnnError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)  # indented: more on the same
         return error.exit_code
     except BrokenPipeError:
         raise

@@ -14,8 +14,9 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from bsnn_cli.arguments import checked
 from bsnn_cli.config import VERBS
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.knobs import allowed, complaint, knobs
@@ -38,7 +39,7 @@ def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None]) -> N
     for name, schema in VERBS.items():
         store.store(group="schema", name=name, node=schema, package="_global_")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
-    before, sys.argv = sys.argv, [f"bsnn {verb}", *arguments]
+    before, sys.argv = sys.argv, [f"bsnn {verb}", *checked(verb, arguments)]
     try:
         hydra.main(config_path="pkg://bsnn_cli.configs", config_name=verb, version_base="1.3")(act)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -94,12 +95,15 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
         if error.options is not None:
             options = sorted(option for option in error.options if not option.endswith(PLUGIN))
             return complaint(group, choice, "one of " + ", ".join(options), options)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read; quote what is not plain, as in \"key='a b'\""
     source = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(source, "full_key", None)
-    if isinstance(source, ConfigAttributeError) and key:
-        return _unknown(key, verb)
+    if isinstance(source, (ConfigAttributeError, ConfigKeyError)) and key:
+        given = [name for name in (word.partition("=")[0] for word in arguments) if name.startswith(f"{key}.")]
+        return _unknown(given[-1] if given else key, verb)
     entries = {name: entry for name, entry, _ in knobs(VERBS[verb]())}
-    if key in entries and not isinstance(error, OverrideParseException):
+    if key in entries:
         given = [argument.partition("=")[2] for argument in arguments if argument.partition("=")[0] == key]
         if given:
             return complaint(key, given[-1], allowed(entries[key]))

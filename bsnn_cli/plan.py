@@ -148,7 +148,7 @@ def samples(config: TrainConfig) -> tuple[int, int]:
         return known
     from bsnn_cli import image_folder
 
-    found = image_folder.scan(Path(config.dataset.root))
+    found = image_folder.scan(Path(config.dataset.root).expanduser())
     return len(found.train), len(found.test)
 
 

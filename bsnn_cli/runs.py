@@ -63,7 +63,7 @@ class RunDirectory:
                 f"{self.path}: another process is working on this run; wait=true waits for it"
             ) from None
         except OSError as error:
-            raise RunDirectoryError(f"output_root: cannot write {self.path}: {error.strerror}") from None
+            raise RunDirectoryError(unwritable(self.path, error)) from None
         try:
             yield
         finally:
@@ -92,7 +92,7 @@ class RunDirectory:
             write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
             (self.path / "failed.json").unlink(missing_ok=True)
         except OSError as error:
-            raise RunDirectoryError(f"output_root: cannot write {error.filename}: {error.strerror}") from error
+            raise RunDirectoryError(unwritable(error.filename, error)) from error
 
     def result(self) -> RunResult | None:
         """What the finished run came to; None if it is not finished."""
@@ -171,6 +171,11 @@ class RunDirectory:
     def fail(self, error: str, trace: str) -> None:
         """Write `failed.json`."""
         write_json(self.path / "failed.json", {"error": error, "traceback": trace})
+
+
+def unwritable(path: str | Path, error: OSError) -> str:
+    """What to tell where the output folder cannot be written."""
+    return f"output_root: cannot write {path}: {error.strerror}; output_root=FOLDER takes another folder"
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -18,6 +18,8 @@ def problems(config: Any) -> list[str]:
         rule = entry.metadata["rule"]
         if value is not None and rule is not None and not rule.accepts(value):
             found.append(complaint(key, value, allowed(entry), rule.choices))
+        elif value == "":
+            found.append(f"{key}=: must not be empty")
     dataset = getattr(config, "dataset", None)
     if dataset is not None and dataset.name not in (None, dataset.kind):
         if dataset.kind != "folder":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -29,6 +31,29 @@ def run_bsnn(*arguments: str, cwd: Path, **environment: str) -> subprocess.Compl
         text=True,
         timeout=900,
     )
+
+
+class Answer(NamedTuple):
+    """What a command line came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def bsnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """The command in this process and the test's folder, for what a process of its own adds nothing to but seconds."""
+    from bsnn_cli import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def bsnn(*arguments: str) -> Answer:
+        capsys.readouterr()
+        code = cli.dispatch(list(arguments))
+        return Answer(code, *capsys.readouterr())
+
+    return bsnn
 
 
 @pytest.fixture(scope="session")

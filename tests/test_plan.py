@@ -46,7 +46,7 @@ def test_the_plan_tells_what_is_done_from_what_is_not(configs: list[TrainConfig]
     finished, resumed, missing = [line.split() for line in table.splitlines()[1:]]
     assert finished[3:] == ["finished", str(run_directory(configs[0]))]
     assert resumed[3:7] == ["resume", "at", "epoch", "4"]
-    whole = (4 * 1437 + (4 * 360 + 1437) / 3) / 64  # steps of one second
+    whole = (4 * 1442 + (4 * 355 + 1442) / 3) / 64  # steps of one second
     assert missing[3:7] == ["to", "run", *plan.formatted(whole).split()]
     assert resumed[7:9] == plan.formatted(whole / 4).split()
     assert f"time: about {plan.formatted(1.25 * whole)}" in total
