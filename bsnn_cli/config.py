@@ -211,6 +211,9 @@ class TrainConfig:
     force: bool = knob(False, "train again, replacing what this run has written")
     wait: bool = knob(False, "wait for another process that holds this run")
     dry_run: bool = knob(False, "print what would be done, the time and disk it takes, and stop")
+    logger: str = knob(
+        "none", "what to write beside epochs.csv; tensorboard: an event file", one_of("none", "tensorboard")
+    )
     progress: bool = knob(True, "show a progress bar, on a terminal")
 
 
