@@ -54,7 +54,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             subprocess.Popen(
                 [str(BSNN), "train", *arguments],
                 cwd=tmp_path,
-                                stdout=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
