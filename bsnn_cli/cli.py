@@ -125,7 +125,8 @@ def runs(config: RunsConfig) -> None:
     if config.prune:
         print(listing.prune(config.output_root, delete=config.yes))
     else:
-        print(render(listing.overview(config.output_root, config.status), config.format))
+        found = listing.overview(config.output_root, config.status, config.where or [], config.sort)
+        print(render(found, config.format))
 
 
 def rerun(config: RerunConfig) -> None:
@@ -209,6 +210,8 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 
     codes: list[int] = []
     register_plugins(verb)
+    if verb == "runs":
+        arguments = composition.filters(arguments)
 
     def job(composed: DictConfig) -> None:
         codes.append(attempt(lambda: VERBS[verb](composition.typed(verb, composed))))

@@ -211,6 +211,9 @@ class TrainConfig:
     force: bool = knob(False, "train again, replacing what this run has written")
     wait: bool = knob(False, "wait for another process that holds this run")
     dry_run: bool = knob(False, "print what would be done, the time and disk it takes, and stop")
+    logger: str = knob(
+        "none", "what to write beside epochs.csv; tensorboard: an event file", one_of("none", "tensorboard")
+    )
     progress: bool = knob(True, "show a progress bar, on a terminal")
 
 
@@ -328,6 +331,12 @@ class RunsConfig:
     """What has been run."""
 
     status: str | None = knob(None, "show only these", one_of("done", "diverged", "failed", "interrupted", "running"))
+    where: list[str] | None = knob(
+        None, "show only runs with these settings; entries can be given as such: model.depth=50 seed=0,1"
+    )
+    sort: str | None = knob(
+        None, "column or key to sort by, such as test_accuracy or model.depth; -KEY: largest first; null: by directory"
+    )
     format: str = knob("text", "how to print", one_of("text", "markdown", "csv", "json"))
     prune: bool = knob(False, "say which files of finished and failed runs can go, and how much that frees")
     yes: bool = knob(False, "with prune: delete them")

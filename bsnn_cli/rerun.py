@@ -64,6 +64,7 @@ def run_again(config: TrainConfig, recorded: dict[str, Any], folder: Path) -> Pa
         threads=recorded.get("threads", config.threads),
         force=False,
         dry_run=False,
+        logger="none",
         checkpoint=dataclasses.replace(config.checkpoint, keep="weights"),
     )
     again = runner.prepare(again)

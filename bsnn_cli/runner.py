@@ -23,6 +23,7 @@ from bsnn_cli.progress import ProgressBar, say
 from bsnn_cli.records import EpochRecord, RunResult
 from bsnn_cli.reference_trainer import ReferenceTrainer, covers
 from bsnn_cli.runs import RunDirectory
+from bsnn_cli.tracking import EventLog
 from bsnn_cli.training import Position, Tick, Trainer, steps_per_epoch, train
 
 SAVING_SHARE = 0.02
@@ -74,13 +75,15 @@ class Session:
     """A fleet at work on its runs, in this process.
 
     Attributes:
-        configs, directories, records: one entry for each member; records are of the epochs so far.
+        configs, directories, logs, records: one entry for each member; records are of the epochs so far, and a log is
+            None where none is wanted.
         elapsed_before_s: wall time of earlier sessions.
         save_again_at: on the monotonic clock, in seconds.
     """
 
     configs: Sequence[TrainConfig]
     directories: Sequence[RunDirectory]
+    logs: Sequence[EventLog | None]
     dataset: Dataset
     fleet: Trainer
     position: Position
@@ -92,6 +95,13 @@ class Session:
     def elapsed_s(self) -> float:
         """Wall time of the runs so far in seconds, all sessions added up."""
         return self.elapsed_before_s + time.monotonic() - self.started
+
+    def publish(self) -> None:
+        """Write the epochs so far for those who look on."""
+        for directory, log, records in zip(self.directories, self.logs, self.records, strict=True):
+            directory.write_epochs(records)
+            if log is not None:
+                log.write(records)
 
     def save(self) -> None:
         """Write checkpoint and epochs of every member, and fix the time of the next save."""
@@ -293,15 +303,21 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
         say(f"resuming after {position.epoch} epochs and {position.batch} batches ({int(fleet.steps[0])} steps)")
     for directory in directories:
         directory.begin_session(provenance.collect(device) | {"trainer": build.__name__})
+    records = [[EpochRecord(**record) for record in state["records"]] for state in states] or [[] for _ in configs]
+    before = max((state["elapsed_s"] for state in states), default=0.0)
     now = time.monotonic()
     return Session(
         configs=configs,
         directories=directories,
+        logs=[
+            EventLog(directory.path, before) if config.logger == "tensorboard" else None
+            for config, directory in zip(configs, directories, strict=True)
+        ],
         dataset=dataset,
         fleet=fleet,
         position=position,
-        records=[[EpochRecord(**record) for record in state["records"]] for state in states] or [[] for _ in configs],
-        elapsed_before_s=max((state["elapsed_s"] for state in states), default=0.0),
+        records=records,
+        elapsed_before_s=before,
         started=now,
         save_again_at=now + first.checkpoint.every_s,
     )
@@ -335,8 +351,7 @@ def work(session: Session, stop: StopFlag) -> None:
                     if fleet.alive[k]:  # the epochs of a member that has diverged mean nothing
                         session.records[k].append(record)
                 bar.epoch(event)
-                for directory, records in zip(session.directories, session.records, strict=True):
-                    directory.write_epochs(records)
+                session.publish()
             if stop.received is not None:
                 session.save()
                 raise Interrupted(stop.received, "stopped; the state is saved, the same command goes on from here")

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bsnn_cli import checkpoint, identity
+from bsnn_cli import checkpoint, identity, tracking
 from bsnn_cli.config import TrainConfig
 from bsnn_cli.errors import RunDirectoryError, RunLockedError
 from bsnn_cli.files import write_json, write_text
@@ -130,6 +130,7 @@ class RunDirectory:
         for name in ("result.json", "weights.pt", "epochs.csv", "failed.json", "provenance.json", "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
         checkpoint.discard(self.path)
+        tracking.discard(self.path)
 
     def begin_session(self, provenance: dict[str, Any]) -> None:
         """Write `provenance.json`; sessions before this one stand under `earlier_sessions`."""

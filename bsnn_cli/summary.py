@@ -226,15 +226,18 @@ def compare(cells: pd.DataFrame) -> pd.DataFrame:
         cells: as `over_seeds(runs)` returns them.
 
     Returns:
-        Columns dataset, split, activation, gpn, batch_norm, ours, ours_std, n, diverged, published, difference (ours −
-        published); accuracies in percent, NaN where we have none.
+        Columns dataset, split, activation, gpn, batch_norm, ours, ours_std, ours_interval, n, diverged, published,
+        difference (ours − published); accuracies in percent, NaN where we have none.
     """
-    ours = cells[cells["protocol"] == ""].rename(columns={"mean": "ours", "std": "ours_std"})
+    ours = cells[cells["protocol"] == ""].rename(
+        columns={"mean": "ours", "std": "ours_std", "interval": "ours_interval"}
+    )
     keys = ["dataset", "split", "activation", "gpn", "batch_norm"]
-    table = published().merge(ours[[*keys, "ours", "ours_std", "n", "diverged"]], on=keys, how="left")
+    measured = ["ours", "ours_std", "ours_interval", "n", "diverged"]
+    table = published().merge(ours[[*keys, *measured]], on=keys, how="left")
     table = table.fillna({"n": 0, "diverged": 0}).astype({"n": int, "diverged": int})
     table["difference"] = table["ours"] - table["published"]
-    return table[[*keys, "ours", "ours_std", "n", "diverged", "published", "difference"]]
+    return table[[*keys, *measured, "published", "difference"]]
 
 
 def paired(runs: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from bsnn_cli import approaches
+from bsnn_cli import approaches, tracking
 from bsnn_cli.config import DATASETS, NORM_GROUPS, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.knobs import allowed, complaint, knobs
@@ -28,6 +28,8 @@ def problems(config: Any) -> list[str]:
             found.append(f"dataset.name={dataset.name}: belongs to another dataset; choose a name of its own")
     if isinstance(config, TrainConfig) and config.model.norm == "batch" and config.optim.batch_size == 1:
         found.append("optim.batch_size=1: must be at least 2 with model.norm=batch; one sample has no statistics")
+    if isinstance(config, TrainConfig) and config.logger == "tensorboard" and not tracking.installed():
+        found.append('logger=tensorboard: is not installed; pip install "bsnn[tensorboard]"')
     if isinstance(config, PropagateConfig) and (config.run is None or config.weights_digest is not None):
         # With run=, the network is known only once that run has been read.
         beyond = [layer for layer in config.propagate.histogram or [] if not 1 <= layer <= config.model.depth]

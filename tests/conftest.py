@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,3 +68,13 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for archive in (source / "raw").glob("*.gz"):
         (root / "MNIST" / "raw" / archive.name).write_bytes(archive.read_bytes())
     return root
+
+
+@pytest.fixture
+def ray_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret of its own for the Ray of this test, instead of one in the user's home directory."""
+    path = tmp_path / "ray-token.txt"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))

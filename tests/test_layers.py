@@ -14,7 +14,7 @@ ROWS = [
     {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"}
     | {"batch_norm", "workers"},
     # every knob; files from elsewhere; states on disk
-    {"config", "checkpoint", "fetch", "image_folder", "interruption"},
+    {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
     {"approaches", "arguments"},
     {"validation"},
     # what a config means
