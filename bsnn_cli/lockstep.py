@@ -16,14 +16,16 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bsnn_cli import job
-from bsnn_cli.config import ModelConfig, TrainConfig
+from bsnn_cli.config import TrainConfig
 from bsnn_cli.job import Orders
+from bsnn_cli.memory import available_bytes, training_bytes
 
 LAUNCHER = "hydra_plugins.bsnn.FleetLauncher"
 """Hydra takes plugins of this name space only; this one is registered, not installed."""
 
 MEMORY_SHARE = 0.7
-"""Of the main memory that is free: the networks of a fleet may take as much."""
+"""Of the main memory that is free: the networks of a fleet may take as much. On a GPU it is the other memory that
+counts: what does not fit there is halved."""
 
 OWN = ("activation", "optim.lr", "seed", "force", "wait")
 """What may differ between the members of a fleet."""
@@ -55,7 +57,7 @@ class FleetLauncher(Launcher):
         """Bring the jobs to their end. Nothing is returned: what came of them stands in the run directories."""
         orders = Orders.read(Path(self.config.hydra.sweep.dir))
         configs = orders.configs[initial_job_idx : initial_job_idx + len(job_overrides)]
-        for fleet in fleets(configs, self.networks, available_bytes()):
+        for fleet in fleets(configs, self.networks, MEMORY_SHARE * available_bytes()):
             if orders.stopped() is None:
                 job.supervise(fleet, orders)
         return []
@@ -75,7 +77,7 @@ def fleets(configs: Sequence[TrainConfig], networks: int, memory: float) -> list
     result = []
     for group in alike.values():
         group.sort(key=lambda one: (one.activation.name, one.activation.gpn))  # stable: seeds stay in their order
-        size = max(1, min(networks, int(memory // network_bytes(group[0].model, group[0].optim.batch_size))))
+        size = max(1, min(networks, int(memory // training_bytes(group[0].model, group[0].optim.batch_size))))
         result += [group[first : first + size] for first in range(0, len(group), size)]
     return result
 
@@ -86,18 +88,3 @@ def _shared(config: TrainConfig) -> str:
         node, _, name = key.rpartition(".")
         del (content[node] if node else content)[name]
     return json.dumps(content, sort_keys=True)
-
-
-def network_bytes(model: ModelConfig, batch_size: int) -> int:
-    """What one network takes in a fleet, in float32: weights, momentum and the signals of a batch."""
-    weights = 2 * model.depth * model.width**2
-    return 4 * (weights + (3 * model.depth + 1) * batch_size * model.width)
-
-
-def available_bytes() -> float:
-    """Main memory for networks. On a GPU it is the other memory that counts: what does not fit there is halved."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return MEMORY_SHARE * 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return float("inf")

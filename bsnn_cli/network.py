@@ -44,12 +44,11 @@ class Hidden(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, n) → (batch, n)."""
-        return self.leave(x, self.norm(self.linear(x)))
+        return self.leave(x, self.activation(self.norm(self.linear(x))))
 
-    def leave(self, x: Tensor, h: Tensor) -> Tensor:
-        """What leaves the layer, from what enters it and its preactivations; all (batch, n)."""
-        out = cast(Tensor, self.activation(h))
-        return x + out if self.residual else out
+    def leave(self, x: Tensor, f: Tensor) -> Tensor:
+        """What leaves the layer, from what enters it and its activations; all (batch, n)."""
+        return x + f if self.residual else f
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers that a run stores of this layer, by the names of `parameters.layer_shapes`."""

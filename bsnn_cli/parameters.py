@@ -5,8 +5,9 @@ Both the reference network and the fleet keep their values under these names; so
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeAlias, cast
 
 import torch
@@ -76,16 +77,25 @@ def initialise(state: State, model: ModelConfig, seed: int) -> None:
         values = {name: state[name][layer] for name in layer_shapes(model)}
         initialise_layer(values, hidden_start(model, seed, layer), seed, layer)
 
-    # Matrices side by side with a thread each: a factorisation of one does not get faster by threads, and where other
-    # programs compete for the cores far slower; nor do its digits depend on the number of threads then.
+    threads = torch.get_num_threads()
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(start, range(model.depth)))
+    initialise_ends(state, model, seed)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch works with one thread inside, for matrices that are drawn side by side.
+
+    A factorisation of one does not get faster by threads, and where other programs compete for the cores far slower;
+    nor do its digits depend on the number of threads then.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(start, range(model.depth)))
+        yield
     finally:
         torch.set_num_threads(threads)
-    initialise_ends(state, model, seed)
 
 
 @torch.no_grad()

@@ -4,16 +4,19 @@ The paper's synthetic experiment (Lu, Gould and Ajanthan 2020, arXiv 2006.12169)
 a standard Gaussian gradient at the top as ∂E_b/∂x^{L+1}, without input and output layers. With a dataset, real inputs
 pass the input layer, and the top gradient is that of the real loss.
 
-Only what enters each layer is kept. On the way back a layer is computed again, with a graph of its own, and its weights
-are drawn again from their random stream: 200 matrices never lie in memory together. Autograd inside one layer makes the
-same few lines serve every normalisation, parametrisation and residual connection.
+Where the network is small, its matrices and the product of each layer are kept for the way back. Otherwise only what
+enters each layer is: the product is computed again, and the weights are drawn again from their random stream, ahead of
+use, so that 200 matrices never lie in memory together. Autograd from the product on makes the same few lines serve
+every normalisation and residual connection.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +34,11 @@ SATURATION = 0.01
 """A unit counts as saturated where |f'(h)| is below this share of the largest |f'| over |h| ≤ 8."""
 
 KEPT_BYTES = 200 * 500 * 500 * 4
-"""The drawn matrices of a network up to this size are kept for the way back and for the next activation."""
+"""Up to this size the drawn matrices of a network are kept, for the way back and for the next activation; so are the
+products of its layers, for the way back."""
+
+DRAWERS = 4
+"""Threads, at most, that draw matrices ahead of use; each holds some four of them while it works."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +91,25 @@ class Layers:
         self.layer = Hidden(model, nonlinearity(activation)).to(device, dtype)
         self.layer.linear.eval()  # spectral normalisation then leaves its singular vectors as they are
 
-    def load(self, layer: int) -> Hidden:
-        """The module with the values of a layer, counted from 0; valid until the next call."""
+    def each(self, order: Sequence[int]) -> Iterator[tuple[int, Hidden]]:
+        """Numbers, counted from 0, and the module with the values of that layer, until the next one is asked for."""
         stored = self.layer.stored()
         if self.trained is not None:
-            for name, value in stored.items():
-                value.copy_(self.trained[name][layer])
-        else:
-            parameters.initialise_layer(stored, drawn.get(self.model, self.seed, layer), self.seed, layer)
+            for layer in order:
+                for name, value in stored.items():
+                    value.copy_(self.trained[name][layer])
+                yield layer, self.layer
+            return
+        for layer, weight in zip(order, drawn.each(self.model, self.seed, order), strict=True):
+            parameters.initialise_layer(stored, weight, self.seed, layer)
             if layer in self.scales:
                 self.layer.scale(self.scales[layer])
-        return self.layer
+            yield layer, self.layer
 
-    def load_for(self, layer: int, x: Tensor) -> Hidden:
-        """As `load`, on the way forward: what depends on the batch x (B, n) that enters is settled here."""
-        module = self.load(layer)
+    def settle(self, layer: int, x: Tensor) -> None:
+        """On the way forward: fix what depends on the batch x (B, n) that enters the layer at hand."""
         if self.trained is None and self.model.init == "lsuv":
-            self.scales[layer] = unit_variance(module, x)
-        return module
+            self.scales[layer] = unit_variance(self.layer, x)
 
 
 def measure(
@@ -116,59 +124,83 @@ def measure(
         histogram: layers, counted from 1, whose f'(h) are wanted.
         tick: called after each layer, twice for each.
     """
-    slope = Slope(activation)
-    x, depth = passage.x, layers.model.depth
+    slope, x, depth = Slope(activation), passage.x, layers.model.depth
     entering = x.new_empty(depth, *x.shape)  # one block: freed piece by piece, the memory would not go back
+    keep = 4 * entering.numel() <= KEPT_BYTES
+    products = torch.empty_like(entering) if keep else None
     rows, derivatives = [], {}
     with torch.no_grad():
-        for index in range(depth):
-            layer = layers.load_for(index, x)
-            h = layer.norm(layer.linear(x))
-            derivative = slope(h)
-            rows.append(
-                LayerRecord(
-                    layer=index + 1,
-                    forward_norm=mean_square(x),
-                    one_minus_cosine=one_minus_cosine(x),
-                    preactivation_mean=float(h.mean(dtype=torch.float64)),
-                    preactivation_variance=mean_square(h - h.mean()),
-                    derivative_mean=float(derivative.mean(dtype=torch.float64)),
-                    derivative_std=float(derivative.std(correction=0)),
-                    pseudo_linearity=pseudo_linearity(h, layer.activation(h)),
-                    saturated=float((derivative.abs() < SATURATION * slope.largest).mean(dtype=torch.float64)),
-                )
-            )
+        for index, layer in layers.each(range(depth)):
+            layers.settle(index, x)
+            entering[index] = x
+            product = layer.linear(x)
+            if products is not None:
+                products[index] = product
+            h = layer.norm(product)
+            f, derivative = layer.activation(h), slope(h)
+            rows.append(record(index + 1, x, h, f, derivative, slope.largest))
             if index + 1 in histogram:
                 derivatives[index + 1] = derivative.flatten().float().cpu()
-            entering[index] = x
-            x = layer.leave(x, h)
+            x = layer.leave(x, f)
             tick()
-    rows.append(LayerRecord(layer=depth + 1, forward_norm=mean_square(x), one_minus_cosine=one_minus_cosine(x)))
+    length_squared, alike = lengths_and_angle(x)
+    rows.append(LayerRecord(layer=depth + 1, forward_norm=length_squared, one_minus_cosine=alike))
     g = passage.top(x)
-    for index in reversed(range(depth)):
-        g, d, weight_gradient = pull_back(layers.load(index), entering[index], g)
+    for index, layer in layers.each(range(depth - 1, -1, -1)):
+        g, d, weight_gradient = pull_back(layer, entering[index], None if products is None else products[index], g)
         gradient_norm = length(weight_gradient) / len(d)
-        rows[index] = dataclasses.replace(rows[index], backward_norm=mean_square(d), gradient_norm=gradient_norm)
+        rows[index] = dataclasses.replace(
+            rows[index], backward_norm=length(d) ** 2 / d.numel(), gradient_norm=gradient_norm
+        )
         tick()
     return Measurement(rows, derivatives)
 
 
-def pull_back(layer: Hidden, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def record(layer: int, x: Tensor, h: Tensor, f: Tensor, derivative: Tensor, steepest: float) -> LayerRecord:
+    """What the way forward shows of a layer; no gradients yet.
+
+    Args:
+        layer: counted from 1.
+        x: (B, n) what enters.
+        h: (B, n) preactivations.
+        f: (B, n) f(h).
+        derivative: (B, n) f'(h).
+        steepest: as `Slope.largest`.
+    """
+    forward_norm, alike = lengths_and_angle(x)
+    h_mean, h_variance = mean_and_variance(h)
+    slope_mean, slope_variance = mean_and_variance(derivative)
+    return LayerRecord(
+        layer=layer,
+        forward_norm=forward_norm,
+        one_minus_cosine=alike,
+        preactivation_mean=h_mean,
+        preactivation_variance=h_variance,
+        derivative_mean=slope_mean,
+        derivative_std=math.sqrt(slope_variance),
+        pseudo_linearity=pseudo_linearity(h, f),
+        saturated=int((derivative.abs() < SATURATION * steepest).count_nonzero()) / derivative.numel(),
+    )
+
+
+def pull_back(layer: Hidden, x: Tensor, product: Tensor | None, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ΣE_b at one layer.
 
     Args:
         layer: with its values.
         x: (B, n) what enters it.
+        product: Wx, (B, n), if it is known.
         g: (B, n) gradient of what leaves it.
 
     Returns:
         gradients of x (B, n), of the preactivations h (B, n), and of W itself (n, n), whatever W is made of.
     """
-    x = x.detach().requires_grad_()
-    W = layer.linear.weight.detach().requires_grad_()
-    h = layer.norm(F.linear(x, W))
-    bottom, d, gradient = torch.autograd.grad(layer.leave(x, h), (x, h, W), g)
-    return bottom, d, gradient
+    W = layer.linear.weight.detach()
+    product = (F.linear(x, W) if product is None else product).detach().requires_grad_()
+    h = layer.norm(product)
+    d, of_product = torch.autograd.grad(layer.activation(h), (h, product), g)
+    bottom = of_product @ W
+    return bottom + g if layer.residual else bottom, d, of_product.T @ x
 
 
 def summarise(rows: Sequence[LayerRecord]) -> Summary:
@@ -213,19 +245,22 @@ class Slope:
         return self._phi.derivative(h).mul_(self._a)
 
 
-def mean_square(x: Tensor) -> float:
-    """Mean over the batch of ‖x‖²/n, accumulated in float64; x: (B, n)."""
-    return length(x) ** 2 / x.numel()
+def lengths_and_angle(x: Tensor) -> tuple[float, float]:
+    """Mean over the batch of ‖x‖²/n, and 1 − c, where c is the mean cosine between two different rows of x (B, n).
 
-
-def one_minus_cosine(x: Tensor) -> float:
-    """1 − c, where c is the mean cosine between two different rows of x (B, n).
-
-    The mean of ½‖u_b − u_b'‖² over pairs of unit vectors u = x/‖x‖ is their total variance about their mean: no
-    cancellation near c = 1, and a cost linear in B. NaN where a row is 0.
+    In float64: 1 − c = (B − ‖Σu‖²/B)/(B − 1), with u = x/‖x‖, then keeps its digits down to 1e-14 at a cost linear in
+    B, and squares of small or large float32 numbers are none. 1 − c is NaN where a row is 0.
     """
-    u = x / torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float64).to(x.dtype)
-    return length(u - u.mean(0)) ** 2 / (len(x) - 1)
+    x, B = x.double(), len(x)
+    norms = torch.linalg.vector_norm(x, dim=1)
+    total = x.T @ (1 / norms)
+    return float(norms.square().sum()) / x.numel(), float((B - total.square().sum() / B).clamp(min=0)) / (B - 1)
+
+
+def mean_and_variance(x: Tensor) -> tuple[float, float]:
+    """Over all entries, accumulated in float64."""
+    mean = x.mean(dtype=torch.float64)
+    return float(mean), length(x - mean.to(x.dtype)) ** 2 / x.numel()
 
 
 def pseudo_linearity(h: Tensor, f: Tensor) -> float:
@@ -234,15 +269,16 @@ def pseudo_linearity(h: Tensor, f: Tensor) -> float:
     1 means that each unit is a linear function on the inputs it sees. Units that do not vary are left out, NaN if none
     does.
     """
-    correlation = (unit_columns(h) * unit_columns(f)).sum(0)
-    return float(correlation.double().square().nanmean())
+    (h, h_norm), (f, f_norm) = centred(h), centred(f)
+    correlation = (h * f).sum(0).double() / (h_norm * f_norm)
+    return float(correlation.square().nanmean())
 
 
-def unit_columns(x: Tensor) -> Tensor:
-    """Each column of x (B, n), less its mean, at unit length; NaN where it is constant."""
+def centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each column of x (B, n) less its mean, all over one number that brings them near 1; and their lengths (n,)."""
     x = x - x.mean(0)
-    norm: Tensor = torch.linalg.vector_norm(x, dim=0, dtype=torch.float64)
-    return x / norm.to(x.dtype)
+    x /= x.abs().amax()
+    return x, (x * x).sum(0).double().sqrt()
 
 
 def length(x: Tensor) -> float:
@@ -292,28 +328,45 @@ def dataset_passage(
 
 
 class Matrices:
-    """`parameters.hidden_start` of one network at a time, in one block of memory where `KEPT_BYTES` suffice for all."""
+    """`parameters.hidden_start` of one network at a time, in one block of memory where `KEPT_BYTES` suffice for all.
+
+    Matrices are drawn side by side, with a thread each: see `parameters.one_thread`.
+    """
 
     def __init__(self) -> None:
         self._owner: tuple[object, ...] = ()
         self._block = torch.empty(0)
-        self._known: set[int] = set()
 
-    def get(self, model: ModelConfig, seed: int, layer: int) -> Tensor:
-        """The start of a hidden matrix, (n, n) float32 on the CPU; `layer` is counted from 0."""
+    def each(self, model: ModelConfig, seed: int, order: Sequence[int]) -> Iterator[Tensor]:
+        """The starts of hidden matrices, (n, n) float32 on the CPU, in this order of layers, counted from 0."""
         L, n = model.depth, model.width
         if 4 * L * n * n > KEPT_BYTES:
-            return parameters.hidden_start(model, seed, layer)
+            yield from ahead(model, seed, order)
+            return
         owner = (model.init, L, n, seed)
         if owner != self._owner:
-            self._owner, self._known = owner, set()
+            self._owner = ()  # until all are there
             if self._block.shape != (L, n, n):
                 self._block = torch.empty(0)  # before the next one is made
                 self._block = torch.empty(L, n, n)
-        if layer not in self._known:
-            self._block[layer] = parameters.hidden_start(model, seed, layer)
-            self._known.add(layer)
-        return self._block[layer]
+            for layer, weight in enumerate(ahead(model, seed, range(L))):
+                self._block[layer] = weight
+            self._owner = owner
+        for layer in order:
+            yield self._block[layer]
+
+
+def ahead(model: ModelConfig, seed: int, order: Sequence[int]) -> Iterator[Tensor]:
+    """`parameters.hidden_start` of layers in this order; as many as there are threads are drawn ahead of use."""
+    drawers = min(torch.get_num_threads(), DRAWERS)
+    waiting: deque[Future[Tensor]] = deque()
+    with parameters.one_thread(), ThreadPoolExecutor(drawers) as pool:
+        for layer in order:
+            waiting.append(pool.submit(parameters.hidden_start, model, seed, layer))
+            if len(waiting) > drawers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 drawn = Matrices()

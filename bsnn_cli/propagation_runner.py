@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bsnn_cli import checkpoint, data, propagation, propagation_store, provenance, runs
+from bsnn_cli import checkpoint, data, memory, propagation, propagation_store, provenance, runs
 from bsnn_cli.config import PropagateConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.errors import CheckpointError, ConfigError
@@ -42,7 +42,7 @@ def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
     if summary is not None and not config.force:
         say(f"{path}: finished already; force=true measures it again")
         return path, summary
-    require_memory(config)
+    memory.require(estimate_bytes(config), config.model, f"propagate.inputs={config.propagate.inputs}")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     begin = provenance.collect(device)
@@ -113,32 +113,11 @@ def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, 
 
 
 def estimate_bytes(config: PropagateConfig) -> int:
-    """Memory that a measurement needs: what enters each layer, matrices kept or at work, trained weights."""
+    """Memory that a measurement needs: signals kept, matrices kept or drawn ahead, trained weights, work of a layer."""
     L, n, B = config.model.depth, config.model.width, config.propagate.inputs
-    matrices = 4 * L * n * n
+    signals, matrices = 4 * L * B * n, 4 * L * n * n
+    if signals <= propagation.KEPT_BYTES:
+        signals *= 2
     if config.run is None and matrices > propagation.KEPT_BYTES:
-        matrices = 0
-    return 4 * L * B * n + matrices + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES
-
-
-def require_memory(config: PropagateConfig) -> None:
-    """Refuse, before starting, what this machine cannot hold.
-
-    Raises:
-        ConfigError: with the estimate and the limit.
-    """
-    needed, available = estimate_bytes(config), available_bytes()
-    if available is not None and needed > available:
-        raise ConfigError(
-            f"model.depth={config.model.depth}, model.width={config.model.width}, propagate.inputs="
-            f"{config.propagate.inputs}: need about {needed / 1e9:.1f} GB of memory; {available / 1e9:.1f} GB are free"
-        )
-
-
-def available_bytes() -> int | None:
-    """Memory that a new process can have without swapping; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
+        matrices = propagation.DRAWERS * 5 * 4 * n * n
+    return signals + matrices + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES

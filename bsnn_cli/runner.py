@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from bsnn_cli import activations, checkpoint, data, provenance
+from bsnn_cli import activations, checkpoint, data, memory, provenance
 from bsnn_cli.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.errors import ConfigError, Interrupted, StorageError
@@ -199,6 +199,9 @@ def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
 def _run_pending(pending: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
     """Lock the runs, and train those that stand at the same step as one fleet."""
     first = pending[0][0]
+    if choose_device(first.device).type == "cpu":
+        needed = memory.training_bytes(first.model, first.optim.batch_size)
+        memory.require(needed, first.model, f"optim.batch_size={first.optim.batch_size}")
     if first.threads is not None:
         torch.set_num_threads(first.threads)
     torch.set_float32_matmul_precision("high" if first.precision == "tf32" else "highest")

@@ -25,6 +25,7 @@ from bsnn_cli.activations import get, normalise
 from bsnn_cli.config import AUTO_ROOT, TheoryConfig
 from bsnn_cli.meanfield import COLLAPSED, Transfer, fate_of_angle, fate_of_length, transfer, variance_step
 from bsnn_cli.orthogonal import stream
+from bsnn_cli.parameters import one_thread
 
 OFF_SHELL = 2.0
 """‖x‖²/n of inputs off the shell."""
@@ -109,12 +110,8 @@ def study(config: TheoryConfig) -> pd.DataFrame:
     """
     names = list(AUTO_ROOT) if config.activation is None else [config.activation.name]
     root = "auto" if config.activation is None else config.activation.root
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tensors are small: several threads would mostly wait for each other
-    try:
+    with one_thread():  # tensors are small: several threads would mostly wait for each other
         rows = [*probabilities(names, root, config), *depth_view(names, config)]
-    finally:
-        torch.set_num_threads(threads)
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"layer": "Int64"})
 
 

@@ -15,7 +15,7 @@ ROWS = [
     | {"batch_norm", "workers"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
-    {"approaches", "arguments"},
+    {"approaches", "arguments", "memory"},
     {"validation"},
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},

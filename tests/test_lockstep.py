@@ -13,7 +13,8 @@ from bsnn_cli import runner
 from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.fleet import Fleet
 from bsnn_cli.identity import run_directory
-from bsnn_cli.lockstep import OWN, fleets, network_bytes
+from bsnn_cli.lockstep import OWN, fleets
+from bsnn_cli.memory import training_bytes
 from bsnn_cli.validation import resolve
 from tests.conftest import SMALL, run_bsnn
 
@@ -54,7 +55,7 @@ def test_what_does_not_fit_together_is_trained_apart(other: TrainConfig) -> None
 
 def test_fleets_are_no_larger_than_asked_and_than_the_memory() -> None:
     runs = [config(seed=seed) for seed in range(10)]
-    each = network_bytes(runs[0].model, runs[0].optim.batch_size)
+    each = training_bytes(runs[0].model, runs[0].optim.batch_size)
     assert [len(fleet) for fleet in fleets(runs, networks=4, memory=1e12)] == [4, 4, 2]
     assert [len(fleet) for fleet in fleets(runs, networks=24, memory=6.5 * each)] == [6, 4]
     assert [len(fleet) for fleet in fleets(runs[:2], networks=24, memory=0)] == [1, 1]
@@ -62,7 +63,7 @@ def test_fleets_are_no_larger_than_asked_and_than_the_memory() -> None:
 
 def test_the_size_of_a_network_is_that_of_its_tensors() -> None:
     model = ModelConfig(depth=200, width=500)
-    assert network_bytes(model, 64) == pytest.approx(2 * 200e6 + 601 * 64 * 500 * 4)
+    assert training_bytes(model, 64) == pytest.approx(2 * 200e6 + 601 * 64 * 500 * 4)
 
 
 def test_a_sweep_as_a_fleet_leaves_the_runs_of_a_plain_sweep(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Memory of a full-size run on real MNIST: 200 layers of 500 units, batch 64.
+"""Memory: the refusal of what does not fit, and of a full-size run on real MNIST: 200 layers of 500 units, batch 64.
 
 The peak is read off /proc: `ru_maxrss` of a child begins at what its parent, the test runner, held when it was forked.
 """
@@ -8,6 +8,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from bsnn_cli import cli
 
 PROBE = r"""
 import re, sys
@@ -35,3 +39,16 @@ def test_a_full_size_run_needs_less_than_900_mb_above_torch(mnist_root: Path, tm
     loss, megabytes = map(float, result.stdout.split())
     assert 1 < loss < 5
     assert 400 < megabytes < 900  # weights and momentum alone are 400 MB
+
+
+@pytest.mark.parametrize("verb", ["train", "propagate"])
+def test_a_network_too_large_for_the_memory_is_refused_with_the_estimate_and_the_limit(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.dispatch([verb, "dataset=digits", "model.depth=4000", "model.width=100000"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: model.depth=4000, model.width=100000, ")
+    assert "GB of memory" in line
+    assert "GB are free" in line
+    assert list(tmp_path.iterdir()) == []

@@ -23,8 +23,8 @@ from bsnn_cli.propagation import (
     Measurement,
     dataset_passage,
     gaussian_passage,
+    lengths_and_angle,
     measure,
-    one_minus_cosine,
     pseudo_linearity,
     summarise,
 )
@@ -221,10 +221,13 @@ def test_a_linear_orthogonal_network_keeps_everything_exactly() -> None:
 
 
 def test_numbers_by_hand() -> None:
-    assert one_minus_cosine(torch.tensor([[3.0, 0], [0, 0.5], [-1, 0]])) == pytest.approx(4 / 3)  # cosines 0, −1, 0
+    by_hand = (9 + 0.25 + 1) / 6, 4 / 3  # cosines 0, −1, 0
+    assert lengths_and_angle(torch.tensor([[3.0, 0], [0, 0.5], [-1, 0]])) == pytest.approx(by_hand)
+    assert lengths_and_angle(torch.tensor([[3e-30, 0], [0, 4e-30]]))[0] == pytest.approx(6.25e-60)
     close = torch.tensor([[1.0, 1e-5], [1, -1e-5]])
-    assert one_minus_cosine(close) == pytest.approx(2e-10, rel=1e-4)
-    assert math.isnan(one_minus_cosine(torch.tensor([[0.0, 0], [1, 0]])))
+    assert lengths_and_angle(close)[1] == pytest.approx(2e-10, rel=1e-4)
+    assert lengths_and_angle(torch.ones(7, 3))[1] == pytest.approx(0, abs=1e-15)
+    assert math.isnan(lengths_and_angle(torch.tensor([[0.0, 0], [1, 0]]))[1])
     h = torch.tensor([[-1.0, -1], [0, 0], [1, 1]])
     assert pseudo_linearity(h, 3 * h + 1) == pytest.approx(1)
     assert pseudo_linearity(h, torch.stack([h[:, 0], h[:, 1] ** 2], 1)) == pytest.approx(0.5)  # 1 and 0
@@ -242,13 +245,13 @@ def test_weights_are_drawn_again_where_they_do_not_fit(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(parameters, "hidden_start", counted)
     kept = [passage(model, ActivationConfig(name=name)) for name in ("selu", "tanh")]
-    assert drawn == [0, 1, 2, 3, 4]
+    assert sorted(drawn) == [0, 1, 2, 3, 4]
     other = passage(model, activation, seed=1)
-    assert drawn[5:] == [0, 1, 2, 3, 4]
+    assert sorted(drawn[5:]) == [0, 1, 2, 3, 4]
     drawn.clear()
     monkeypatch.setattr(propagation, "KEPT_BYTES", 1)
     again = passage(model, activation)
-    assert drawn == [0, 1, 2, 3, 4, 4, 3, 2, 1, 0]
+    assert sorted(drawn[:5]) == sorted(drawn[5:]) == [0, 1, 2, 3, 4]  # side by side, so nearly in order
     assert str(again.layers) == str(kept[0].layers) != str(other.layers)
 
 
@@ -309,7 +312,6 @@ def test_a_trained_network_is_measured_with_its_own_weights(tmp_path: Path, monk
 
 
 BAD = {
-    ("model.depth=4000", "model.width=100000"): ["model.depth=4000", "model.width=100000", "GB", "free"],
     ("propagate.histogram=[1,9]",): ["propagate.histogram=9", "1 to 4"],
     ("propagate.inputs=1",): ["propagate.inputs=1", "at least 2"],
     ("propagate.source=data",): ["propagate.source=data", "gaussian, dataset"],
@@ -333,7 +335,7 @@ def test_the_memory_estimate_is_of_the_right_size() -> None:
     from bsnn_cli.config import PropagateConfig
 
     full = propagation_runner.estimate_bytes(PropagateConfig())
-    assert 0.6e9 < full < 1.2e9  # 200 MB of signals, 200 MB of matrices, PyTorch itself
+    assert 0.8e9 < full < 1.4e9  # 400 MB of signals, 200 MB of matrices, PyTorch itself
     wide = propagation_runner.estimate_bytes(PropagateConfig(model=ModelConfig(width=1500)))
     assert wide < 1.5e9
 
