@@ -11,7 +11,7 @@ import bsnn_cli
 
 ROWS = [
     # no knowledge of the project
-    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"},
+    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "stopwatch", "verdict"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption"},
     {"approaches"},
@@ -19,17 +19,30 @@ ROWS = [
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
     # networks
-    {"network", "fleet", "meanfield", "tables", "approach_table", "baselines"},
+    {
+        "network",
+        "lightning_baseline",
+        "fleet",
+        "meanfield",
+        "tables",
+        "approach_table",
+        "baselines",
+        "bench_report",
+        "floors",
+    },
     # what is done with them
     {"training", "propagation", "theory", "reference_trainer", "runs"},
     # what is on disk, what a person sees
     {"progress", "listing", "propagation_store"},
+    {"bench_data", "bench_figures"},
     {"signal_figures", "theory_figures"},
     {"comparison_figures"},
     {"figures"},
     # one run, or one fleet, from start to end
     {"runner"},
-    {"propagation_runner", "job", "plan", "bench", "rerun"},
+    {"propagation_runner", "job", "plan", "contestants", "rerun"},
+    {"projection"},
+    {"bench"},
     # many runs
     {"sweep", "lockstep"},
     {"cli"},
