@@ -278,13 +278,14 @@ FIGURES = (
     "theorems",
     "lengths",
     "angles",
+    "bench",
 )
 FORMATS = ("png", "svg", "pdf")
 
 
 @dataclass(kw_only=True)
 class FiguresConfig:
-    """The paper's figures, from numbers that `propagate`, `train` and `theory` have stored."""
+    """The paper's figures, from numbers that `propagate`, `train`, `theory` and `bench` have stored."""
 
     only: str | None = knob(None, "this figure; null: all of them", one_of(*FIGURES))
     formats: list[str] | None = knob(
@@ -368,8 +369,10 @@ class BenchConfig:
     quick: bool = knob(False, "only plain PyTorch, one network of this program and the floor")
     growth: bool = knob(False, "also how cost grows with depth, width and number of networks")
     compile: bool = knob(False, "also plain PyTorch with torch.compile, which takes minutes to compile")
+    table: bool = knob(False, "also train each fleet of the paper's table for a minute, and project the time of all")
     networks: list[int] | None = knob(None, "sizes of fleets; null: 1 on a CPU, 1, 12 and 24 on a GPU")
-    rounds: int = knob(9, "steps of each implementation that are timed, in turns", at_least(1))
+    rounds: int = knob(9, "turns in which each implementation is timed: a step on a CPU, ten on a GPU", at_least(1))
+    precision: str = knob("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"))
     device: str = knob("auto", "where to compute; auto: cuda if there is one", DEVICE)
     threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
     output_root: str = knob("outputs", "results go to its folder `bench`")

@@ -26,6 +26,7 @@ from bsnn_cli.records import EpochRecord, LayerRecord, RunResult
 from bsnn_cli.runs import RunDirectory
 from bsnn_cli.validation import check, resolve
 from tests.conftest import run_bsnn
+from tests.test_bench_figures import benched
 
 DEPTH, WIDTH = 4, 10
 
@@ -289,8 +290,9 @@ def test_no_picture_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     measured(tmp_path, "tanh_gpn", approach="bsnn")
     trained(tmp_path, "selu_gpn", 0, [50.0, 70.0])
     theorised(tmp_path)
+    benched(tmp_path)
     drawn = figures.draw(settings(tmp_path, formats=["png"]))
-    names = {"curves_digits" if name == "curves" else name for name in FIGURES}
+    names = {"curves_digits" if name == "curves" else name for name in FIGURES} | {"bench_growth"}
     assert {path.name for path in drawn.files} == {f"{name}.png" for name in names}
     for path in drawn.files:
         ink = (matplotlib.image.imread(path)[..., :3] < 0.6).any(axis=2)

@@ -12,7 +12,7 @@ import bsnn_cli
 ROWS = [
     # no knowledge of the project
     {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"}
-    | {"batch_norm", "workers"},
+    | {"batch_norm", "stopwatch", "workers"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
     {"approaches", "arguments", "memory"},
@@ -20,17 +20,30 @@ ROWS = [
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
     # networks
-    {"network", "fleet", "meanfield", "tables", "approach_table", "baselines"},
+    {
+        "network",
+        "lightning_baseline",
+        "fleet",
+        "meanfield",
+        "tables",
+        "approach_table",
+        "baselines",
+        "bench_report",
+        "floors",
+    },
     # what is done with them
     {"training", "propagation", "theory", "reference_trainer", "runs"},
     # what is on disk, what a person sees
     {"progress", "listing", "propagation_store"},
+    {"bench_data", "bench_figures"},
     {"signal_figures", "theory_figures"},
     {"comparison_figures"},
     {"figures"},
     # one run, or one fleet, from start to end
     {"runner"},
-    {"propagation_runner", "job", "plan", "bench", "rerun"},
+    {"propagation_runner", "job", "plan", "contestants", "rerun"},
+    {"projection"},
+    {"bench"},
     # many runs
     {"sweep", "lockstep"},
     {"cli"},
