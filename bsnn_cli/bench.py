@@ -209,7 +209,7 @@ def build(spec: Spec, config: BenchConfig, dataset: Dataset) -> Step:
     weights = spec.implementation.removeprefix("torch_")
     network = baselines.plain_network(
         spec.model,
-        Phi(config.activation.name, first.a, first.b),
+        Phi(first.activation, first.a, first.b),
         dataset.inputs,
         dataset.classes,
         weights if weights in baselines.ORTHOGONAL_MAPS else spec.model.weights,

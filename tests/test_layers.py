@@ -15,10 +15,11 @@ ROWS = [
     | {"batch_norm", "workers"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption"},
-    {"approaches", "arguments"},
+    {"approaches", "arguments", "activation_file", "functions"},
     {"validation"},
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
+    {"custom"},
     # networks
     {"network", "fleet", "meanfield", "tables", "approach_table", "baselines"},
     # what is done with them
