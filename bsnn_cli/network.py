@@ -19,11 +19,22 @@ from bsnn_cli.parameters import ENDS, State, initialise, layer_shapes
 
 
 class UnitRows(nn.Module):
-    """W_i = v_i / ‖v_i‖: each row of W at unit length, V optimised freely (the paper's relaxation of WᵀW = I)."""
+    """W_i = v_i / ‖v_i‖: each row of W at unit length, V optimised freely (the paper's relaxation of WᵀW = I).
+
+    A parametrisation for any linear layer, to be started from an orthogonal V:
+
+    >>> layer = nn.Linear(500, 500, bias=False)
+    >>> _ = nn.init.orthogonal_(layer.weight)
+    >>> _ = parametrize.register_parametrization(layer, "weight", UnitRows())
+    """
 
     def forward(self, V: Tensor) -> Tensor:
-        """(n, n) → (n, n)."""
+        """(m, n) → (m, n)."""
         return cast(Tensor, V / torch.linalg.vector_norm(V, dim=1, keepdim=True))
+
+    def right_inverse(self, W: Tensor) -> Tensor:
+        """The V that an assigned W stands for: W itself, (m, n)."""
+        return W
 
 
 class Hidden(nn.Module):

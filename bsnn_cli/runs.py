@@ -29,6 +29,7 @@ from bsnn_cli.records import EpochRecord, RunResult
 if TYPE_CHECKING:  # a launcher looks after run directories without the time and memory that these take
     import pandas as pd
 
+    from bsnn_cli.data import Dataset
     from bsnn_cli.network import Network
 
 LOCK = ".lock"
@@ -210,8 +211,8 @@ def read_config(path: Path) -> TrainConfig:
 def load_run(path: str | Path) -> Network:
     """The trained network of a finished run, in evaluation mode, on the CPU.
 
-    It takes inputs as `data.Dataset.standardise` gives them, (batch, inputs) float32, and returns logits. Where the run
-    has a custom activation, the copy of its Python file in the run directory is executed; nothing else is.
+    It takes inputs as `load_dataset(path).standardise` gives them, (batch, inputs) float32, and returns logits. Where
+    the run has a custom activation, the copy of its Python file in the run directory is executed; nothing else is.
 
     Args:
         path: a run directory.
@@ -230,6 +231,24 @@ def load_run(path: str | Path) -> Network:
     inputs, classes = weights["input.weight"].shape[1], weights["output.weight"].shape[0]
     network = Network(config.model, config.activation, inputs, classes, config.seed)
     return network.load(weights).eval()
+
+
+def load_dataset(path: str | Path) -> Dataset:
+    """The dataset that a run was trained on, with its split and scaling; fetched if it is not there.
+
+    Args:
+        path: a run directory.
+
+    Raises:
+        RunDirectoryError: not a run directory, or the images of its folder are not those of then.
+        DataError: the files are absent or damaged.
+    """
+    from bsnn_cli import data
+
+    config = read_config(Path(path) / "config.yaml").dataset
+    if data.fingerprint(config) != config.fingerprint:
+        raise RunDirectoryError(f"dataset.root={config.root}: its content is not what {path} was trained on")
+    return data.load(config)
 
 
 def directories(output_root: str | Path) -> list[RunDirectory]:
