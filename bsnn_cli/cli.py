@@ -93,14 +93,14 @@ def figures(config: FiguresConfig) -> None:
 
 def gpn(config: GpnConfig) -> None:
     """Print the constants a, b that make activations Gaussian-Poincaré normalised."""
-    from bsnn_cli import activations
+    from bsnn_cli import activations, custom
     from bsnn_cli.config import AUTO_ROOT
     from bsnn_cli.formats import render
 
     if config.activation is None:
         solutions = activations.gpn_table(AUTO_ROOT, config.root)
     else:
-        solutions = activations.gpn_table([config.activation.name], config.activation.root)
+        solutions = activations.gpn_table([custom.activation(config.activation)], config.activation.root)
     print(render(solutions, config.format, digits=10))
 
 

@@ -43,6 +43,9 @@ ACTIVATION_LABELS = {
 }
 """Named activations as tables and figures show them."""
 
+CUSTOM = "custom"
+"""`activation.name` of a function from a file; paths and tables call it by the name of the function."""
+
 PAPER_ACTIVATIONS = ("tanh", "relu", "lrelu", "elu", "selu", "gelu")
 """Rows of the published tables, in their order."""
 
@@ -87,13 +90,23 @@ DEVICE = Rule("auto, cpu, cuda or cuda:N", lambda text: re.fullmatch(r"auto|cpu|
 class ActivationConfig:
     """The nonlinearity φ, and whether it is Gaussian-Poincaré normalised."""
 
-    name: str = knob("selu", "base activation φ", one_of(*AUTO_ROOT), result=True)
+    name: str = knob(
+        "selu", f"base activation φ; {CUSTOM}: the one of activation.path", one_of(*AUTO_ROOT, CUSTOM), result=True
+    )
     gpn: bool = knob(True, "use a·φ(h) + b with E[f²] = E[f'²] = 1 under h ~ N(0,1)", result=True)
     root: str = knob(
         "auto",
         "which of the two solutions b; auto: upper unless it drives norms away (χ > 1), then lower",
         one_of("auto", "upper", "lower"),
         result=True,
+    )
+    path: str | None = knob(
+        None,
+        f"of activation={CUSTOM}: a Python file and an elementwise function of tensors in it; means nothing elsewhere",
+        Rule("FILE.py:FUNCTION", lambda text: re.fullmatch(r".*\.py:[^\W\d]\w*", text) is not None),
+    )
+    fingerprint: str | None = knob(
+        None, "of the file's content and the function's name; filled in by the program", result=True
     )
 
 

@@ -88,7 +88,7 @@ def _baseline(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator
     weights = spec.implementation.removeprefix("torch_")
     network = baselines.plain_network(
         spec.model,
-        Phi(config.activation.name, one.a, one.b),
+        Phi(one.activation, one.a, one.b),
         dataset.inputs,
         dataset.classes,
         weights if weights in baselines.ORTHOGONAL_MAPS else spec.model.weights,

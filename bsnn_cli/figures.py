@@ -20,12 +20,12 @@ from bsnn_cli import bench_figures, comparison_figures, runs, signal_figures, su
 from bsnn_cli.config import ACTIVATION_LABELS, DATASETS, FIGURES, FORMATS, PAPER_ACTIVATIONS, FiguresConfig
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.plotting import (
-    COLOURS,
     DOUBLE,
     GREY,
     Missing,
     Picture,
     canvas,
+    colour,
     key,
     label,
     legend_above,
@@ -153,7 +153,7 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
             ax.plot(own["epoch"], own["mean"], **stroke(name, gpn))
             if own["std"].notna().any():
                 low, high = own["mean"] - own["std"], own["mean"] + own["std"]
-                ax.fill_between(own["epoch"], low, high, color=COLOURS[name], alpha=0.18, linewidth=0)
+                ax.fill_between(own["epoch"], low, high, color=colour(name), alpha=0.18, linewidth=0)
         ax.set_title(ACTIVATION_LABELS.get(name, name))
         words = counts(cells[cells["activation"] == name])
         ax.text(0.04, 0.97, words, transform=ax.transAxes, va="top", fontsize=7, color=GREY, linespacing=1.3)

@@ -45,6 +45,7 @@ COLOURS = {
     "sigmoid": "#332288",
     "identity": "#888888",
 }
+CUSTOM_COLOUR = "#A6761D"
 GREY = "#666666"
 
 LOOKS: Any = {
@@ -139,12 +140,17 @@ def note(figure: Figure, text: str) -> None:
 
 def label(name: str, gpn: bool) -> str:
     """As legends show it, such as `SELU-GPN`."""
-    return ACTIVATION_LABELS[name] + ("-GPN" if gpn else "")
+    return ACTIVATION_LABELS.get(name, name) + ("-GPN" if gpn else "")
+
+
+def colour(name: str) -> str:
+    """Of an activation; all custom ones share theirs."""
+    return COLOURS.get(name, CUSTOM_COLOUR)
 
 
 def stroke(name: str, gpn: bool) -> dict[str, Any]:
     """Colour and dashes of an activation's line, for `Axes.plot`."""
-    return {"color": COLOURS[name], "linestyle": "-" if gpn else "--"}
+    return {"color": colour(name), "linestyle": "-" if gpn else "--"}
 
 
 def split(activation: str) -> tuple[str, bool]:

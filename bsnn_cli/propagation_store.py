@@ -114,10 +114,10 @@ def summary_of(config: PropagateConfig, measurements: Sequence[Measurement]) -> 
         values = [repeat[name] for repeat in repeats]
         numbers[name] = _finite(math.fsum(values) / len(values))
         numbers[f"{name}_std"] = _finite(float(pd.Series(values).std())) if len(values) > 1 else None
-    model = config.model
+    model, base = config.model, identity.base_name(config.activation)
     return {
         "activation": identity.activation_label(config),
-        "label": ACTIVATION_LABELS[config.activation.name] + ("-GPN" if config.activation.gpn else ""),
+        "label": ACTIVATION_LABELS.get(base, base) + ("-GPN" if config.activation.gpn else ""),
         "approach": config.approach,
         "depth": model.depth,
         "width": model.width,

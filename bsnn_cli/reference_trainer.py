@@ -51,7 +51,7 @@ class ReferenceTrainer:
         self.model, self.members = model, tuple(members)
         self.device, self.dtype = torch.device(device), dtype
         self.networks = [
-            Network(model, Phi(one.activation.name, one.a, one.b), inputs, classes, one.seed).to(self.device, dtype)
+            Network(model, Phi(one.activation, one.a, one.b), inputs, classes, one.seed).to(self.device, dtype)
             for one in members
         ]
         self.optimizers = [

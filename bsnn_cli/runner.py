@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 
 import torch
 
-from bsnn_cli import activations, checkpoint, data, memory, provenance
+from bsnn_cli import activation_file, checkpoint, custom, data, memory, provenance
+from bsnn_cli.activations import normalise
 from bsnn_cli.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.errors import ConfigError, Interrupted, StorageError
 from bsnn_cli.fleet import Fleet, Member
-from bsnn_cli.identity import identity, run_directory
+from bsnn_cli.identity import base_name, identity, run_directory
 from bsnn_cli.interruption import StopFlag
 from bsnn_cli.progress import ProgressBar, say
 from bsnn_cli.records import EpochRecord, RunResult
@@ -34,14 +35,24 @@ def prepare(config: TrainConfig) -> TrainConfig:
     """Fill in what needs a look at the machine or the data, and refuse what cannot run here.
 
     Raises:
-        ConfigError: the device is not there, or the precision is not to be had on it.
-        DataError: an image folder cannot be read.
+        ConfigError: the device is not there, or the precision is not to be had on it; or as `identified`.
+        DataError: as `identified`.
     """
     device = choose_device(config.device)
     if config.precision == "tf32" and device.type != "cuda":
         raise ConfigError(f"precision=tf32: needs a CUDA device, and this run is on {device}; use fp32")
+    return identified(config)
+
+
+def identified(config: TrainConfig) -> TrainConfig:
+    """Fill in the fingerprints of what a run takes from files of the user's.
+
+    Raises:
+        ConfigError: a custom activation cannot be read, is none, or is not the one that the config was made for.
+        DataError: an image folder cannot be read.
+    """
     dataset = dataclasses.replace(config.dataset, fingerprint=data.fingerprint(config.dataset))
-    return dataclasses.replace(config, dataset=dataset)
+    return dataclasses.replace(config, activation=custom.identified(config.activation), dataset=dataset)
 
 
 def choose_device(name: str) -> torch.device:
@@ -57,11 +68,10 @@ def choose_device(name: str) -> torch.device:
 def member(config: TrainConfig) -> tuple[Member, str | None]:
     """What the fleet needs to know of one run, and which root b was taken (None without GPN)."""
     activation: ActivationConfig = config.activation
-    a, b, root = 1.0, 0.0, None
+    phi, a, b, root = custom.activation(activation), 1.0, 0.0, None
     if activation.gpn:
-        solution = activations.normalise(activation.name, activation.root)
+        solution = normalise(phi, activation.root)
         a, b, root = solution.a, solution.b, solution.root
-    phi = activations.get(activation.name)
     return Member(activation=phi, a=a, b=b, seed=config.seed, lr=config.optim.lr), root
 
 
@@ -138,7 +148,8 @@ class Session:
         """What the run of member k came to."""
         config, fleet, alive = self.configs[k], self.fleet, bool(self.fleet.alive[k])
         last = self.records[k][-1] if alive else None
-        steps = int(fleet.steps[k])
+        steps, activation = int(fleet.steps[k]), config.activation
+        root = normalise(fleet.members[k].activation, activation.root).root if activation.gpn else None
         return RunResult(
             status="done" if alive else "diverged",
             train_accuracy=None if last is None else last.train_accuracy,
@@ -148,9 +159,9 @@ class Session:
             epochs=len(self.records[k]),
             steps=steps,
             elapsed_s=self.elapsed_s(),
-            activation=config.activation.name,
-            gpn=config.activation.gpn,
-            root=member(config)[1],
+            activation=base_name(activation),
+            gpn=activation.gpn,
+            root=root,
             norm=config.model.norm,
             batch_norm=config.model.norm == "batch",
             dataset=str(config.dataset.name),
@@ -218,7 +229,7 @@ def _run_pending(pending: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
                 if config.force:
                     directory.clear()
                 if directory.result() is None:  # another process may have got there while this one waited
-                    directory.claim(config)
+                    directory.claim(config, activation_file.source(config.activation))
                     claimed.append((config, directory))
         try:
             train_together(claimed, dataset.to(choose_device(first.device)), stop)

@@ -69,7 +69,7 @@ def of_depth(config: FiguresConfig) -> list[Summary]:
         for each in fresh(config)
         if each["depth"] == config.depth
         and each["approach"] is None
-        and each["config"]["activation"]["root"] in ("auto", AUTO_ROOT[each["config"]["activation"]["name"]])
+        and each["config"]["activation"]["root"] in ("auto", AUTO_ROOT.get(each["config"]["activation"]["name"]))
         and asdict(ModelConfig(depth=each["depth"], width=each["width"])) == asdict(ModelConfig()) | _model(each)
     ]
 

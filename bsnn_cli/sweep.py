@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli import composition, job, plan
-from bsnn_cli.config import TrainConfig
+from bsnn_cli.config import CUSTOM, TrainConfig
 from bsnn_cli.errors import BsnnError, ConfigError, Interrupted
 from bsnn_cli.identity import run_directory
 from bsnn_cli.interruption import StopFlag
@@ -145,10 +145,14 @@ class RunSweeper(Sweeper):
         Another machine may have what this one lacks, such as a GPU.
         """
         special = config.device not in ("auto", "cpu") or config.precision != "fp32"
-        if config.dataset.kind == "folder" or (special and self.engine in ("basic", *LOCAL)):
+        if special and self.engine in ("basic", *LOCAL):
             from bsnn_cli import runner
 
             return runner.prepare(config)
+        if config.dataset.kind == "folder" or config.activation.name == CUSTOM:
+            from bsnn_cli import runner
+
+            return runner.identified(config)
         return config
 
     def launch(self, jobs: Sequence[tuple[TrainConfig, list[str]]]) -> int | None:

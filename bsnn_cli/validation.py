@@ -6,7 +6,17 @@ import dataclasses
 from typing import Any
 
 from bsnn_cli import approaches, tracking
-from bsnn_cli.config import DATASETS, NORM_GROUPS, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
+from bsnn_cli.config import (
+    AUTO_ROOT,
+    CUSTOM,
+    DATASETS,
+    NORM_GROUPS,
+    ActivationConfig,
+    ModelConfig,
+    PropagateConfig,
+    TheoryConfig,
+    TrainConfig,
+)
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.knobs import allowed, complaint, knobs
 
@@ -20,6 +30,9 @@ def problems(config: Any) -> list[str]:
             found.append(complaint(key, value, allowed(entry), rule.choices))
         elif value == "":
             found.append(f"{key}=: must not be empty")
+    activation = getattr(config, "activation", None)
+    if activation is not None and activation.name == CUSTOM:
+        found += path_problems(activation)
     dataset = getattr(config, "dataset", None)
     if dataset is not None and dataset.name not in (None, dataset.kind):
         if dataset.kind != "folder":
@@ -39,6 +52,18 @@ def problems(config: Any) -> list[str]:
         found.append(f"largest_width={config.largest_width}: must be at least smallest_width={config.smallest_width}")
     model = getattr(config, "model", None)
     return found if model is None else found + contradictions(model) + approaches.contradictions(config)
+
+
+def path_problems(activation: ActivationConfig) -> list[str]:
+    """What is wrong with where a custom activation comes from, at most one line."""
+    if activation.path is None:
+        return [f"activation.path: activation={CUSTOM} needs FILE.py:FUNCTION, such as activation.path=my.py:phi"]
+    name = activation.path.rpartition(":")[2]
+    if name in (*AUTO_ROOT, CUSTOM) or name.endswith("_gpn"):
+        return [
+            f"activation.path={activation.path}: a function called {name} would pass for another activation; rename it"
+        ]
+    return []
 
 
 def contradictions(model: ModelConfig) -> list[str]:

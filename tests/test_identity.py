@@ -42,6 +42,7 @@ ANOTHER_VALUE: dict[str, Any] = {
     "activation.name": "tanh",
     "activation.gpn": False,
     "activation.root": "lower",
+    "activation.fingerprint": "abc",
     "dataset.kind": "digits",
     "dataset.scaling": "thin_shell",
     "dataset.validation": 0.1,

@@ -15,10 +15,11 @@ ROWS = [
     | {"batch_norm", "stopwatch", "workers"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
-    {"approaches", "arguments", "memory"},
+    {"approaches", "arguments", "memory", "activation_file", "functions"},
     {"validation"},
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
+    {"custom"},
     # networks
     {
         "network",
