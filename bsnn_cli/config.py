@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from bsnn_cli.knobs import Rule, above, at_least, half_open, knob, one_of
+from bsnn_cli.profiles import ReportConfig, ReproduceConfig
 
 AUTO_ROOT = {
     "tanh": "upper",
@@ -256,8 +257,9 @@ class TableConfig:
 
     kind: str = knob(
         "accuracy",
-        "accuracy: of training runs; approaches: the paper's summary with what `propagate` has measured",
-        one_of("accuracy", "approaches"),
+        "accuracy: of training runs; approaches: the paper's summary with what `propagate` has measured; constraint: "
+        "exact orthogonality against unit rows; roots: upper against lower root b",
+        one_of("accuracy", "approaches", "constraint", "roots"),
     )
     rows: str | None = knob(None, "key of the rows, such as model.depth; null: the paper's layout")
     columns: str | None = knob(None, "key of the columns; null: the paper's layout")
@@ -275,6 +277,8 @@ FIGURES = (
     "theorems",
     "lengths",
     "angles",
+    "constraint",
+    "roots",
 )
 FORMATS = ("png", "svg", "pdf")
 
@@ -377,4 +381,6 @@ VERBS = {
     "rerun": RerunConfig,
     "data": DataConfig,
     "bench": BenchConfig,
+    "reproduce": ReproduceConfig,
+    "report": ReportConfig,
 }

@@ -12,6 +12,7 @@ import bsnn_cli
 ROWS = [
     # no knowledge of the project
     {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"},
+    {"profiles"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption"},
     {"approaches"},
@@ -19,19 +20,25 @@ ROWS = [
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
     # networks
-    {"network", "fleet", "meanfield", "tables", "approach_table", "baselines"},
+    {"network", "fleet", "meanfield", "tables", "approach_table", "baselines", "findings"},
     # what is done with them
-    {"training", "propagation", "theory", "reference_trainer", "runs"},
+    {"training", "propagation", "theory", "reference_trainer", "runs", "finding_tables"},
     # what is on disk, what a person sees
-    {"progress", "listing", "propagation_store"},
-    {"signal_figures", "theory_figures"},
+    {"progress", "listing", "propagation_store", "origins"},
+    {"stored"},
+    {"signal_figures", "theory_figures", "finding_figures"},
     {"comparison_figures"},
     {"figures"},
+    # everything on one page
+    {"export", "report_tables", "report_plots"},
+    {"report"},
+    {"products"},
     # one run, or one fleet, from start to end
     {"runner"},
     {"propagation_runner", "job", "plan", "bench", "rerun"},
     # many runs
-    {"sweep", "lockstep"},
+    {"sweep", "lockstep", "agenda"},
+    {"reproduction"},
     {"cli"},
     {"__init__", "__main__"},
 ]
