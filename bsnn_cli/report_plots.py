@@ -24,7 +24,7 @@ Series = dict[str, Any]
 
 
 def panel(title: str, x: str, y: str, **options: Any) -> dict[str, Any]:
-    """One pair of axes; options `logx`, `logy`, `range` (of y), `mark` (a line at this y)."""
+    """One pair of axes; options `logx`, `logy`, `ticks` (of x), `range` (of y), `mark` (a line at this y)."""
     return {"title": title, "x": x, "y": y, **options}
 
 
@@ -104,10 +104,10 @@ def slopes(stored: Stored) -> Plot:
     for activation, measured in fresh_networks(stored).items():
         base, label, gpn = name_of(activation)
         bins = pd.read_csv(Path(measured["directory"]) / "histogram.csv")
-        bins = bins[(bins["layer"] == bins["layer"].max()) & (bins["density"] > 0)]
-        middle = (bins["left"] + bins["right"]) / 2
-        options: dict[str, Any] = {"dash": "" if gpn else "dash", "shape": "hvh", "mode": "lines+markers"}
-        series.append(line(middle, bins["density"], label, base, **options))
+        bins = bins[bins["layer"] == bins["layer"].max()]
+        edges = [edge for bar in bins.itertuples() for edge in (bar.left, bar.right)]
+        tops = [top or math.nan for bar in bins.itertuples() for top in (bar.density, bar.density)]
+        series.append(line(edges, tops, label, base, dash="" if gpn else "dash"))
     axes = [panel("Slopes in the last layer", "slope f'(h)", "density", logy=True)]
     return {"panels": axes, "series": series, "start": ["Tanh", "SELU"]}
 
@@ -127,7 +127,8 @@ def widths(stored: Stored) -> Plot:
             low, high = [[r + sign * s for r, s in zip(ratio, spread, strict=True)] for sign in (-1, 1)]
             options: dict[str, Any] = {"mode": "lines+markers", "low": low, "high": high}
             series.append(line([row["width"] for row in rows], ratio, label, base, **options))
-    axes = [panel("Gradient norm ratio", "width n (units)", "largest / smallest ‖∂E/∂Wˡ‖", logx=True)]
+    ticks = sorted({width for _, width in chosen})
+    axes = [panel("Gradient norm ratio", "width n (units)", "largest / smallest ‖∂E/∂Wˡ‖", logx=True, ticks=ticks)]
     return {"panels": axes, "series": series}
 
 
@@ -157,11 +158,8 @@ def theorems(stored: Stored) -> Plot:
     """Probability of a deviation against width; a facet for each assumption that is broken."""
     cases = {"none": "all assumptions hold", "haar": "W is the identity and x spiky", "shell": "‖x‖²/n = 2",
              "gpn": "φ is not normalised"}  # fmt: skip
-    axes = [
-        panel(f"Theorem {number}", "width n (units)", "probability", logx=True, range=[-0.03, 1.03])
-        for number in (1, 2)
-    ]
-    series = []
+    series: list[Series] = []
+    ticks: list[int] = []
     if stored.theory is not None:
         counted = stored.theory[stored.theory["estimate"].notna() & stored.theory["activation"].notna()]
         for keys, rows in counted.groupby(["what", "case", "activation"], sort=False):
@@ -169,7 +167,10 @@ def theorems(stored: Stored) -> Plot:
             options: dict[str, Any] = {"facet": cases[case], "panel": int(what[-1]) - 1, "mode": "lines+markers"}
             options |= {"low": rows["low"], "high": rows["high"]}
             series.append(line(rows["width"], rows["estimate"], ACTIVATION_LABELS[base], base, **options))
-    return {"panels": axes, "series": series}
+        ticks = sorted({int(width) for width in counted["width"]})
+    options = {"logx": True, "range": [-0.03, 1.03], "ticks": ticks}
+    axes = [panel(f"Theorem {number}", "width n (units)", "probability", **options) for number in (1, 2)]
+    return {"panels": axes, "series": series, "start": ["Tanh", "ReLU", "ELU", "SELU", "GELU"]}
 
 
 def depths(stored: Stored) -> Plot:
