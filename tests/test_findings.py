@@ -96,7 +96,7 @@ def test_tables_and_figures_say_the_same(root: Path, capsys: pytest.CaptureFixtu
     assert cli.dispatch(["table", "kind=roots", f"output_root={root}"]) == 0
     text = capsys.readouterr().out
     assert "| SiLU | upper | 1.15 | 0.8 … ∞ | 3 … 1e+09 [n=2] |" in " ".join(text.split())
-    assert "diverged [n=0]" in text
+    assert "| SiLU-GPN, MNIST, optim.epochs=1 | upper | diverged | diverged |" in " ".join(text.split())
     for name in ("constraint", "roots"):
         drawn = figures.draw(FiguresConfig(output_root=str(root), only=name, formats=["png"]))
         assert [path.name for path in drawn.files] == [f"{name}.png"]

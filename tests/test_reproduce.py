@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
 import signal
 import subprocess
 import time
@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from bsnn_cli import agenda, cli, reproduction
-from bsnn_cli.config import PropagateConfig, TrainConfig
+from bsnn_cli.config import PropagateConfig, TheoryConfig, TrainConfig
+from bsnn_cli.records import RunResult
 from bsnn_cli.validation import resolve
 from tests.conftest import BSNN
 
@@ -54,7 +55,9 @@ def test_every_profile_composes_and_only_looks(
     assert list(here.iterdir()) == []
 
 
-def test_it_runs_what_is_missing_and_makes_everything(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_runs_what_is_missing_and_makes_everything(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = [
         "reproduce",
         profile(
@@ -67,11 +70,8 @@ def test_it_runs_what_is_missing_and_makes_everything(here: Path, capfd: pytest.
         ),
         "export=results",
     ]
-    os.environ["BSNN_DATA_MIRROR"] = DEAD_MIRROR
-    try:
-        assert cli.dispatch(arguments) == 1
-    finally:
-        del os.environ["BSNN_DATA_MIRROR"]
+    monkeypatch.setenv("BSNN_DATA_MIRROR", DEAD_MIRROR)
+    assert cli.dispatch(arguments) == 1
     said = capfd.readouterr()
     assert "step 1: 4 runs: 4 to run" in said.out
     assert "step 2: 2 runs: 1 shared with a step above, 1 to run" in said.out
@@ -102,13 +102,11 @@ def test_it_runs_what_is_missing_and_makes_everything(here: Path, capfd: pytest.
     assert str(here) not in page
     assert "| SELU" in page
 
-    begin = time.monotonic()
     before = {path: path.stat().st_mtime_ns for path in Path("outputs/runs").rglob("result.json")}
     finished = ["reproduce", profile(f"train -m {TINY} activation=selu_gpn optim.epochs=2 seed=0,1")]
     assert cli.dispatch(finished) == 0
     assert "all is done" in capfd.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in Path("outputs/runs").rglob("result.json")}
-    assert time.monotonic() - begin < 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -167,19 +165,23 @@ def test_time_left_is_corrected_by_what_has_ended(monkeypatch: pytest.MonkeyPatc
     outlook.close()
 
 
-def test_theory_is_finished_only_with_the_same_settings(here: Path) -> None:
-    arguments = ["theory", "activation=tanh_gpn", "trials=20", "largest_width=64", "depth=3", "width=8", "networks=2"]
+def test_theory_is_finished_only_with_the_same_settings(here: Path) -> None:  # noqa: ARG001
+    arguments = ["theory", "trials=20", "largest_width=64", "depth=3", "width=8", "networks=2"]
     assert cli.dispatch(arguments) == 0
-    stored = agenda.TheoryConfig(trials=20, largest_width=64, depth=3, width=8, networks=2)
-    assert not agenda.studied(stored)  # it was of one activation
-    stored.activation = agenda.composition.typed
-    (here / "outputs" / "theory" / "config.yaml").unlink()
-    assert not agenda.studied(agenda.TheoryConfig())
+    asked = TheoryConfig(trials=20, largest_width=64, depth=3, width=8, networks=2)
+    assert agenda.studied(asked)
+    assert not agenda.studied(dataclasses.replace(asked, trials=21))
+    Path("outputs/theory/config.yaml").unlink()
+    assert not agenda.studied(asked)
 
 
-def test_a_measurement_of_weights_that_are_gone_is_not_asked_for(here: Path) -> None:
+def test_what_is_no_longer_there_is_not_measured(here: Path) -> None:
     run = here / "outputs" / "runs" / "digits" / "selu_gpn" / "0123456789-s0"
     run.mkdir(parents=True)
     config = PropagateConfig(run=str(run))
     assert not agenda.finished(config)
-    (run / "result.json").write_text(json.dumps({"status": "done"}))
+    result = {field.name: None for field in dataclasses.fields(RunResult)} | {"status": "done"}
+    (run / "result.json").write_text(json.dumps(result))
+    assert agenda.finished(config)  # the weights were not kept
+    (run / "weights.pt").touch()
+    assert not agenda.finished(config)
