@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TheoryConfig,
         TrainConfig,
     )
+    from bsnn_cli.profiles import ReportConfig, ReproduceConfig
 
 
 def train(config: TrainConfig) -> None:
@@ -66,22 +67,20 @@ def propagate(config: PropagateConfig) -> None:
 
 
 def table(config: TableConfig) -> None:
-    """Write accuracy tables of all finished runs, or of measured approaches, beside the paper's."""
+    """Write tables of all finished runs or measurements, beside the paper's."""
     from pathlib import Path
 
-    if config.kind == "approaches":
-        from bsnn_cli.approach_table import write_approaches
-        from bsnn_cli.propagation_store import load_all as load_measured
+    folder = Path(config.output_root) / "tables"
+    if config.kind != "accuracy":
+        from bsnn_cli.products import TABLES
+        from bsnn_cli.stored import Stored
 
-        print(write_approaches(load_measured(config.output_root), Path(config.output_root) / "tables"))
+        print(TABLES[config.kind](Stored(config.output_root), folder))
         return
     from bsnn_cli.runs import load_all
     from bsnn_cli.tables import write_tables
 
-    tables = write_tables(
-        load_all(config.output_root), Path(config.output_root) / "tables", config.rows, config.columns
-    )
-    print(tables.text)
+    print(write_tables(load_all(config.output_root), folder, config.rows, config.columns).text)
 
 
 def figures(config: FiguresConfig) -> None:
@@ -108,12 +107,16 @@ def theory(config: TheoryConfig) -> None:
     """Check the theorems numerically, and what becomes of lengths and angles over depth."""
     from pathlib import Path
 
+    from omegaconf import OmegaConf
+
     from bsnn_cli import theory as theorems
     from bsnn_cli.files import write_text
 
-    results = theorems.study(config)
     path = Path(config.output_root) / "theory" / "theory.csv"
+    path.with_name("config.yaml").unlink(missing_ok=True)
+    results = theorems.study(config)
     write_text(path, results.to_csv(index=False))
+    write_text(path.with_name("config.yaml"), OmegaConf.to_yaml(OmegaConf.structured(config)))  # last: all is there
     print(theorems.describe(results))
     print(f"  {path}")
 
@@ -153,6 +156,21 @@ def bench(config: BenchConfig) -> None:
     print(run(config))
 
 
+def reproduce(config: ReproduceConfig) -> None:
+    """Make the paper's results from start to end: trainings, measurements, tables, figures, report."""
+    from bsnn_cli.reproduction import run
+
+    run(config)
+
+
+def report(config: ReportConfig) -> None:
+    """Write one HTML page of everything that is stored."""
+    from bsnn_cli.report import write_report
+    from bsnn_cli.stored import Stored
+
+    print(write_report(Stored(config.output_root)))
+
+
 VERBS: dict[str, Callable[[Any], None]] = {
     "train": train,
     "propagate": propagate,
@@ -164,6 +182,8 @@ VERBS: dict[str, Callable[[Any], None]] = {
     "rerun": rerun,
     "data": data,
     "bench": bench,
+    "reproduce": reproduce,
+    "report": report,
 }
 
 
@@ -224,8 +244,8 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 
 
 def register_plugins(verb: str) -> None:
-    """Make our sweeper and launcher known to Hydra, for the verb whose runs they know."""
-    if verb == "train":
+    """Make our sweeper and launcher known to Hydra, for the verbs whose runs they know."""
+    if verb in ("train", "reproduce"):
         from bsnn_cli import lockstep, sweep
 
         sweep.register()

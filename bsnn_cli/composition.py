@@ -7,11 +7,13 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -85,6 +87,39 @@ def typed(verb: str, composed: DictConfig) -> Any:
             raise ConfigError(_unknown(key, verb))
     check(config)
     return config
+
+
+def expand(verb: str, arguments: Sequence[str]) -> list[Any]:
+    """The typed configs of a command line with lists of values, one for each combination, while Hydra is at work.
+
+    Hydra takes long over the choices of groups, so it composes each choice once; single values are filled in after.
+
+    Raises:
+        ConfigError: the arguments make no config.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # see `sweep` for why it is not at the top
+
+    loader = GlobalHydra.instance().config_loader()
+    parser, groups = OverridesParser.create(config_loader=loader), loader.list_groups("")
+    try:
+        [combinations] = BasicSweeper.split_arguments(parser.parse_overrides(list(arguments)), None)
+        composed: dict[tuple[str, ...], DictConfig] = {}
+        configs = []
+        for combination in combinations:
+            overrides = parser.parse_overrides(list(combination))
+            choices = tuple(
+                word for word, each in zip(combination, overrides, strict=True) if each.key_or_group in groups
+            )
+            if choices not in composed:
+                composed[choices] = hydra.compose(verb, overrides=list(choices))
+            config = composed[choices].copy()
+            for override in overrides:
+                if override.key_or_group not in groups:
+                    OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
+            configs.append(typed(verb, config))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, verb, list(arguments))) from error
+    return configs
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:

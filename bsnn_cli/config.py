@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from bsnn_cli.knobs import Rule, above, at_least, half_open, knob, one_of
+from bsnn_cli.profiles import ReportConfig, ReproduceConfig
 
 AUTO_ROOT = {
     "tanh": "upper",
@@ -272,8 +273,9 @@ class TableConfig:
 
     kind: str = knob(
         "accuracy",
-        "accuracy: of training runs; approaches: the paper's summary with what `propagate` has measured",
-        one_of("accuracy", "approaches"),
+        "accuracy: of training runs; approaches: the paper's summary with what `propagate` has measured; constraint: "
+        "exact orthogonality against unit rows; roots: upper against lower root b",
+        one_of("accuracy", "approaches", "constraint", "roots"),
     )
     rows: str | None = knob(None, "key of the rows, such as model.depth; null: the paper's layout")
     columns: str | None = knob(None, "key of the columns; null: the paper's layout")
@@ -292,6 +294,8 @@ FIGURES = (
     "lengths",
     "angles",
     "bench",
+    "constraint",
+    "roots",
 )
 FORMATS = ("png", "svg", "pdf")
 
@@ -402,4 +406,6 @@ VERBS = {
     "rerun": RerunConfig,
     "data": DataConfig,
     "bench": BenchConfig,
+    "reproduce": ReproduceConfig,
+    "report": ReportConfig,
 }

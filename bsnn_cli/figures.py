@@ -16,7 +16,15 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from bsnn_cli import activations as named
-from bsnn_cli import bench_figures, comparison_figures, runs, signal_figures, summary, theory_figures
+from bsnn_cli import (
+    bench_figures,
+    comparison_figures,
+    finding_figures,
+    runs,
+    signal_figures,
+    summary,
+    theory_figures,
+)
 from bsnn_cli.config import ACTIVATION_LABELS, DATASETS, FIGURES, FORMATS, PAPER_ACTIVATIONS, FiguresConfig
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.plotting import (
@@ -208,5 +216,7 @@ BUILDERS: dict[str, Builder] = {
     "lengths": theory_figures.lengths,
     "angles": theory_figures.angles,
     "bench": bench_figures.bench,
+    "constraint": finding_figures.constraint,
+    "roots": finding_figures.roots,
 }
 """By the names of `config.FIGURES`."""

@@ -16,7 +16,7 @@ from bsnn_cli.identity import run_directory
 from bsnn_cli.records import RunResult
 from bsnn_cli.runs import RunDirectory
 
-TIMES = ("elapsed_s",)
+TIMES = ("elapsed_s", "networks")
 """What two runs of the same thing do not share."""
 
 ORIGIN = ("version", "commit", "python", "torch", "cuda", "device", "threads", "trainer")

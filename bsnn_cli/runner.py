@@ -172,6 +172,7 @@ class Session:
             parameters=fleet.parameter_count(),
             diverged_epoch=None if alive else len(self.records[k]) + 1,
             diverged_step=None if alive else steps + 1,
+            networks=len(self.configs),
         )
 
 

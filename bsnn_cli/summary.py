@@ -224,17 +224,18 @@ def published() -> pd.DataFrame:
         return pd.read_csv(file).rename(columns={"accuracy_percent": "published"})
 
 
-def compare(cells: pd.DataFrame) -> pd.DataFrame:
-    """Each of the paper's 96 numbers beside ours at the paper's protocol, in the order of the published table.
+def compare(cells: pd.DataFrame, protocol: str = "") -> pd.DataFrame:
+    """Each of the paper's 96 numbers beside ours, in the order of the published table.
 
     Args:
         cells: as `over_seeds(runs)` returns them.
+        protocol: of ours; the paper's, unless another is to stand beside its numbers.
 
     Returns:
         Columns dataset, split, activation, gpn, batch_norm, ours, ours_std, ours_interval, n, diverged, published,
         difference (ours − published); accuracies in percent, NaN where we have none.
     """
-    ours = cells[cells["protocol"] == ""].rename(
+    ours = cells[cells["protocol"] == protocol].rename(
         columns={"mean": "ours", "std": "ours_std", "interval": "ours_interval"}
     )
     keys = ["dataset", "split", "activation", "gpn", "batch_norm"]

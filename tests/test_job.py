@@ -121,7 +121,7 @@ def test_each_gpu_is_given_to_one_job(orders: Orders) -> None:
 def test_a_job_that_is_started_again_goes_on(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
     received = []
     monkeypatch.setattr(job, "_start", lambda configs, *_: received.append((configs[0].force, configs[0].wait)))
-    monkeypatch.setattr(job, "_watch", lambda *_: 143)
+    monkeypatch.setattr(job, "watch", lambda *_: 143)
     config = resolve(TrainConfig(force=True))
     supervise([config], orders)
     supervise([config], orders)  # as a queue does after a preemption

@@ -13,6 +13,7 @@ ROWS = [
     # no knowledge of the project
     {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"}
     | {"batch_norm", "stopwatch", "workers"},
+    {"profiles"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
     {"approaches", "arguments", "memory", "activation_file", "functions"},
@@ -30,23 +31,30 @@ ROWS = [
         "approach_table",
         "baselines",
         "bench_report",
+        "findings",
         "floors",
     },
     # what is done with them
-    {"training", "propagation", "theory", "reference_trainer", "runs"},
+    {"training", "propagation", "theory", "reference_trainer", "runs", "finding_tables"},
     # what is on disk, what a person sees
-    {"progress", "listing", "propagation_store"},
+    {"progress", "listing", "propagation_store", "origins"},
+    {"stored"},
     {"bench_data", "bench_figures"},
-    {"signal_figures", "theory_figures"},
+    {"signal_figures", "theory_figures", "finding_figures"},
     {"comparison_figures"},
     {"figures"},
+    # everything on one page
+    {"export", "report_tables", "report_plots"},
+    {"report"},
+    {"products"},
     # one run, or one fleet, from start to end
     {"runner"},
     {"propagation_runner", "job", "plan", "contestants", "rerun"},
     {"projection"},
     {"bench"},
     # many runs
-    {"sweep", "lockstep"},
+    {"sweep", "lockstep", "agenda"},
+    {"reproduction"},
     {"cli"},
     {"__init__", "__main__"},
 ]

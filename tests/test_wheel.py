@@ -51,5 +51,6 @@ def test_an_installed_wheel_trains_resumes_sweeps_and_tabulates(installed: Path,
     assert "test" in call(installed, "train", *SMALL, cwd=tmp_path)
     assert len(list(tmp_path.glob("outputs/runs/digits/*/*/result.json"))) == 2
     assert "SELU" in call(installed, "table", cwd=tmp_path)
+    assert "index.html" in call(installed, "report", cwd=tmp_path)  # its template is shipped
     provenance = next(tmp_path.glob("outputs/runs/digits/*/*/provenance.json")).read_text()
     assert '"commit": null' in provenance
