@@ -285,4 +285,4 @@ def complete(arguments: list[str]) -> int:
     verb = words[1] if words[1] in VERBS else "train"
     os.environ["COMP_LINE"] = line.replace(f" {verb}", "", 1)
     register_plugins(verb)
-    return attempt(lambda: composition.run(verb, arguments, lambda _: None))
+    return attempt(lambda: composition.run(verb, arguments, lambda _: None, program="bsnn"))

@@ -31,8 +31,14 @@ PLUGIN = "_plugin"
 """The name of what a plugin declares for a launcher, after the launcher's own name."""
 
 
-def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None]) -> None:
+def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None], program: str | None = None) -> None:
     """Hand the command line to Hydra, which calls `act` with the composed config: once, or for each job of a sweep.
+
+    Args:
+        verb: whose config is composed.
+        arguments: flags of Hydra and overrides.
+        act: what is done with a config.
+        program: what a shell calls this program; None: `bsnn` and the verb, as provenance has it.
 
     Raises:
         ConfigError: the arguments make no config.
@@ -41,7 +47,7 @@ def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None]) -> N
     for name, schema in VERBS.items():
         store.store(group="schema", name=name, node=schema, package="_global_")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
-    before, sys.argv = sys.argv, [f"bsnn {verb}", *checked(verb, arguments)]
+    before, sys.argv = sys.argv, [program or f"bsnn {verb}", *checked(verb, arguments)]
     try:
         hydra.main(config_path="pkg://bsnn_cli.configs", config_name=verb, version_base="1.3")(act)()
     except (HydraException, OmegaConfBaseException) as error:

@@ -172,9 +172,9 @@ def _finite(values: Tensor, h: Tensor, name: str) -> Tensor:
 
 
 def _require_decay(integrals: Tensor, names: list[str]) -> None:
-    """Raise where the first or the last panel still counts."""
+    """Raise where the first or the last unit of h still counts."""
     for name, row in zip(names, integrals, strict=True):
-        if max(row[0], row[-1]) > ACCEPTANCE * row.sum():
+        if max(row[:FIRST_PANELS].sum(), row[-FIRST_PANELS:].sum()) > ACCEPTANCE * row.sum():
             raise IntegrationError(f"{name} is infinite or out of reach: not negligible beyond |h| = {REACH}")
 
 

@@ -226,3 +226,11 @@ def test_shell_completion_in_a_real_bash(tmp_path: Path) -> None:
     )
     result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert "dataset=digits" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_shell_completion_is_installed_for_this_command_alone(shell: str, bsnn: Callable[..., Answer]) -> None:
+    lines = bsnn("-sc", f"install={shell}").stdout.splitlines()
+    commands = [line for line in lines if "complete -c bsnn" in line or "complete -o" in line]
+    assert commands
+    assert not any("train" in command for command in commands)
