@@ -128,3 +128,12 @@ def test_one_invalid_job_rejects_the_sweep_before_anything_runs(
     assert len(shown) == len(lines)
     assert all(line in text for line, text in zip(lines, shown, strict=True)), shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_that_cannot_be_written_is_one_line(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
+    (tmp_path / "file").touch()
+    answer = bsnn("train", "-m", *SMALL, "seed=0,1", "output_root=file")
+    assert answer.returncode == 2
+    [line] = answer.stderr.splitlines()
+    assert line.startswith("error: output_root: cannot write file/sweeps/")
+    assert line.endswith(": Not a directory")
