@@ -6,13 +6,14 @@ Hydra is imported where it is needed, so that help texts do without it.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import NoReturn
 
 from bsnn_cli.config import VERBS
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.knobs import complaint
+from bsnn_cli.knobs import complaint, knobs
 
 
 def groups() -> dict[str, list[str]]:
@@ -45,6 +46,17 @@ def checked(verb: str, words: Sequence[str]) -> list[str]:
     if stray:
         refuse(f"{stray[0]}: must be KEY=VALUE")
     return flags + [word for word in overrides if not _spells_out_null(verb, word)]
+
+
+def filters(arguments: list[str]) -> list[str]:
+    """The command line of `bsnn runs`, with what is no key of its own, such as `seed=0,1`, gathered under `where`."""
+    own = [key for key, _, _ in knobs(VERBS["runs"]())]
+    keys = {argument: match[1] for argument in arguments if (match := re.match(r"(\w[\w.]*)=.", argument))}
+    settings = [argument for argument, key in keys.items() if key not in own and not key.startswith("hydra")]
+    if not settings:
+        return arguments
+    quoted = ",".join("'" + setting.replace("'", "\\'") + "'" for setting in settings)
+    return [*(argument for argument in arguments if argument not in settings), f"where=[{quoted}]"]
 
 
 def _spells_out_null(verb: str, word: str) -> bool:

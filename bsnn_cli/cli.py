@@ -228,11 +228,12 @@ def dispatch(arguments: list[str]) -> int:
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Compose the verb's config and act on it, once or for each job of a sweep; returns the exit code."""
     from bsnn_cli import composition
+    from bsnn_cli.arguments import filters
 
     codes: list[int] = []
     register_plugins(verb)
     if verb == "runs":
-        arguments = composition.filters(arguments)
+        arguments = filters(arguments)
 
     def job(composed: DictConfig) -> None:
         codes.append(attempt(lambda: VERBS[verb](composition.typed(verb, composed))))

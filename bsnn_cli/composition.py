@@ -60,17 +60,6 @@ def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None], prog
         sys.argv = before
 
 
-def filters(arguments: list[str]) -> list[str]:
-    """The command line of `bsnn runs`, with what is no key of its own, such as `seed=0,1`, gathered under `where`."""
-    own = [key for key, _, _ in knobs(VERBS["runs"]())]
-    keys = {argument: match[1] for argument in arguments if (match := re.match(r"(\w[\w.]*)=.", argument))}
-    settings = [argument for argument, key in keys.items() if key not in own and not key.startswith("hydra")]
-    if not settings:
-        return arguments
-    quoted = ",".join("'" + setting.replace("'", "\\'") + "'" for setting in settings)
-    return [*(argument for argument in arguments if argument not in settings), f"where=[{quoted}]"]
-
-
 def _raised_by_hydra(error: Exception) -> bool:
     """Whether Hydra has met something on the command line that it has no words for, such as a number for a group."""
     frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]

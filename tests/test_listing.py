@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bsnn_cli import cli, composition, listing
+from bsnn_cli import cli, listing
+from bsnn_cli.arguments import filters
 from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.files import write_text
 from bsnn_cli.identity import run_directory
@@ -119,8 +120,8 @@ def test_an_unknown_name_is_answered_with_the_nearest(
 
 def test_keys_of_the_verb_and_flags_are_left_to_hydra() -> None:
     own = ["status=done", "format=csv", "output_root=x", "hydra.verbose=true", "--cfg", "+a=1", "sort=seed"]
-    assert composition.filters(own) == own
-    assert composition.filters(["--cfg", "job", "seed=0,1", "dataset=it's"]) == [
+    assert filters(own) == own
+    assert filters(["--cfg", "job", "seed=0,1", "dataset=it's"]) == [
         "--cfg",
         "job",
         r"where=['seed=0,1','dataset=it\'s']",
