@@ -221,7 +221,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def result_of(root: Path, label: str) -> dict[str, object]:
-    [path] = root.glob(f"outputs/runs/digits/{label}/*/result.json")
+    [path] = root.glob(f"outputs/runs/digits/{label}/*-s0/result.json")
     return dict(json.loads(path.read_text()))
 
 
