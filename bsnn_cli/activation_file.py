@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from bsnn_cli.config import CUSTOM, ActivationConfig
+from bsnn_cli.choices import CUSTOM
+from bsnn_cli.config import ActivationConfig
 from bsnn_cli.errors import ConfigError
 
 COPY = "activation.py"

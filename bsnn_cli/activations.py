@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from bsnn_cli.config import ACTIVATION_LABELS
+from bsnn_cli.choices import ACTIVATION_LABELS
 from bsnn_cli.errors import ActivationError
 from bsnn_cli.functions import Phi, autograd_pair, evaluating, require_elementwise
 from bsnn_cli.gaussian import REACH, IntegrationError, Rule, moment_rule

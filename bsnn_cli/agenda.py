@@ -14,16 +14,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bsnn_cli import checkpoint, composition, fetch, plan, propagation_store
-from bsnn_cli.config import (
-    AUTO_ROOT,
-    DATASETS,
-    VERBS,
-    DatasetConfig,
-    ModelConfig,
-    PropagateConfig,
-    TheoryConfig,
-    TrainConfig,
-)
+from bsnn_cli.choices import AUTO_ROOT, DATASETS
+from bsnn_cli.config import VERBS, DatasetConfig, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.errors import DataError
 from bsnn_cli.identity import run_directory
 from bsnn_cli.knobs import knobs

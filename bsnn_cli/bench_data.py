@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from bsnn_cli import data, fetch
-from bsnn_cli.config import DATASETS, DatasetConfig
+from bsnn_cli.choices import DATASETS
+from bsnn_cli.config import DatasetConfig
 from bsnn_cli.data import Dataset, Split
 from bsnn_cli.progress import say
 

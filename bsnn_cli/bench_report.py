@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from bsnn_cli import provenance
-from bsnn_cli.config import ACTIVATION_LABELS
+from bsnn_cli.choices import ACTIVATION_LABELS
 from bsnn_cli.formats import markdown_table
 
 LABELS = {

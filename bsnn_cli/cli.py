@@ -93,7 +93,7 @@ def figures(config: FiguresConfig) -> None:
 def gpn(config: GpnConfig) -> None:
     """Print the constants a, b that make activations Gaussian-Poincaré normalised."""
     from bsnn_cli import activations, custom
-    from bsnn_cli.config import AUTO_ROOT
+    from bsnn_cli.choices import AUTO_ROOT
     from bsnn_cli.formats import render
 
     if config.activation is None:

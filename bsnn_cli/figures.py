@@ -25,7 +25,8 @@ from bsnn_cli import (
     summary,
     theory_figures,
 )
-from bsnn_cli.config import ACTIVATION_LABELS, DATASETS, FIGURES, FORMATS, PAPER_ACTIVATIONS, FiguresConfig
+from bsnn_cli.choices import ACTIVATION_LABELS, DATASETS, FIGURES, FORMATS, PAPER_ACTIVATIONS
+from bsnn_cli.config import FiguresConfig
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.plotting import (
     DOUBLE,
@@ -219,4 +220,4 @@ BUILDERS: dict[str, Builder] = {
     "constraint": finding_figures.constraint,
     "roots": finding_figures.roots,
 }
-"""By the names of `config.FIGURES`."""
+"""By the names of `choices.FIGURES`."""

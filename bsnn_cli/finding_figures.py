@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bsnn_cli import finding_tables
-from bsnn_cli.config import ACTIVATION_LABELS, FiguresConfig
+from bsnn_cli.choices import ACTIVATION_LABELS
+from bsnn_cli.config import FiguresConfig
 from bsnn_cli.finding_tables import Row, network, records
 from bsnn_cli.plotting import COLOURS, DOUBLE, GREY, Missing, Picture, canvas, key, legend_above, log_axis, note
 from bsnn_cli.stored import Stored

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bsnn_cli.config import ACTIVATION_LABELS, DATASETS
+from bsnn_cli.choices import ACTIVATION_LABELS, DATASETS
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.files import write_text
 from bsnn_cli.formats import markdown_table

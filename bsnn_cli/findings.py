@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli import summary
-from bsnn_cli.config import AUTO_ROOT
+from bsnn_cli.choices import AUTO_ROOT
 
 WEIGHTS = ("unit_rows", "orthogonal")
 ROOTS = ("upper", "lower")

@@ -12,16 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bsnn_cli.config import (
-    AUTO_ROOT,
-    CUSTOM,
-    DATASETS,
-    ActivationConfig,
-    DatasetConfig,
-    ModelConfig,
-    PropagateConfig,
-    TrainConfig,
-)
+from bsnn_cli.choices import AUTO_ROOT, CUSTOM, DATASETS
+from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, PropagateConfig, TrainConfig
 from bsnn_cli.knobs import knobs
 
 SCHEMA_VERSION = 1

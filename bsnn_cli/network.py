@@ -14,7 +14,8 @@ from torch.nn.utils import parametrizations, parametrize
 
 from bsnn_cli import custom
 from bsnn_cli.activations import GPN, Activation
-from bsnn_cli.config import NORM_GROUPS, ActivationConfig, ModelConfig
+from bsnn_cli.choices import NORM_GROUPS
+from bsnn_cli.config import ActivationConfig, ModelConfig
 from bsnn_cli.parameters import ENDS, State, initialise, layer_shapes
 
 

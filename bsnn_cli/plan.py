@@ -10,7 +10,8 @@ from pathlib import Path
 
 from bsnn_cli import checkpoint
 from bsnn_cli.checkpoint import CURRENT, PREVIOUS
-from bsnn_cli.config import DATASETS, TrainConfig
+from bsnn_cli.choices import DATASETS
+from bsnn_cli.config import TrainConfig
 from bsnn_cli.identity import activation_label, run_directory
 from bsnn_cli.knobs import knobs
 from bsnn_cli.runs import RunDirectory

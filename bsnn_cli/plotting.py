@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from bsnn_cli.config import ACTIVATION_LABELS
+from bsnn_cli.choices import ACTIVATION_LABELS
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.files import write_atomically, write_text
 

@@ -13,15 +13,8 @@ import pandas as pd
 import torch
 
 from bsnn_cli import bench_data
-from bsnn_cli.config import (
-    DATASETS,
-    PAPER_ACTIVATIONS,
-    ActivationConfig,
-    BenchConfig,
-    DatasetConfig,
-    ModelConfig,
-    TrainConfig,
-)
+from bsnn_cli.choices import DATASETS, PAPER_ACTIVATIONS
+from bsnn_cli.config import ActivationConfig, BenchConfig, DatasetConfig, ModelConfig, TrainConfig
 from bsnn_cli.contestants import fleet_of
 from bsnn_cli.data import Dataset
 from bsnn_cli.fleet import Fleet

@@ -17,7 +17,8 @@ import torch
 from omegaconf import OmegaConf
 
 from bsnn_cli import identity
-from bsnn_cli.config import ACTIVATION_LABELS, PropagateConfig
+from bsnn_cli.choices import ACTIVATION_LABELS
+from bsnn_cli.config import PropagateConfig
 from bsnn_cli.files import write_json, write_text
 from bsnn_cli.propagation import Measurement, summarise
 from bsnn_cli.records import NUMERICS_VERSION, LayerRecord

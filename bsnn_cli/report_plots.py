@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli import signal_figures, summary
-from bsnn_cli.config import ACTIVATION_LABELS, AUTO_ROOT, DATASETS, FiguresConfig
+from bsnn_cli.choices import ACTIVATION_LABELS, AUTO_ROOT, DATASETS
+from bsnn_cli.config import FiguresConfig
 from bsnn_cli.plotting import COLOURS
 from bsnn_cli.stored import Stored
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from bsnn_cli import finding_tables, origins, summary, tables
 from bsnn_cli.approach_table import APPROACHES as WORDS
+from bsnn_cli.choices import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS
 from bsnn_cli.comparison_figures import APPROACHES as LABELS
-from bsnn_cli.config import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS
 from bsnn_cli.stored import Stored
 
 STEPS = (1.0, 5.0, 20.0)

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
 from bsnn_cli import propagation_store
-from bsnn_cli.config import ACTIVATION_LABELS, AUTO_ROOT, PAPER_ACTIVATIONS, FiguresConfig, ModelConfig
+from bsnn_cli.choices import ACTIVATION_LABELS, AUTO_ROOT, PAPER_ACTIVATIONS
+from bsnn_cli.config import FiguresConfig, ModelConfig
 from bsnn_cli.plotting import (
     COLOURS,
     DOUBLE,

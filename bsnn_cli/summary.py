@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 from scipy.special import stdtrit
 
-from bsnn_cli.config import ACTIVATION_LABELS, CUSTOM, DATASETS, TrainConfig
+from bsnn_cli.choices import ACTIVATION_LABELS, CUSTOM, DATASETS
+from bsnn_cli.config import TrainConfig
 from bsnn_cli.errors import ConfigError, RunDirectoryError
 from bsnn_cli.knobs import knobs
 

@@ -25,7 +25,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli import composition, job, plan
-from bsnn_cli.config import CUSTOM, TrainConfig
+from bsnn_cli.choices import CUSTOM
+from bsnn_cli.config import TrainConfig
 from bsnn_cli.errors import BsnnError, ConfigError, Interrupted, RunDirectoryError
 from bsnn_cli.identity import run_directory
 from bsnn_cli.interruption import StopFlag

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli import summary
-from bsnn_cli.config import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS, ModelConfig, OptimConfig
+from bsnn_cli.choices import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS
+from bsnn_cli.config import ModelConfig, OptimConfig
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.files import write_text
 from bsnn_cli.formats import markdown_table

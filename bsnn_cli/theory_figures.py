@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from bsnn_cli.config import ACTIVATION_LABELS, AUTO_ROOT, FiguresConfig
+from bsnn_cli.choices import ACTIVATION_LABELS, AUTO_ROOT
+from bsnn_cli.config import FiguresConfig
 from bsnn_cli.plotting import COLOURS, DOUBLE, GREY, Missing, Picture, canvas, key, legend_above, log_axis, note
 
 CASES = {

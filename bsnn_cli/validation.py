@@ -6,17 +6,8 @@ import dataclasses
 from typing import Any
 
 from bsnn_cli import approaches, tracking
-from bsnn_cli.config import (
-    AUTO_ROOT,
-    CUSTOM,
-    DATASETS,
-    NORM_GROUPS,
-    ActivationConfig,
-    ModelConfig,
-    PropagateConfig,
-    TheoryConfig,
-    TrainConfig,
-)
+from bsnn_cli.choices import AUTO_ROOT, CUSTOM, DATASETS, NORM_GROUPS
+from bsnn_cli.config import ActivationConfig, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.knobs import allowed, complaint, knobs
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bsnn_cli.activations import ACTIVATIONS, PUBLISHED, get
-from bsnn_cli.config import ACTIVATION_LABELS, AUTO_ROOT, PAPER_ACTIVATIONS
+from bsnn_cli.choices import ACTIVATION_LABELS, AUTO_ROOT, PAPER_ACTIVATIONS
 
 NAMES = list(ACTIVATIONS)
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bsnn_cli import baselines, bench, bench_data, contestants, floors, lightning_baseline, projection
 from bsnn_cli.activations import get, normalise
-from bsnn_cli.config import DATASETS, ActivationConfig, BenchConfig, DatasetConfig, ModelConfig
+from bsnn_cli.choices import DATASETS
+from bsnn_cli.config import ActivationConfig, BenchConfig, DatasetConfig, ModelConfig
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.fleet import Fleet, Member
 from bsnn_cli.network import Phi

@@ -22,7 +22,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torchvision import datasets
 
 from bsnn_cli import data, fetch
-from bsnn_cli.config import DATASETS, DatasetConfig
+from bsnn_cli.choices import DATASETS
+from bsnn_cli.config import DatasetConfig
 from bsnn_cli.errors import ConfigError, DataError
 from bsnn_cli.validation import check
 from tests.conftest import SHARED_DATA

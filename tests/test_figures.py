@@ -17,7 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from bsnn_cli import figures, plotting, propagation_store
-from bsnn_cli.config import ACTIVATION_LABELS, FIGURES, VERBS, FiguresConfig, PropagateConfig, TrainConfig
+from bsnn_cli.choices import ACTIVATION_LABELS, FIGURES
+from bsnn_cli.config import VERBS, FiguresConfig, PropagateConfig, TrainConfig
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.identity import run_directory
 from bsnn_cli.plotting import Missing, Picture

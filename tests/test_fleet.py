@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from bsnn_cli import orthogonal
 from bsnn_cli.activations import get, normalise
-from bsnn_cli.config import AUTO_ROOT, ActivationConfig, ModelConfig
+from bsnn_cli.choices import AUTO_ROOT
+from bsnn_cli.config import ActivationConfig, ModelConfig
 from bsnn_cli.fleet import Fleet, Member
 from bsnn_cli.network import Network
 from bsnn_cli.workers import Workers

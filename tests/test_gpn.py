@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bsnn_cli.activations import ACTIVATIONS, GPN, PUBLISHED, get, gpn_coefficients, gpn_table, normalise
-from bsnn_cli.config import AUTO_ROOT, PAPER_ACTIVATIONS
+from bsnn_cli.choices import AUTO_ROOT, PAPER_ACTIVATIONS
 from bsnn_cli.errors import ActivationError, ConfigError
 
 ROOT2 = math.sqrt(2)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from bsnn_cli.choices import DATASETS
 from bsnn_cli.config import (
-    DATASETS,
     ActivationConfig,
     CheckpointConfig,
     DatasetConfig,

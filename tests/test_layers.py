@@ -12,7 +12,7 @@ import bsnn_cli
 ROWS = [
     # no knowledge of the project
     {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"}
-    | {"batch_norm", "stopwatch", "workers"},
+    | {"batch_norm", "choices", "stopwatch", "workers"},
     {"profiles"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
@@ -88,7 +88,7 @@ def test_imports_point_upwards(module: str) -> None:
 
 
 def test_the_command_starts_without_torch_and_hydra() -> None:
-    for module in ("cli", "errors", "usage", "config"):
+    for module in ("cli", "errors", "usage", "choices", "config"):
         tree = ast.parse((PACKAGE / f"{module}.py").read_text())
         top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
         names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from bsnn_cli import cli, report_plots, report_tables, tables
-from bsnn_cli.config import ACTIVATION_LABELS
+from bsnn_cli.choices import ACTIVATION_LABELS
 from bsnn_cli.report import write_report
 from bsnn_cli.stored import Stored
 from tests.storage import PROVENANCE, store
