@@ -51,7 +51,7 @@ def test_the_plain_network_makes_the_same_steps(norm: str, weights: str) -> None
     solution = normalise("selu")
     member = Member(activation=get("selu"), a=solution.a, b=solution.b, seed=0, lr=0.05)
     fleet = Fleet(model, [member], inputs=6, classes=4, momentum=0.5, dtype=torch.float64)
-    plain = baselines.plain_network(model, Phi("selu", solution.a, solution.b), 6, 4, weights).double()
+    plain = baselines.plain_network(model, Phi(get("selu"), solution.a, solution.b), 6, 4, weights).double()
     bottom, *hidden, top = linears(plain)
     state = fleet.member_state(0)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_the_plain_network_makes_the_same_steps(norm: str, weights: str) -> None
 
 @pytest.mark.parametrize("name", baselines.ORTHOGONAL_MAPS)
 def test_pytorchs_own_parametrisation_trains_and_stays_orthogonal(name: str) -> None:
-    network = baselines.plain_network(ModelConfig(depth=2, width=6), Phi("tanh"), 4, 3, name)
+    network = baselines.plain_network(ModelConfig(depth=2, width=6), Phi(get("tanh")), 4, 3, name)
     before = linears(network)[1].weight.detach().clone()
     step = baselines.plain_step(network, lr=0.1, momentum=0.5)
     for _ in range(3):
