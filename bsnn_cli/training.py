@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,8 @@ from bsnn_cli.fleet import Member
 from bsnn_cli.orthogonal import stream
 from bsnn_cli.records import EpochRecord, Evaluation
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = {"cpu": 500, "cuda": 5000}
+"""Images at once by type of device: what a core's cache holds, and what fills a GPU."""
 
 
 class Trainer(Protocol):
@@ -29,7 +30,9 @@ class Trainer(Protocol):
     steps: Tensor
     alive: Tensor
 
-    def step(self, inputs: Tensor, labels: Tensor) -> Tensor: ...  # noqa: D102
+    def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]: ...  # noqa: D102
+
+    def anyone_alive(self) -> bool: ...  # noqa: D102
 
     def logits(self, inputs: Tensor) -> Tensor: ...  # noqa: D102
 
@@ -90,14 +93,13 @@ def train(
     Yields:
         a `Tick` after every update and evaluated batch; after every epoch the K records of it.
     """
-    while position.epoch < epochs and fleet.alive.any():
+    while position.epoch < epochs and fleet.anyone_alive():
         batches = epoch_batches(fleet, position.epoch, len(data.train.labels), batch_size)
-        for indices in batches[position.batch :]:
-            loss = fleet.step(data.standardise(data.train.images[indices], fleet.dtype), data.train.labels[indices])
+        for loss in fleet.updates(data, batches[position.batch :]):
             position.loss_sum += loss
             position.batch += 1
             yield Tick(loss)
-            if not fleet.alive.any():
+            if not fleet.anyone_alive():
                 return
         epoch = position.epoch + 1
         with_train = epoch == epochs or (train_every is not None and epoch % train_every == 0)
@@ -143,7 +145,7 @@ def evaluate(fleet: Trainer, data: Dataset, split: Split) -> Generator[Tick, Non
     """Evaluate every member on a whole split, in evaluation mode; yields a `Tick` after each batch."""
     loss = torch.zeros(len(fleet.members), dtype=torch.float64, device=fleet.device)
     correct = torch.zeros(len(fleet.members), dtype=torch.int64, device=fleet.device)
-    batches = (torch.split(tensor, EVALUATION_BATCH) for tensor in (split.images, split.labels))
+    batches = (torch.split(tensor, EVALUATION_BATCH[fleet.device.type]) for tensor in (split.images, split.labels))
     for images, labels in zip(*batches, strict=True):
         logits = fleet.logits(data.standardise(images, fleet.dtype))
         target = labels.expand(len(fleet.members), -1)
