@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from bsnn_cli.config import ModelConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.orthogonal import Drift, orthogonality_error
 from bsnn_cli.parameters import NORM_STATISTICS
+from bsnn_cli.signals import Signals
 from bsnn_cli.workers import Workers
 
 PARALLEL_WIDTH = 200
@@ -55,44 +56,6 @@ class Member:
     b: float
     seed: int
     lr: float
-
-
-@dataclass(frozen=True)
-class Signals:
-    """What a step computes for some samples of a batch, or for all of them.
-
-    Attributes:
-        x: (L + 1, K, B, n) signals x^1 … x^{L+1}, the last one below the output layer.
-        h: (L, K, B, n) preactivations Wx; with batch normalisation of zero mean and unit variance.
-        d: (L, K, B, n) (∂E/∂h)/‖v‖ after the way down; on the way up batch normalisation leaves its γĥ + β here.
-        g: (L, K, B, n) ∂E/∂x = dW below each layer; one memory for all layers unless the weights are orthogonal.
-        error: (K, B, classes) gradient of the logits.
-        loss: (K,) share of these samples in the mean cross-entropy of the batch.
-        s: (L, K, n) Σ_samples h ∂E/∂h, but for the factor a; unused unless the rows are unit rows.
-        norm: what batch normalisation keeps between the two ways, or None.
-        values: of each layer and group of equal activations φ(h), where the way down is quicker with it.
-    """
-
-    x: Tensor
-    h: Tensor
-    d: Tensor
-    g: Tensor
-    error: Tensor
-    loss: Tensor
-    s: Tensor
-    norm: BatchNorm | None
-    values: list[list[Tensor | None]] = field(default_factory=list)
-
-    def split(self, parts: int) -> list[Signals]:
-        """Views of about equally many samples each, with sums of their own; all of them have the whole batch's norm."""
-        if parts == 1:
-            return [self]
-        size = -(-self.error.shape[1] // parts)
-        signals = (self.x, self.h, self.d, self.g, self.error)
-        return [
-            Signals(x, h, d, g, error, torch.empty_like(self.loss), torch.empty_like(self.s), self.norm)
-            for x, h, d, g, error in zip(*(torch.split(signal, size, dim=-2) for signal in signals), strict=True)
-        ]
 
 
 class Fleet:
@@ -247,13 +210,14 @@ class Fleet:
     def _signals_of(self, batch: int) -> Signals:
         """Memory for the signals of a batch of this size, the same every time."""
         if batch not in self._signals:
-            L, K, n = self.model.depth, len(self.members), self.model.width
-            lengths = [L + 1, L, L, L if self.model.weights == "orthogonal" else 1]
-            x, h, d, g = (self._norm.new_empty(length, K, batch, n) for length in lengths)
-            error, loss = x.new_empty(K, batch, self.tensors["output.bias"].shape[1]), x.new_empty(K)
-            s = torch.zeros_like(self._norm)
-            norm = BatchNorm((L, K, n), s) if self.model.norm == "batch" else None
-            self._signals[batch] = Signals(x=x, h=h, d=d, g=g.expand_as(h), error=error, loss=loss, s=s, norm=norm)
+            shape = self.model.depth, len(self.members), batch, self.model.width
+            self._signals[batch] = Signals.empty(
+                shape,
+                classes=self.tensors["output.bias"].shape[1],
+                norm=self.model.norm == "batch",
+                every_g=self.model.weights == "orthogonal",
+                like=self._norm,
+            )
         return self._signals[batch]
 
     def _differentiate(self, w: Signals, inputs: Tensor, labels: Tensor, share: float) -> None:
@@ -372,7 +336,10 @@ class Fleet:
         if self._drift is not None:
             h = w.h[layer, k] if w.norm is None else w.h[layer, k] / w.norm.layers[layer].inverse_std[k]
             M.addmm_(d.mT, x, beta=self.momentum, alpha=0.5).addmm_(h.mT, w.g[layer, k], alpha=-0.5)
-            self._drift.move(layer, k, V, M, lr)
+            if self._drift.advance(k, slice(layer, layer + 1), M.unsqueeze(0), lr, self.alive[k]):
+                self._drift.complete(k, layer, V, M, lr)
+            else:
+                V.add_(M, alpha=-lr)
             return
         M.addmm_(d.mT, x, beta=self.momentum)
         if self.model.weights == "unit_rows":

@@ -14,6 +14,7 @@ import torch
 
 from bsnn_cli import activation_file, checkpoint, custom, data, memory, provenance
 from bsnn_cli.activations import normalise
+from bsnn_cli.captured import CapturedFleet
 from bsnn_cli.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.errors import ConfigError, Interrupted, StorageError
@@ -41,6 +42,8 @@ def prepare(config: TrainConfig) -> TrainConfig:
     device = choose_device(config.device)
     if config.precision == "tf32" and device.type != "cuda":
         raise ConfigError(f"precision=tf32: needs a CUDA device, and this run is on {device}; use fp32")
+    if config.precision == "tf32" and config.model.weights == "orthogonal":
+        raise ConfigError("precision=tf32: has three digits, and model.weights=orthogonal keeps five; use fp32")
     return identified(config)
 
 
@@ -75,9 +78,11 @@ def member(config: TrainConfig) -> tuple[Member, str | None]:
     return Member(activation=phi, a=a, b=b, seed=config.seed, lr=config.optim.lr), root
 
 
-def trainer(model: ModelConfig) -> type[Fleet] | type[ReferenceTrainer]:
-    """The fast path where it covers a network, the reference network elsewhere."""
-    return Fleet if covers(model) else ReferenceTrainer
+def trainer(model: ModelConfig, device: torch.device) -> type[Fleet] | type[ReferenceTrainer]:
+    """The fast path of a device where it covers a network, the reference network elsewhere."""
+    if not covers(model):
+        return ReferenceTrainer
+    return CapturedFleet if device.type == "cuda" else Fleet
 
 
 @dataclass
@@ -257,10 +262,7 @@ def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset:
         members = [(config, directory, _checkpoint(directory)) for config, directory in pending]
     for runs in by_position(members):
         try:
-            with stop.at_once():
-                session = begin(runs, dataset)
-            work(session, stop)
-            session.finish()
+            _train_to_the_end(runs, dataset, stop)
         except torch.OutOfMemoryError:
             if len(runs) == 1:
                 raise
@@ -270,6 +272,14 @@ def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset:
             continue
         for part in (runs[:half], runs[half:]):
             train_together([(config, directory) for config, directory, _ in part], dataset, stop)
+
+
+def _train_to_the_end(runs: Sequence[Run], dataset: Dataset, stop: StopFlag) -> None:
+    """A function of its own, so that nothing of a fleet is left where the memory has not been enough for it."""
+    with stop.at_once():
+        session = begin(runs, dataset)
+    work(session, stop)
+    session.finish()
 
 
 Run: TypeAlias = "tuple[TrainConfig, RunDirectory, dict[str, Any] | None]"
@@ -299,7 +309,7 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     device, first = dataset.train.images.device, configs[0]
     if states and states[0]["environment"] != environment(device):
         say(f"warning: {states[0]['environment']} has become {environment(device)}; results may differ in rounding")
-    build = trainer(first.model)
+    build = trainer(first.model, device)
     if build is ReferenceTrainer:
         say("the fast path does not cover this network; the reference network is trained, by autograd")
     fleet: Trainer = build(

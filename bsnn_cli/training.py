@@ -16,8 +16,9 @@ from bsnn_cli.fleet import Member
 from bsnn_cli.orthogonal import stream
 from bsnn_cli.records import EpochRecord, Evaluation
 
-EVALUATION_BATCH = {"cpu": 500, "cuda": 5000}
-"""Images at once by type of device: what a core's cache holds, and what fills a GPU."""
+EVALUATION_BATCH = 500
+EVALUATION_BATCH_ON_GPU = 5000
+"""Images at once: as many as stay in a core's cache, and as many as fill a GPU."""
 
 
 class Trainer(Protocol):
@@ -140,12 +141,18 @@ def epoch_batches(fleet: Trainer, epoch: int, samples: int, batch_size: int) -> 
     return torch.split(torch.stack(orders).to(fleet.device), batch_size, dim=1)[:steps]
 
 
+def evaluation_batch(device: torch.device) -> int:
+    """Images evaluated at once."""
+    return EVALUATION_BATCH_ON_GPU if device.type == "cuda" else EVALUATION_BATCH
+
+
 @torch.no_grad()
 def evaluate(fleet: Trainer, data: Dataset, split: Split) -> Generator[Tick, None, list[Evaluation]]:
     """Evaluate every member on a whole split, in evaluation mode; yields a `Tick` after each batch."""
     loss = torch.zeros(len(fleet.members), dtype=torch.float64, device=fleet.device)
     correct = torch.zeros(len(fleet.members), dtype=torch.int64, device=fleet.device)
-    batches = (torch.split(tensor, EVALUATION_BATCH[fleet.device.type]) for tensor in (split.images, split.labels))
+    size = evaluation_batch(fleet.device)
+    batches = (torch.split(tensor, size) for tensor in (split.images, split.labels))
     for images, labels in zip(*batches, strict=True):
         logits = fleet.logits(data.standardise(images, fleet.dtype))
         target = labels.expand(len(fleet.members), -1)
