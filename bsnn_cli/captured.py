@@ -103,6 +103,7 @@ class CapturedFleet(Fleet):
                 self._settle()
             self._old_alive = self._lookback.push(self.alive)
             yield self._signals[size].loss
+        self._old_alive = None
 
     def anyone_alive(self) -> bool:
         """As `Fleet.anyone_alive`; within an epoch some steps late, when nothing changes any more."""
@@ -186,9 +187,9 @@ class CapturedFleet(Fleet):
             if w.norm is not None:
                 h = h / w.norm.all.inverse_std[layers, k].unsqueeze(1)
             M.baddbmm_(d.mT, x, beta=self.momentum, alpha=0.5).baddbmm_(h.mT, w.g[layers, k], alpha=-0.5)
-            held = self._drift.advance(k, layers, M, -step_size, alive)
+            held = self._drift.advance(k, layers, self._fused.longest_column(M), -step_size, alive)
             free = (alive & ~held).view(-1, 1, 1)
-            V.add_(torch.where(free, step_size * M, 0))
+            self._fused.move(V, M, tangent[layers, k], step_size, free, self._norm[layers, k])
 
     def _settle(self) -> None:
         """Complete the step of orthogonal matrices that the graph has held back. The host waits for the device here."""

@@ -31,7 +31,7 @@ from bsnn_cli.activations import Activation
 from bsnn_cli.batch_norm import NORM_EPS, NORM_MOMENTUM, BatchNorm, denormalise, normalise
 from bsnn_cli.config import ModelConfig
 from bsnn_cli.data import Dataset
-from bsnn_cli.orthogonal import Drift, orthogonality_error
+from bsnn_cli.orthogonal import Drift, longest_column, orthogonality_error
 from bsnn_cli.parameters import NORM_STATISTICS
 from bsnn_cli.signals import Signals
 from bsnn_cli.workers import Workers
@@ -336,7 +336,7 @@ class Fleet:
         if self._drift is not None:
             h = w.h[layer, k] if w.norm is None else w.h[layer, k] / w.norm.layers[layer].inverse_std[k]
             M.addmm_(d.mT, x, beta=self.momentum, alpha=0.5).addmm_(h.mT, w.g[layer, k], alpha=-0.5)
-            if self._drift.advance(k, slice(layer, layer + 1), M.unsqueeze(0), lr, self.alive[k]):
+            if self._drift.advance(k, slice(layer, layer + 1), longest_column(M), lr, self.alive[k]):
                 self._drift.complete(k, layer, V, M, lr)
             else:
                 V.add_(M, alpha=-lr)

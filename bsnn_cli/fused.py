@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bsnn_cli.activations import Activation
 from bsnn_cli.batch_norm import Statistics, denormalise, normalise
+from bsnn_cli.orthogonal import longest_column
 
 Groups = Sequence[tuple[Activation, float, Tensor, slice]]
 """φ, a, b and place of members with the same a·φ + b."""
@@ -33,7 +34,8 @@ class Functions:
         lift_normalised: (h, inverse_norm, gain, shift, statistics, y, above): likewise by way of y = γĥ + β.
         lower_normalised: (g, h, gain, scale, statistics, d): d holds γĥ + β before.
         move: (V, M, tangent, step_size, alive, norm): V and M (c, n, n) of one member, M with the gradient in it;
-            step_size and alive without dimensions, tangent (c, n, 1) and norm (c, n) for unit rows.
+            step_size without dimensions, alive such as fits M, tangent (c, n, 1) and norm (c, n) for unit rows.
+        longest_column: (M): as `orthogonal.longest_column`.
     """
 
     lift: Callable[..., None]
@@ -41,6 +43,7 @@ class Functions:
     lift_normalised: Callable[..., None]
     lower_normalised: Callable[..., None]
     move: Callable[..., None]
+    longest_column: Callable[[Tensor], Tensor]
 
 
 def functions(groups: Groups, *, unit_rows: bool) -> Functions:
@@ -85,7 +88,7 @@ def functions(groups: Groups, *, unit_rows: bool) -> Functions:
         if unit_rows:
             norm.copy_(torch.linalg.vector_norm(V, dim=-1))
 
-    return Functions(lift, lower, lift_normalised, lower_normalised, move)
+    return Functions(lift, lower, lift_normalised, lower_normalised, move, longest_column)
 
 
 def compiled(plain: Functions, **options: Any) -> Functions:
@@ -101,11 +104,11 @@ def compiled(plain: Functions, **options: Any) -> Functions:
     return Functions(*(_compiled(getattr(plain, name), options) for name in Functions.__dataclass_fields__))
 
 
-def _compiled(function: Callable[..., None], options: dict[str, Any]) -> Callable[..., None]:
+def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     fast = torch.compile(function, fullgraph=True, dynamic=False, **options)
     usable = True
 
-    def call(*arguments: Any) -> None:
+    def call(*arguments: Any) -> Any:
         nonlocal usable
         if usable:
             try:

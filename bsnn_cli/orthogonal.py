@@ -76,6 +76,11 @@ def retract(W: Tensor) -> Tensor:
     return orthogonality_error(W)
 
 
+def longest_column(M: Tensor) -> Tensor:
+    """Largest squared length of a column; (..., n, n) → (...)."""
+    return (M * M).sum(-2).amax(-1)
+
+
 class Drift:
     """Moves orthogonal matrices by W ← W − lr·M, and retracts them when they may have come too far from WᵀW = I.
 
@@ -107,13 +112,13 @@ class Drift:
             "orthogonality.worst": like.new_zeros(members, depth),
         }
 
-    def advance(self, k: int, layers: slice, M: Tensor, lr: Tensor | float, alive: Tensor) -> Tensor:
+    def advance(self, k: int, layers: slice, c_squared: Tensor, lr: Tensor | float, alive: Tensor) -> Tensor:
         """Advance the bounds of some matrices by a step that is about to be made; nothing waits for a device here.
 
         Args:
             k: the member.
             layers: c of them, counted from 0.
-            M: (c, n, n), with the gradient in it.
+            c_squared: (c,) `longest_column` of M, with the gradient in it.
             lr: the learning rate.
             alive: whether the member is; without dimensions.
 
@@ -121,8 +126,7 @@ class Drift:
             (c,) which matrices must not make the step but by `complete`, because it may lead past the limit.
         """
         bound, sway, held = self.bound[k, layers], self.sway[k, layers], self.held[k, layers]
-        c_squared = (M * M).sum(-2).amax(-1)
-        growth = lr * (sway + lr * c_squared) + torch.finfo(M.dtype).eps / 8  # the last term for rounding
+        growth = lr * (sway + lr * c_squared) + torch.finfo(bound.dtype).eps / 8  # the last term for rounding
         sway.add_(2 * lr * c_squared).mul_(self.momentum)
         bound.add_(growth)
         self.growth[k, layers] = growth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -30,6 +31,10 @@ from bsnn_cli.training import Position, Tick, Trainer, steps_per_epoch, train
 
 SAVING_SHARE = 0.02
 """Saving may take this share of the time; a slow disk stretches the interval between checkpoints."""
+
+
+GPU_SHARE = 0.8
+"""Networks may take this share of the free memory of a GPU; temporaries and evaluation take some as well."""
 
 
 def prepare(config: TrainConfig) -> TrainConfig:
@@ -260,7 +265,7 @@ def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset:
     """
     with stop.at_once():
         members = [(config, directory, _checkpoint(directory)) for config, directory in pending]
-    for runs in by_position(members):
+    for runs in (part for group in by_position(members) for part in fitting(group, dataset.train.images.device)):
         try:
             _train_to_the_end(runs, dataset, stop)
         except torch.OutOfMemoryError:
@@ -272,6 +277,19 @@ def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset:
             continue
         for part in (runs[:half], runs[half:]):
             train_together([(config, directory) for config, directory, _ in part], dataset, stop)
+
+
+def fitting(runs: Sequence[Run], device: torch.device) -> list[Sequence[Run]]:
+    """Parts of what stands at one position, each no larger than the free memory of a GPU promises to hold."""
+    config = runs[0][0]
+    networks = int(GPU_SHARE * free_bytes(device) // memory.training_bytes(config.model, config.optim.batch_size))
+    size = max(1, min(networks, len(runs)))
+    return [runs[first : first + size] for first in range(0, len(runs), size)]
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory of a GPU that is free; of a CPU's the launcher has had a look, at a share of it."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else sys.float_info.max
 
 
 def _train_to_the_end(runs: Sequence[Run], dataset: Dataset, stop: StopFlag) -> None:
