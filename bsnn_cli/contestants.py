@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from bsnn_cli import baselines, floors, lightning_baseline
+from bsnn_cli.captured import WARM_UP
 from bsnn_cli.config import BenchConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.data import Dataset, Split
-from bsnn_cli.fleet import Fleet, Member
+from bsnn_cli.fleet import Member
 from bsnn_cli.network import Phi
-from bsnn_cli.runner import member
+from bsnn_cli.runner import member, trainer
 from bsnn_cli.stopwatch import Loop, Step, make, peak_mb
+from bsnn_cli.training import Trainer
 
 BASELINES = ("plain", "plain_fused", "plain_dataloader", "plain_compiled", "lightning")
 """PyTorch for the same training: tensors in memory, then also the fused optimiser, a `DataLoader`, `torch.compile`,
@@ -59,10 +62,10 @@ def build(spec: Spec, config: BenchConfig, dataset: Dataset) -> Step | Loop:
 
 def fleet_of(
     members: Sequence[Member], model: ModelConfig, optim: OptimConfig, dataset: Dataset, device: torch.device
-) -> Fleet:
+) -> Trainer:
     """A fleet whose members all start from the same weights: of many it would take minutes to draw them."""
     make_fleet = functools.partial(
-        Fleet, model, inputs=dataset.inputs, classes=dataset.classes, momentum=optim.momentum
+        trainer(model, device), model, inputs=dataset.inputs, classes=dataset.classes, momentum=optim.momentum
     )
     state = make_fleet(members[:1]).member_state(0)
     return make_fleet(members, states=[state] * len(members), device=device)
@@ -71,14 +74,15 @@ def fleet_of(
 def _fleet(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator[Tensor]) -> Step:
     """A step of this program."""
     one, _ = member(TrainConfig(activation=config.activation, dataset=config.dataset, optim=config.optim))
-    images, labels = dataset.train.images, dataset.train.labels
-    fleet = fleet_of([one] * spec.networks, spec.model, config.optim, dataset, images.device)
-
-    def step() -> Tensor:
-        indices = next(order)
-        return fleet.step(dataset.standardise(images[indices]), labels[indices])
-
-    return step
+    device = dataset.train.images.device
+    fleet = fleet_of([one] * spec.networks, spec.model, config.optim, dataset, device)
+    epoch = len(dataset.train.labels) // config.optim.batch_size
+    losses = itertools.chain.from_iterable(
+        fleet.updates(dataset, list(itertools.islice(order, epoch))) for _ in itertools.count()
+    )
+    for _ in range(WARM_UP + 1 if device.type == "cuda" else 0):
+        next(losses)
+    return functools.partial(next, losses)
 
 
 def _baseline(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator[Tensor]) -> Step | Loop:

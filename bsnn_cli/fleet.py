@@ -20,18 +20,20 @@ a whole.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bsnn_cli import parameters
 from bsnn_cli.activations import Activation
-from bsnn_cli.batch_norm import NORM_EPS, NORM_MOMENTUM, BatchNorm
+from bsnn_cli.batch_norm import NORM_EPS, NORM_MOMENTUM, BatchNorm, denormalise, normalise
 from bsnn_cli.config import ModelConfig
-from bsnn_cli.orthogonal import Drift, orthogonality_error
+from bsnn_cli.data import Dataset
+from bsnn_cli.orthogonal import Drift, longest_column, orthogonality_error
 from bsnn_cli.parameters import NORM_STATISTICS
+from bsnn_cli.signals import Signals
 from bsnn_cli.workers import Workers
 
 PARALLEL_WIDTH = 200
@@ -54,44 +56,6 @@ class Member:
     b: float
     seed: int
     lr: float
-
-
-@dataclass(frozen=True)
-class Signals:
-    """What a step computes for some samples of a batch, or for all of them.
-
-    Attributes:
-        x: (L + 1, K, B, n) signals x^1 … x^{L+1}, the last one below the output layer.
-        h: (L, K, B, n) preactivations Wx; with batch normalisation of zero mean and unit variance.
-        d: (L, K, B, n) (∂E/∂h)/‖v‖ after the way down; on the way up batch normalisation leaves its γĥ + β here.
-        g: (L, K, B, n) ∂E/∂x = dW below each layer; one memory for all layers unless the weights are orthogonal.
-        error: (K, B, classes) gradient of the logits.
-        loss: (K,) share of these samples in the mean cross-entropy of the batch.
-        s: (L, K, n) Σ_samples h ∂E/∂h, but for the factor a; unused unless the rows are unit rows.
-        norm: what batch normalisation keeps between the two ways, or None.
-        values: of each layer and group of equal activations φ(h), where the way down is quicker with it.
-    """
-
-    x: Tensor
-    h: Tensor
-    d: Tensor
-    g: Tensor
-    error: Tensor
-    loss: Tensor
-    s: Tensor
-    norm: BatchNorm | None
-    values: list[list[Tensor | None]] = field(default_factory=list)
-
-    def split(self, parts: int) -> list[Signals]:
-        """Views of about equally many samples each, with sums of their own; all of them have the whole batch's norm."""
-        if parts == 1:
-            return [self]
-        size = -(-self.error.shape[1] // parts)
-        signals = (self.x, self.h, self.d, self.g, self.error)
-        return [
-            Signals(x, h, d, g, error, torch.empty_like(self.loss), torch.empty_like(self.s), self.norm)
-            for x, h, d, g, error in zip(*(torch.split(signal, size, dim=-2) for signal in signals), strict=True)
-        ]
 
 
 class Fleet:
@@ -145,9 +109,12 @@ class Fleet:
         if model.weights == "unit_rows":
             for V, norm in zip(self._V, self._norm, strict=True):
                 torch.linalg.vector_norm(V, dim=-1, out=norm)
+        self._inverse_norm = self._norm.new_empty(model.depth, K, 1, model.width)
+        self._scale = torch.empty_like(self._inverse_norm)
         self._rescale()
-        self._storage = torch.empty(0, device=self.device, dtype=dtype)
-        self._workers = Workers(torch.get_num_threads() if model.width >= PARALLEL_WIDTH else 1)
+        self._signals: dict[int, Signals] = {}
+        parallel = self.device.type == "cpu" and model.width >= PARALLEL_WIDTH
+        self._workers = Workers(torch.get_num_threads() if parallel else 1)
 
     def _start(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         K = len(self.members)
@@ -218,7 +185,7 @@ class Fleet:
         Returns:
             (K,) mean cross-entropy of each batch before the update, in nats.
         """
-        w = self._signals(inputs.shape[1])
+        w = self._signals_of(inputs.shape[1])
         parts = w.split(1 if w.norm is not None else self._workers.count)
         B, size = inputs.shape[1], parts[0].error.shape[1]
         work = list(zip(parts, torch.split(inputs, size, 1), torch.split(labels, size, 1), strict=True))
@@ -233,24 +200,25 @@ class Fleet:
             "output.bias": w.error.sum(1),
         }
         if w.norm is not None:
-            gradients |= {"norm.weight": w.norm.gain_gradient, "norm.bias": w.norm.shift_gradient}
+            gradients["norm.weight"] = w.norm.all.gain_gradient.transpose(0, 1)
+            gradients["norm.bias"] = w.norm.all.shift_gradient.transpose(0, 1)
         self.alive &= _finite(w, gradients)
         self.steps += self.alive
         self._update(w, gradients)
-        return w.loss
+        return w.loss.clone()
 
-    def _signals(self, batch: int) -> Signals:
-        """Of a batch of this size, carved out of one allocation that the largest batch has made."""
-        L, K, n = self.model.depth, len(self.members), self.model.width
-        lengths = [L + 1, L, L, L if self.model.weights == "orthogonal" else 1]
-        size = sum(lengths) * batch * K * n
-        if self._storage.numel() < size:
-            self._storage = torch.empty(size, device=self.device, dtype=self.dtype)
-        x, h, d, g = torch.split(self._storage[:size].view(-1, K, batch, n), lengths)
-        s = self._storage.new_empty(L, K, n)
-        error, loss = s.new_empty(K, batch, self.tensors["output.bias"].shape[1]), s.new_empty(K)
-        norm = BatchNorm((L, K, n), s) if self.model.norm == "batch" else None
-        return Signals(x=x, h=h, d=d, g=g.expand_as(h), error=error, loss=loss, s=s, norm=norm)
+    def _signals_of(self, batch: int) -> Signals:
+        """Memory for the signals of a batch of this size, the same every time."""
+        if batch not in self._signals:
+            shape = self.model.depth, len(self.members), batch, self.model.width
+            self._signals[batch] = Signals.empty(
+                shape,
+                classes=self.tensors["output.bias"].shape[1],
+                norm=self.model.norm == "batch",
+                every_g=self.model.weights == "orthogonal",
+                like=self._norm,
+            )
+        return self._signals[batch]
 
     def _differentiate(self, w: Signals, inputs: Tensor, labels: Tensor, share: float) -> None:
         """Loss and signals of some samples; without batch normalisation they have nothing to do with the others.
@@ -266,6 +234,23 @@ class Fleet:
         torch.mul(log_p.gather(-1, target).sum(dim=(1, 2)), -share, out=w.loss)
         torch.mul(log_p.exp().scatter_add(-1, target, log_p.new_full(target.shape, -1)), share, out=w.error)
         self._backward(w, torch.bmm(w.error, self.tensors["output.weight"]))
+
+    def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Make a step for each of some batches of the training split.
+
+        Args:
+            data: on the fleet's device.
+            batches: indices (K, B) of each.
+
+        Yields:
+            what `step` returns, after each; to be used before the next.
+        """
+        for indices in batches:
+            yield self.step(*data.batch(indices, self.dtype))
+
+    def anyone_alive(self) -> bool:
+        """Whether there is a member left to train."""
+        return bool(self.alive.any())
 
     def _activate(self, h: Tensor, out: Tensor) -> list[Tensor | None]:
         """a·φ(h) + b into `out`, both (K, B, n); returns what `_pull_back` wants to know of each group's φ(h)."""
@@ -287,39 +272,48 @@ class Fleet:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _forward(self, w: Signals, inputs: Tensor) -> Tensor:
-        """Fill the workspace upwards; (K, B, inputs) → logits (K, B, classes)."""
+        """Fill the signals upwards; (K, B, inputs) → logits (K, B, classes)."""
         t = self.tensors
         w.x[0].copy_(_affine(inputs, t["input.weight"], t["input.bias"]))
         for layer, (V, x, h, above) in enumerate(zip(self._V, w.x[:-1], w.h, w.x[1:], strict=True)):
             torch.bmm(x, V.mT, out=h)
-            if self.model.weights == "unit_rows":
-                h.mul_(self._inverse_norm[layer])
-            if w.norm is not None:
-                h = w.norm.forward(layer, h, t["norm.weight"][:, layer], t["norm.bias"][:, layer], out=w.d[layer])
-            w.values.append(self._activate(h, above))
+            self._lift(w, layer, h, above)
         return _affine(w.x[-1], t["output.weight"], t["output.bias"])
 
     def _backward(self, w: Signals, g: Tensor) -> None:
         """Fill `w.d`, `w.g` and `w.s` downwards, from ∂E/∂x of the top, (K, B, n)."""
         for layer, (V, h, d, below) in reversed(list(enumerate(zip(self._V, w.h, w.d, w.g, strict=True)))):
-            if w.norm is not None:
-                gain = self.tensors["norm.weight"][:, layer]
-                w.norm.backward(layer, self._pull_back(g, d, w.values.pop()), h, gain, self._scale[layer], out=d)
-            else:
-                u = self._pull_back(g, h, w.values.pop())
-                if self.model.weights == "unit_rows":
-                    torch.linalg.vecdot(u, h, dim=1, out=w.s[layer])
-                torch.mul(u, self._scale[layer], out=d)
+            self._lower(w, layer, g, h, d)
             g = torch.bmm(d, V, out=below)
         if w.norm is not None:
-            w.norm.finish(self._a, self.tensors["norm.weight"], out=w.s)
+            w.norm.finish(self._a.squeeze(2), self.tensors["norm.weight"].transpose(0, 1), out=w.s)
+
+    def _lift(self, w: Signals, layer: int, h: Tensor, above: Tensor) -> None:
+        """From the product xVᵀ in h to h itself, and the signal above."""
+        if self.model.weights == "unit_rows":
+            h.mul_(self._inverse_norm[layer])
+        if w.norm is not None:
+            gain, shift = self.tensors["norm.weight"][:, layer], self.tensors["norm.bias"][:, layer]
+            normalise(h, gain, shift, w.norm.layers[layer], out=w.d[layer])
+            h = w.d[layer]
+        w.values.append(self._activate(h, above))
+
+    def _lower(self, w: Signals, layer: int, g: Tensor, h: Tensor, d: Tensor) -> None:
+        """From ∂E/∂x above a layer to d and s."""
+        if w.norm is not None:
+            gain = self.tensors["norm.weight"][:, layer]
+            u = self._pull_back(g, d, w.values.pop())
+            denormalise(u, h, gain, self._scale[layer], w.norm.layers[layer], out=d)
+            return
+        u = self._pull_back(g, h, w.values.pop())
+        if self.model.weights == "unit_rows":
+            torch.linalg.vecdot(u, h, dim=1, out=w.s[layer])
+        torch.mul(u, self._scale[layer], out=d)
 
     def _update(self, w: Signals, gradients: dict[str, Tensor]) -> None:
         """M ← μM + ∂E/∂V and V ← V − lr·M of the members that are alive."""
         tangent = (w.s.unsqueeze(2) * self._scale * self._inverse_norm).mT  # s/‖v‖² of each row
-        living = [k for k, alive in enumerate(self.alive.tolist()) if alive]
-        matrices = list(itertools.product(range(self.model.depth), living))
-        self._workers.each(lambda place: self._move(w, tangent, *place), matrices)
+        self._update_matrices(w, tangent)
         self._rescale()
         step_size = torch.where(self.alive, self._step_size, 0)
         for name, gradient in gradients.items():
@@ -330,14 +324,22 @@ class Fleet:
         if w.norm is not None:
             self._track_statistics(w.norm)
 
+    def _update_matrices(self, w: Signals, tangent: Tensor) -> None:
+        living = [k for k, alive in enumerate(self.alive.tolist()) if alive]
+        places = list(itertools.product(range(self.model.depth), living))
+        self._workers.each(lambda place: self._move(w, tangent, *place), places)
+
     def _move(self, w: Signals, tangent: Tensor, layer: int, k: int) -> None:
         """Update one matrix, by one core while its V and M are in that core's reach."""
         V, M, d, x = self._V[layer][k], self._M[layer][k], w.d[layer, k], w.x[layer, k]
         lr = self.members[k].lr
         if self._drift is not None:
-            h = w.h[layer, k] if w.norm is None else w.h[layer, k] / w.norm.inverse_std[layer, k]
+            h = w.h[layer, k] if w.norm is None else w.h[layer, k] / w.norm.layers[layer].inverse_std[k]
             M.addmm_(d.mT, x, beta=self.momentum, alpha=0.5).addmm_(h.mT, w.g[layer, k], alpha=-0.5)
-            self._drift.move(layer, k, V, M, lr)
+            if self._drift.advance(k, slice(layer, layer + 1), longest_column(M), lr, self.alive[k]):
+                self._drift.complete(k, layer, V, M, lr)
+            else:
+                V.add_(M, alpha=-lr)
             return
         M.addmm_(d.mT, x, beta=self.momentum)
         if self.model.weights == "unit_rows":
@@ -348,15 +350,15 @@ class Fleet:
 
     def _track_statistics(self, norm: BatchNorm) -> None:
         """Move the running statistics of living members towards those of the batch."""
-        for name, batch in (("norm.running_mean", norm.mean), ("norm.running_var", norm.variance)):
+        for name, batch in (("norm.running_mean", norm.all.mean), ("norm.running_var", norm.all.variance)):
             running = self.tensors[name]
             moved = running.lerp(batch.transpose(0, 1), NORM_MOMENTUM)
             running.copy_(torch.where(self.alive.view(-1, 1, 1), moved, running))
 
     def _rescale(self) -> None:
         """1/‖v‖ and a/‖v‖ of every layer, (L, K, 1, n): factors of the signals on their way up and down."""
-        self._inverse_norm = self._norm.reciprocal().unsqueeze(2)
-        self._scale = self._inverse_norm * self._a
+        torch.reciprocal(self._norm.unsqueeze(2), out=self._inverse_norm)
+        torch.mul(self._inverse_norm, self._a, out=self._scale)
 
 
 def _finite(w: Signals, gradients: dict[str, Tensor]) -> Tensor:

@@ -37,9 +37,10 @@ def haar(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32)
 
 def deviation(weight: Tensor) -> Tensor:
     """WᵀW − I; (..., n, n) → (..., n, n)."""
-    gram = weight.mT @ weight
+    exact = weight.double() if weight.is_cuda else weight  # a GPU may be told to multiply in TF32, three digits
+    gram = exact.mT @ exact
     gram.diagonal(dim1=-2, dim2=-1).sub_(1)
-    return gram
+    return gram.to(weight.dtype)
 
 
 def orthogonality_error(weight: Tensor) -> Tensor:
@@ -75,6 +76,11 @@ def retract(W: Tensor) -> Tensor:
     return orthogonality_error(W)
 
 
+def longest_column(M: Tensor) -> Tensor:
+    """Largest squared length of a column; (..., n, n) → (...)."""
+    return (M * M).sum(-2).amax(-1)
+
+
 class Drift:
     """Moves orthogonal matrices by W ← W − lr·M, and retracts them when they may have come too far from WᵀW = I.
 
@@ -95,6 +101,7 @@ class Drift:
     def __init__(self, tensors: Mapping[str, Tensor], momentum: float) -> None:
         self.momentum = momentum
         self.bound, self.sway, self.worst = (tensors[f"orthogonality.{name}"] for name in ("bound", "sway", "worst"))
+        self.growth, self.held = torch.zeros_like(self.bound), torch.zeros_like(self.bound, dtype=torch.bool)
 
     @staticmethod
     def start(like: Tensor, members: int, depth: int) -> dict[str, Tensor]:
@@ -105,28 +112,44 @@ class Drift:
             "orthogonality.worst": like.new_zeros(members, depth),
         }
 
-    def move(self, layer: int, k: int, W: Tensor, M: Tensor, lr: float) -> None:
-        """One step of one matrix.
+    def advance(self, k: int, layers: slice, c_squared: Tensor, lr: Tensor | float, alive: Tensor) -> Tensor:
+        """Advance the bounds of some matrices by a step that is about to be made; nothing waits for a device here.
+
+        Args:
+            k: the member.
+            layers: c of them, counted from 0.
+            c_squared: (c,) `longest_column` of M, with the gradient in it.
+            lr: the learning rate.
+            alive: whether the member is; without dimensions.
+
+        Returns:
+            (c,) which matrices must not make the step but by `complete`, because it may lead past the limit.
+        """
+        bound, sway, held = self.bound[k, layers], self.sway[k, layers], self.held[k, layers]
+        growth = lr * (sway + lr * c_squared) + torch.finfo(bound.dtype).eps / 8  # the last term for rounding
+        sway.add_(2 * lr * c_squared).mul_(self.momentum)
+        bound.add_(growth)
+        self.growth[k, layers] = growth
+        held.copy_(~(bound <= LIMIT) & alive)  # what is not a number passes the limit
+        return held
+
+    def complete(self, k: int, layer: int, W: Tensor, M: Tensor, lr: float) -> None:
+        """The step W ← W − lr·M of a matrix that was held back: measure first, retract if it needs be.
 
         Every error in `worst` is one of weights that a forward pass used or will use, and one that drift has led to is
         measured before the retraction.
 
         Args:
-            layer: counted from 0.
             k: the member.
+            layer: counted from 0.
             W: changed in place, (n, n).
             M: (n, n).
             lr: the learning rate.
         """
-        bound, sway, worst = (tensor[k, layer] for tensor in (self.bound, self.sway, self.worst))
-        c_squared = (M * M).sum(0).amax()
-        growth = lr * (sway + lr * c_squared) + torch.finfo(W.dtype).eps / 8  # the last term for rounding
-        sway.add_(2 * lr * c_squared).mul_(self.momentum)
-        bound.add_(growth)
-        if not bound <= LIMIT:  # nor if it is not a number
-            error = orthogonality_error(W)
-            worst.copy_(torch.maximum(worst, error))
-            bound.copy_(error + growth)
+        bound, worst = self.bound[k, layer], self.worst[k, layer]
+        error = orthogonality_error(W)
+        worst.copy_(torch.maximum(worst, error))
+        bound.copy_(error + self.growth[k, layer])
         W.add_(M, alpha=-lr)
         if not bound <= LIMIT:
             bound.copy_(retract(W))

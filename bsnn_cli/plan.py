@@ -187,7 +187,7 @@ def step_seconds(config: TrainConfig) -> float:
     depth = min(config.model.depth, PROBE_LAYERS)
     width, batch = config.model.width, config.optim.batch_size
     device = runner.choose_device(config.device)
-    trainer = runner.trainer(config.model)(
+    trainer = runner.trainer(config.model, device)(
         dataclasses.replace(config.model, depth=depth),
         [runner.member(config)[0]],
         inputs=width,

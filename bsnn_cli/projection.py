@@ -17,11 +17,10 @@ from bsnn_cli.choices import DATASETS, PAPER_ACTIVATIONS
 from bsnn_cli.config import ActivationConfig, BenchConfig, DatasetConfig, ModelConfig, TrainConfig
 from bsnn_cli.contestants import fleet_of
 from bsnn_cli.data import Dataset
-from bsnn_cli.fleet import Fleet
 from bsnn_cli.progress import say
 from bsnn_cli.runner import SAVING_SHARE, member
 from bsnn_cli.stopwatch import synchronise
-from bsnn_cli.training import EVALUATION_BATCH, Position, Tick, evaluate, steps_per_epoch, train
+from bsnn_cli.training import Position, Tick, Trainer, evaluate, evaluation_batch, steps_per_epoch, train
 
 TABLE_STEPS = 24 * (50 * 938 + 100 * 782)
 """Updates behind the paper's table: 24 trainings of 50 epochs on MNIST and 24 of 100 on CIFAR-10, in batches of 64."""
@@ -61,7 +60,7 @@ def project(config: BenchConfig, device: torch.device) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def twelve(config: BenchConfig, norm: str, dataset: Dataset, device: torch.device) -> Fleet:
+def twelve(config: BenchConfig, norm: str, dataset: Dataset, device: torch.device) -> Trainer:
     """The paper's activations with and without GPN."""
     activations = [ActivationConfig(name=name, gpn=gpn) for name in PAPER_ACTIVATIONS for gpn in (False, True)]
     members = [member(TrainConfig(activation=activation, optim=config.optim))[0] for activation in activations]
@@ -69,7 +68,7 @@ def twelve(config: BenchConfig, norm: str, dataset: Dataset, device: torch.devic
     return fleet_of(members, model, config.optim, dataset, device)
 
 
-def rates(fleet: Fleet, dataset: Dataset, batch_size: int) -> tuple[float, float, float]:
+def rates(fleet: Trainer, dataset: Dataset, batch_size: int) -> tuple[float, float, float]:
     """Seconds of an update, of an evaluated batch, and of training that was measured; of all members together."""
     per_epoch = steps_per_epoch(len(dataset.train.labels), batch_size, fleet.model.norm)
     position = Position(0, 0, torch.zeros(len(fleet.members), dtype=torch.float64, device=fleet.device))
@@ -101,5 +100,6 @@ def spend(ticks: Iterator[Tick | object], seconds: float, device: torch.device) 
 def counts(dataset: Dataset, epochs: int, batch_size: int, norm: str) -> tuple[int, int]:
     """Updates and evaluated batches of a training: the test split in every epoch, the training split at the end."""
     train_samples, test_samples = len(dataset.train.labels), len(dataset.test.labels)
-    evaluations = epochs * -(-test_samples // EVALUATION_BATCH) + -(-train_samples // EVALUATION_BATCH)
+    size = evaluation_batch(dataset.train.images.device)
+    evaluations = epochs * -(-test_samples // size) + -(-train_samples // size)
     return epochs * steps_per_epoch(train_samples, batch_size, norm), evaluations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import torch
 
 from bsnn_cli import activation_file, checkpoint, custom, data, memory, provenance
 from bsnn_cli.activations import normalise
+from bsnn_cli.captured import CapturedFleet
 from bsnn_cli.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.errors import ConfigError, Interrupted, StorageError
@@ -31,6 +33,10 @@ SAVING_SHARE = 0.02
 """Saving may take this share of the time; a slow disk stretches the interval between checkpoints."""
 
 
+GPU_SHARE = 0.8
+"""Networks may take this share of the free memory of a GPU; temporaries and evaluation take some as well."""
+
+
 def prepare(config: TrainConfig) -> TrainConfig:
     """Fill in what needs a look at the machine or the data, and refuse what cannot run here.
 
@@ -41,6 +47,8 @@ def prepare(config: TrainConfig) -> TrainConfig:
     device = choose_device(config.device)
     if config.precision == "tf32" and device.type != "cuda":
         raise ConfigError(f"precision=tf32: needs a CUDA device, and this run is on {device}; use fp32")
+    if config.precision == "tf32" and config.model.weights == "orthogonal":
+        raise ConfigError("precision=tf32: has three digits, and model.weights=orthogonal keeps five; use fp32")
     return identified(config)
 
 
@@ -75,9 +83,11 @@ def member(config: TrainConfig) -> tuple[Member, str | None]:
     return Member(activation=phi, a=a, b=b, seed=config.seed, lr=config.optim.lr), root
 
 
-def trainer(model: ModelConfig) -> type[Fleet] | type[ReferenceTrainer]:
-    """The fast path where it covers a network, the reference network elsewhere."""
-    return Fleet if covers(model) else ReferenceTrainer
+def trainer(model: ModelConfig, device: torch.device) -> type[Fleet] | type[ReferenceTrainer]:
+    """The fast path of a device where it covers a network, the reference network elsewhere."""
+    if not covers(model):
+        return ReferenceTrainer
+    return CapturedFleet if device.type == "cuda" else Fleet
 
 
 @dataclass
@@ -255,12 +265,9 @@ def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset:
     """
     with stop.at_once():
         members = [(config, directory, _checkpoint(directory)) for config, directory in pending]
-    for runs in by_position(members):
+    for runs in (part for group in by_position(members) for part in fitting(group, dataset.train.images.device)):
         try:
-            with stop.at_once():
-                session = begin(runs, dataset)
-            work(session, stop)
-            session.finish()
+            _train_to_the_end(runs, dataset, stop)
         except torch.OutOfMemoryError:
             if len(runs) == 1:
                 raise
@@ -270,6 +277,27 @@ def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset:
             continue
         for part in (runs[:half], runs[half:]):
             train_together([(config, directory) for config, directory, _ in part], dataset, stop)
+
+
+def fitting(runs: Sequence[Run], device: torch.device) -> list[Sequence[Run]]:
+    """Parts of what stands at one position, each no larger than the free memory of a GPU promises to hold."""
+    config = runs[0][0]
+    networks = int(GPU_SHARE * free_bytes(device) // memory.training_bytes(config.model, config.optim.batch_size))
+    size = max(1, min(networks, len(runs)))
+    return [runs[first : first + size] for first in range(0, len(runs), size)]
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory of a GPU that is free; of a CPU's the launcher has had a look, at a share of it."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else sys.float_info.max
+
+
+def _train_to_the_end(runs: Sequence[Run], dataset: Dataset, stop: StopFlag) -> None:
+    """A function of its own, so that nothing of a fleet is left where the memory has not been enough for it."""
+    with stop.at_once():
+        session = begin(runs, dataset)
+    work(session, stop)
+    session.finish()
 
 
 Run: TypeAlias = "tuple[TrainConfig, RunDirectory, dict[str, Any] | None]"
@@ -299,7 +327,7 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     device, first = dataset.train.images.device, configs[0]
     if states and states[0]["environment"] != environment(device):
         say(f"warning: {states[0]['environment']} has become {environment(device)}; results may differ in rounding")
-    build = trainer(first.model)
+    build = trainer(first.model, device)
     if build is ReferenceTrainer:
         say("the fast path does not cover this network; the reference network is trained, by autograd")
     fleet: Trainer = build(

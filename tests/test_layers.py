@@ -13,7 +13,7 @@ ROWS = [
     # no knowledge of the project
     {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"}
     | {"batch_norm", "choices", "stopwatch", "workers"},
-    {"profiles"},
+    {"profiles", "signals"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
     {"approaches", "arguments", "memory", "activation_file", "functions"},
@@ -26,6 +26,7 @@ ROWS = [
         "network",
         "lightning_baseline",
         "fleet",
+        "fused",
         "meanfield",
         "tables",
         "approach_table",
@@ -35,7 +36,7 @@ ROWS = [
         "floors",
     },
     # what is done with them
-    {"training", "propagation", "theory", "reference_trainer", "runs", "finding_tables"},
+    {"training", "propagation", "theory", "reference_trainer", "captured", "runs", "finding_tables"},
     # what is on disk, what a person sees
     {"progress", "listing", "propagation_store", "origins"},
     {"stored"},
