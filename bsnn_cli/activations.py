@@ -89,12 +89,14 @@ class Activation:
         phi: φ, a new tensor of any floating dtype, differentiable by autograd.
         pull_back: (g, h) → g·φ'(h), the gradient of h from that of φ(h), for float32 and float64; not differentiable
             itself. Leaves both alone, φ' is finite for all finite h, and autograd's at a kink. No control flow on data.
+        pull_back_by_value: the same from (g, φ(h)), where φ' follows from the value of φ and costs far less that way.
     """
 
     name: str
     label: str
     phi: Phi
     pull_back: PullBack
+    pull_back_by_value: PullBack | None = None
 
     def derivative(self, h: Tensor) -> Tensor:
         """φ'(h), a new tensor of the shape and dtype of h."""
@@ -104,24 +106,32 @@ class Activation:
         return get, (self.name,)
 
 
-def _table(*entries: tuple[str, Phi, PullBack]) -> dict[str, Activation]:
-    return {name: Activation(name, ACTIVATION_LABELS[name], phi, pull_back) for name, phi, pull_back in entries}
+def _table(*entries: tuple[str, Phi, PullBack] | tuple[str, Phi, PullBack, PullBack]) -> dict[str, Activation]:
+    return {entry[0]: Activation(entry[0], ACTIVATION_LABELS[entry[0]], *entry[1:]) for entry in entries}
 
 
 _aten = torch.ops.aten  # the kernels that autograd calls: one pass over the signals, no temporaries
 
+
+def _elu_pull_backs(alpha: float, scale: float) -> tuple[PullBack, PullBack]:
+    return (
+        lambda g, h: _aten.elu_backward(g, alpha, scale, 1, False, h),
+        lambda g, value: _aten.elu_backward(g, alpha, scale, 1, True, value),
+    )
+
+
 ACTIVATIONS = _table(
-    ("tanh", torch.tanh, lambda g, h: _aten.tanh_backward(g, torch.tanh(h))),
+    ("tanh", torch.tanh, lambda g, h: _aten.tanh_backward(g, torch.tanh(h)), _aten.tanh_backward),
     ("relu", torch.relu, lambda g, h: _aten.threshold_backward(g, h, 0)),
     ("lrelu", nn.functional.leaky_relu, lambda g, h: _aten.leaky_relu_backward(g, h, 0.01, False)),
-    ("elu", nn.functional.elu, lambda g, h: _aten.elu_backward(g, 1, 1, 1, False, h)),
-    ("selu", nn.functional.selu, lambda g, h: _aten.elu_backward(g, SELU_ALPHA, SELU_SCALE, 1, False, h)),
+    ("elu", nn.functional.elu, *_elu_pull_backs(1, 1)),
+    ("selu", nn.functional.selu, *_elu_pull_backs(SELU_ALPHA, SELU_SCALE)),
     ("gelu", _sigmoid_gelu, lambda g, h: _aten.silu_backward(g, GELU_SHARPNESS * h)),
     ("gelu_exact", _gelu, _gelu_pull_back),
     ("silu", nn.functional.silu, _aten.silu_backward),
     ("mish", nn.functional.mish, _aten.mish_backward),
     ("softplus", _softplus, lambda g, h: _aten.softplus_backward(g, h, 1, 40)),
-    ("sigmoid", torch.sigmoid, lambda g, h: _aten.sigmoid_backward(g, torch.sigmoid(h))),
+    ("sigmoid", torch.sigmoid, lambda g, h: _aten.sigmoid_backward(g, torch.sigmoid(h)), _aten.sigmoid_backward),
     ("identity", _identity, lambda g, _: g.clone()),
 )
 """All named activations; `lrelu` has slope 0.01 and `elu` α = 1, torch's defaults.
@@ -359,6 +369,11 @@ def _require_elementwise(name: str, phi: Phi) -> None:
         raise ActivationError(
             f"activation {name}: returns {found} for torch.float64 of shape (64,);"
             " it must keep shape and dtype, as torch.tanh does"
+        )
+    if torch.equal(whole, whole.float().double()) and len(set(whole.tolist())) > len(h) // 2:
+        raise ActivationError(
+            f"activation {name}: rounds its values to float32 or coarser, which leaves too few digits to solve for"
+            " the constants; it must compute in the dtype that it is given"
         )
     rounding = 1e-9 * float(whole.nan_to_num(0, 0, 0).abs().max())
     if not torch.allclose(whole[20:40], part, rtol=0, atol=rounding, equal_nan=True):

@@ -98,50 +98,44 @@ class Drift:
 
     @staticmethod
     def start(like: Tensor, members: int, depth: int) -> dict[str, Tensor]:
-        """Bounds of |E| and |S| of each member and layer, and the largest error measured; nothing is known yet."""
+        """Bounds of |E| and |S|, and the largest error measured, of each member and layer; nothing is known yet."""
         return {
             "orthogonality.bound": like.new_full((members, depth), torch.inf),
             "orthogonality.sway": like.new_zeros(members, depth),
-            "orthogonality.worst": like.new_zeros(members),
+            "orthogonality.worst": like.new_zeros(members, depth),
         }
 
-    def move(self, layer: int, W: Tensor, M: Tensor, step_size: Tensor) -> None:
-        """One step of one layer.
+    def move(self, layer: int, k: int, W: Tensor, M: Tensor, lr: float) -> None:
+        """One step of one matrix.
 
         Every error in `worst` is one of weights that a forward pass used or will use, and one that drift has led to is
         measured before the retraction.
 
         Args:
             layer: counted from 0.
-            W: changed in place, (K, n, n).
-            M: (K, n, n).
-            step_size: −lr, (K, 1, 1).
+            k: the member.
+            W: changed in place, (n, n).
+            M: (n, n).
+            lr: the learning rate.
         """
-        lr, bound, sway = -step_size.flatten(), self.bound[:, layer], self.sway[:, layer]
-        c_squared = (M * M).sum(-2).amax(-1)
+        bound, sway, worst = (tensor[k, layer] for tensor in (self.bound, self.sway, self.worst))
+        c_squared = (M * M).sum(0).amax()
         growth = lr * (sway + lr * c_squared) + torch.finfo(W.dtype).eps / 8  # the last term for rounding
         sway.add_(2 * lr * c_squared).mul_(self.momentum)
         bound.add_(growth)
-        for k in _beyond(bound):
-            bound[k] = self._measured(k, orthogonality_error(W[k])) + growth[k]
-        W.addcmul_(M, step_size)
-        for k in _beyond(bound):
-            bound[k] = self._measured(k, retract(W[k]))
-
-    def _measured(self, k: int, error: Tensor) -> Tensor:
-        self.worst[k] = torch.maximum(self.worst[k], error)
-        return error
+        if not bound <= LIMIT:  # nor if it is not a number
+            error = orthogonality_error(W)
+            worst.copy_(torch.maximum(worst, error))
+            bound.copy_(error + growth)
+        W.add_(M, alpha=-lr)
+        if not bound <= LIMIT:
+            bound.copy_(retract(W))
+            worst.copy_(torch.maximum(worst, bound))
 
     def largest_error(self, weights: Tensor) -> Tensor:
         """Largest |WᵀW − I| of (K, L, n, n) now and at every measurement since this was last asked; (K,)."""
-        for W in weights.unbind(1):
-            torch.maximum(self.worst, orthogonality_error(W), out=self.worst)
-        largest = self.worst.clone()
+        for W, worst in zip(weights.unbind(1), self.worst.unbind(1), strict=True):
+            worst.copy_(torch.maximum(worst, orthogonality_error(W)))
+        largest = self.worst.amax(1)
         self.worst.zero_()
         return largest
-
-
-def _beyond(bound: Tensor) -> list[int]:
-    """Members whose bound passes the limit; what is not a number does."""
-    members: list[int] = torch.nonzero(~(bound <= LIMIT)).flatten().tolist()
-    return members

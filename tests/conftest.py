@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Before anything loads torch: in networks as small as those of tests, threads cost ten times what they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 BSNN = Path(sys.executable).with_name("bsnn")
 SMALL = ["dataset=digits", "model.depth=3", "model.width=12", "optim.epochs=2", "optim.lr=0.01"]
 """Overrides of a run that takes a moment."""
@@ -21,7 +24,7 @@ def run_bsnn(*arguments: str, cwd: Path, **environment: str) -> subprocess.Compl
     return subprocess.run(
         [str(BSNN), *arguments],
         cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=900,

@@ -11,7 +11,8 @@ import bsnn_cli
 
 ROWS = [
     # no knowledge of the project
-    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "stopwatch", "verdict"},
+    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"}
+    | {"batch_norm", "stopwatch", "workers"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption"},
     {"approaches"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import time
@@ -54,7 +53,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
             subprocess.Popen(
                 [str(BSNN), "train", *arguments],
                 cwd=tmp_path,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
