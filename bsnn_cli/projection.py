@@ -18,7 +18,8 @@ from bsnn_cli.config import ActivationConfig, BenchConfig, DatasetConfig, ModelC
 from bsnn_cli.contestants import fleet_of
 from bsnn_cli.data import Dataset
 from bsnn_cli.progress import say
-from bsnn_cli.runner import SAVING_SHARE, member
+from bsnn_cli.runner import member
+from bsnn_cli.session import SAVING_SHARE
 from bsnn_cli.stopwatch import synchronise
 from bsnn_cli.training import Position, Tick, Trainer, evaluate, evaluation_batch, steps_per_epoch, train
 

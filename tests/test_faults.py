@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bsnn_cli import checkpoint, data, files, fleet, runner, runs, training
+from bsnn_cli import checkpoint, data, files, fleet, runner, runs, session, training
 from bsnn_cli.checkpoint import CURRENT, PREVIOUS
 from tests import forked
 from tests.conftest import SMALL
@@ -64,7 +64,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
 
 def save_all_the_time() -> None:
     """Half of the time goes into saving, so that random moments find saves."""
-    runner.SAVING_SHARE = 1.0
+    session.SAVING_SHARE = 1.0
 
 
 def killed_at_random(folder: Path, arguments: list[str], kills: int, seed: int) -> None:

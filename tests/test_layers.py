@@ -49,6 +49,7 @@ ROWS = [
     {"report"},
     {"products"},
     # one run, or one fleet, from start to end
+    {"session"},
     {"runner"},
     {"propagation_runner", "job", "plan", "contestants", "rerun"},
     {"projection"},

@@ -19,6 +19,7 @@ from bsnn_cli.identity import run_directory
 from bsnn_cli.listing import overview
 from bsnn_cli.runner import prepare, run
 from bsnn_cli.runs import RunDirectory, load_all, read_config
+from bsnn_cli.session import Session
 from bsnn_cli.training import evaluate, train
 from bsnn_cli.validation import resolve
 
@@ -199,7 +200,7 @@ def test_saving_takes_at_most_a_fiftieth_of_the_time(
     def slow(*_: object) -> None:
         now[0] += seconds
 
-    def stop(session: runner.Session, _: object) -> None:
+    def stop(session: Session, _: object) -> None:
         session.save()
         next_saves.append(session.save_again_at - now[0])
         raise Interrupted(signal.SIGTERM, "enough")

@@ -52,16 +52,16 @@ def approximately(expected: dict[str, list[tuple[int, float]]]) -> dict[str, lis
 
 def after_publishing(epochs: int, end: Callable[[], object]) -> None:
     """Something happens after so many epochs have been written, and before the next checkpoint."""
-    from bsnn_cli import runner
+    from bsnn_cli.session import Session
 
-    publish = runner.Session.publish
+    publish = Session.publish
 
-    def then(session: runner.Session) -> None:
+    def then(session: Session) -> None:
         publish(session)
         if len(session.records[0]) == epochs:
             end()
 
-    runner.Session.publish = then  # type: ignore[method-assign]
+    Session.publish = then  # type: ignore[method-assign]
 
 
 def kill_itself() -> None:
