@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 
 from bsnn_cli import cli, composition
 from bsnn_cli.errors import ConfigError
@@ -141,3 +142,20 @@ def test_long_blocks_are_held_to_the_configs() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_example_is_on_the_page_for_it(name: str) -> None:
     assert f"examples/{name}" in (CHECKOUT / LIBRARY).read_text()
+
+
+def test_the_citation_has_what_its_schema_asks_for() -> None:
+    citation = yaml.safe_load((CHECKOUT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    project = re.search(r'^version = "(.*)"$', (CHECKOUT / "pyproject.toml").read_text(), re.M)
+    assert project is not None
+    assert citation["version"] == project[1]
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors", "journal", "year"} <= paper.keys()
+    assert all(author.keys() <= {"given-names", "family-names"} for author in paper["authors"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (CHECKOUT / page).read_text()):
+        assert ((CHECKOUT / page).parent / target).exists(), target
