@@ -22,7 +22,7 @@ EVALUATION_BATCH_ON_GPU = 5000
 
 
 class Trainer(Protocol):
-    """What trains K networks: `fleet.Fleet`, which has the meanings, or `reference_trainer.ReferenceTrainer`."""
+    """What trains K networks: `Fleet`, which has the meanings, `CapturedFleet` on a GPU, or `ReferenceTrainer`."""
 
     model: ModelConfig
     members: tuple[Member, ...]
