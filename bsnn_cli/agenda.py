@@ -29,6 +29,9 @@ UNITS = {"train": "run", "propagate": "measurement", "theory": "study"}
 THEORY_S = 1e-7
 """Time of one unit in one network in `bsnn theory`, roughly; it is a small part of any profile."""
 
+PROBE_WIDTH = 500
+"""Networks are timed at this width at most."""
+
 Speeds = dict[str, float]
 """Seconds of a training step, by what it depends on; each is timed once."""
 
@@ -62,9 +65,8 @@ class Step:
     @property
     def command(self) -> str:
         """As a person types it; a list of run directories is cut short."""
-        first, *others = self.arguments
-        first = re.sub("^(run=[^,]*),.*", r"\1,...", first)
-        return shlex.join(["bsnn", self.verb, *(["-m"] if self.verb != "theory" else []), first, *others])
+        shown = [re.sub("^(run=[^,]*),.*", r"\1,...", argument) for argument in self.arguments]
+        return shlex.join(["bsnn", self.verb, *(["-m"] if self.verb != "theory" else []), *shown])
 
 
 def steps(config: ReproduceConfig, fetching: bool) -> list[Step]:
@@ -241,7 +243,10 @@ def seconds(config: Any, speeds: Speeds) -> float:
 
 
 def _step_seconds(config: TrainConfig, speeds: Speeds) -> float:
-    key = f"{config.model} {config.optim.batch_size} {config.device} {config.precision} {config.threads}"
+    """Of an update; very wide networks are timed narrower, as one may not fit into the memory."""
+    width = min(config.model.width, PROBE_WIDTH)
+    probe = dataclasses.replace(config, model=dataclasses.replace(config.model, width=width))
+    key = f"{probe.model} {config.optim.batch_size} {config.device} {config.precision} {config.threads}"
     if key not in speeds:
-        speeds[key] = plan.step_seconds(config)
-    return speeds[key]
+        speeds[key] = plan.step_seconds(probe)
+    return speeds[key] * (config.model.width / width) ** 2

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from bsnn_cli import finding_tables
 from bsnn_cli.choices import ACTIVATION_LABELS
 from bsnn_cli.config import FiguresConfig
-from bsnn_cli.finding_tables import Row, network, records
+from bsnn_cli.finding_tables import Row, label, records, setting
 from bsnn_cli.plotting import COLOURS, DOUBLE, GREY, Missing, Picture, canvas, key, legend_above, log_axis, note
 from bsnn_cli.stored import Stored
 
@@ -50,12 +50,10 @@ def constraint(config: FiguresConfig) -> Iterator[Picture | Missing]:
         Panel("step_ms", None, "ms a step"),
         Panel("one_minus_cosine_last", None, "$1 - \\cos$ after training", log=True),
     ]
-    labels = [f"{ACTIVATION_LABELS[row['activation']]}-GPN" if row["gpn"] else row["activation"] for row in rows]
-    words = [f"{label}, {'WᵀW = I' if row['weights'] == 'orthogonal' else 'unit rows'}"
-             for label, row in zip(labels, rows, strict=True)]  # fmt: skip
+    words = [f"{label(row)}, {'WᵀW = I' if row['weights'] == 'orthogonal' else 'unit rows'}" for row in rows]
     filled = [row["weights"] == "orthogonal" for row in rows]
     keys = ("WᵀW = I", "unit rows")
-    settings = "; ".join(dict.fromkeys(network(row).split(", ", 1)[1] for row in rows))
+    settings = "; ".join(dict.fromkeys(setting(row) for row in rows))
     caption = (
         "Exact orthogonality (filled) against rows of unit length (open): test accuracy, mean ± sample standard "
         "deviation over the seeds; largest entry of |WᵀW − I| at the end of any epoch; wall time of a step of one "
@@ -90,8 +88,7 @@ def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
     size = f"L = {rows[0]['depth']}, n = {rows[0]['width']}, {rows[0]['inputs']} inputs, repeats: {rows[0]['n']}"
     trained = ""
     if "test" in signals:
-        setting = records(first)[0]
-        trained = f" Accuracy: {network(setting).split(', ', 1)[1]}; n = {counts(records(first))} seeds."
+        trained = f" Accuracy: {setting(records(first)[0])}; n = {counts(records(first))} seeds."
     caption = (
         "Upper and lower root b of normalisation; filled: the one that the paper prints. Slope χ of the variance map, "
         "above 1 (dotted) it drives lengths away; squared length per unit behind the last layer, and 1 − cosine of two "

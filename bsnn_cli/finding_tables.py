@@ -33,7 +33,7 @@ CONSTRAINT_LEGEND = """\
 Unit rows: each row of W has length 1, as the paper trains. Orthogonal: WᵀW = I is kept exactly. Accuracy in percent:
 mean ± sample standard deviation over the seeds [n]. Error: largest |WᵀW − I| at the end of any epoch. Step: wall time
 of one step of one network, evaluations included. After training, on standard Gaussian inputs: ‖x‖²/n behind the last
-hidden layer, largest over smallest ‖∂E/∂W^l‖, mean 1 − cosine of two inputs; means over the networks measured."""
+hidden layer, largest over smallest ‖∂E/∂Wˡ‖, mean 1 − cosine of two inputs; means over the networks measured."""
 
 ROOTS_LEGEND = """\
 Both solutions b of E[f²] = E[f'²] = 1; * is the one the paper prints. χ: slope of the variance map at its fixed point
@@ -112,10 +112,19 @@ def root_cells(row: Row) -> list[str]:
 
 def network(row: Row) -> str:
     """Activation, dataset and what sets the protocol apart."""
-    label = str(ACTIVATION_LABELS.get(row["activation"], row["activation"])) + ("-GPN" if row["gpn"] else "")
-    dataset = DATASETS[row["dataset"]].label if row["dataset"] in DATASETS else row["dataset"]
-    norm = " + batch norm" if row["batch_norm"] else ""
-    return f"{label}{norm}, {dataset}" + (f", {row['setting']}" if row["setting"] else "")
+    return f"{label(row)}, {setting(row)}"
+
+
+def label(row: Row) -> str:
+    """Such as `SELU-GPN`."""
+    name = str(ACTIVATION_LABELS.get(row["activation"], row["activation"]))
+    return name + ("-GPN" if row["gpn"] else "") + (" + batch norm" if row["batch_norm"] else "")
+
+
+def setting(row: Row) -> str:
+    """Dataset and what sets the protocol apart."""
+    dataset = DATASETS[row["dataset"]].label if row["dataset"] in DATASETS else str(row["dataset"])
+    return f"{dataset}, {row['setting']}" if row["setting"] else dataset
 
 
 def accuracy(row: Row, split: str) -> str:
@@ -126,12 +135,14 @@ def accuracy(row: Row, split: str) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits; a dash where there is none."""
+    """Three digits, such as `0.0231`, `1130` or `5.7e16`; a dash where there is none."""
     if math.isnan(value):
         return MARKDOWN.dash
     if math.isinf(value):
         return "∞"
-    return f"{value:.3g}".replace("-", "−")
+    rounded = float(f"{value:.3g}")
+    text = f"{rounded:g}" if rounded == 0 or 1e-4 <= abs(rounded) < 1e5 else f"{rounded:.3g}"
+    return text.replace("e+", "e").replace("e0", "e").replace("e-0", "e-").replace("-", "−")
 
 
 def span(row: Row, name: str) -> str:

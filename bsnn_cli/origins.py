@@ -44,7 +44,7 @@ def of_directory(directory: str | Path) -> dict[str, Any]:
 
 def places(origins: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
     """One row per set of `ALIKE`: these, `results` (how many), `first` and `last` (when)."""
-    rows = pd.DataFrame([{name: origin.get(name) for name in FIELDS} for origin in origins])
+    rows = pd.DataFrame([{name: origin.get(name) for name in FIELDS} for origin in origins], dtype=object)
     if rows.empty:
         return rows
     grouped = rows.groupby(ALIKE, dropna=False, sort=False)

@@ -30,7 +30,7 @@ def panel(title: str, x: str, y: str, **options: Any) -> dict[str, Any]:
 
 
 def line(x: Iterable[Any], y: Iterable[Any], name: str, base: str, **options: Any) -> Series:
-    """One line; what is not finite is a gap. Options `panel`, `facet`, `dash`, `mode`, `low`, `high`, `group`."""
+    """One line; what is not finite is a gap. Options `panel`, `facet`, `dash`, `mode`, `low`, `high`, `legend`."""
     series: Series = {"x": [numbers(value) for value in x], "y": [numbers(value) for value in y], "name": name}
     series |= {"colour": COLOURS[base], "group": ACTIVATION_LABELS[base], "panel": 0, "facet": ""}
     for key in ("low", "high"):
@@ -152,7 +152,10 @@ def curves(stored: Stored) -> Plot:
             options |= {"low": rows["mean"] - rows["std"], "high": rows["mean"] + rows["std"]}
         options["mode"] = "lines+markers" if rows["epoch"].max() < 12 else "lines"
         series.append(line(rows["epoch"], rows["mean"], label, base, **options))
-    return {"panels": axes, "series": series}
+    facets = sorted(
+        {each["facet"] for each in series}, key=lambda facet: any(key in facet for key in summary.ELSEWHERE)
+    )
+    return {"panels": axes, "series": series, "facets": facets}
 
 
 def theorems(stored: Stored) -> Plot:
@@ -207,9 +210,11 @@ def trained(stored: Stored) -> Plot:
         base, label, _ = name_of(each["activation"].removesuffix("-bn"))
         exact = network["model"]["weights"] == "orthogonal"
         seed = Path(each["trained"]).name.rpartition("-s")[2]
-        words = f"{label}, {'orthogonal' if exact else network['model']['weights'].replace('_', ' ')}, seed {seed}"
+        words = f"{label}, {'orthogonal' if exact else network['model']['weights'].replace('_', ' ')}"
         size = f"{each['depth']} layers of {each['width']} units"
-        series += layer_lines(each, words, base, "" if exact else "dash", facet=size)
+        series += layer_lines(
+            each, f"{words}, seed {seed}", base, "" if exact else "dash", facet=size, legend=f"{words}, each seed"
+        )
     return {"panels": layer_panels(), "series": series}
 
 
@@ -238,5 +243,8 @@ PLOTS = {
 
 def plots(stored: Stored) -> dict[str, Plot]:
     """All plots that there are numbers for."""
+    order = list(ACTIVATION_LABELS.values())
     made = {name: make(stored) for name, make in PLOTS.items()}
+    for plot in made.values():
+        plot["series"].sort(key=lambda each: order.index(each["group"]))  # stable
     return {name: plot for name, plot in made.items() if plot["series"]}

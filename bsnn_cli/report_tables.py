@@ -18,9 +18,6 @@ from bsnn_cli.stored import Stored
 STEPS = (1.0, 5.0, 20.0)
 """Percentage points where the colour of a difference changes."""
 
-ELSEWHERE = (summary.ROOT, "model.weights")
-"""Protocols that set these have a section of their own."""
-
 
 @dataclass
 class Cell:
@@ -83,7 +80,7 @@ def accuracy(stored: Stored) -> list[Block]:
     identities = stored.finished.groupby(summary.CELL)["identity"].first()
     blocks = []
     for protocol, own in summary.blocks(cells).items():
-        if own.empty or set(ELSEWHERE) & set(summary.settings(protocol)):
+        if own.empty or set(summary.ELSEWHERE) & set(summary.settings(protocol)):
             continue
         sizes = sorted(set(own["n"]) - {0})
         seeds = " to ".join(str(n) for n in dict.fromkeys((sizes[0], sizes[-1]))) if sizes else "0"
@@ -206,10 +203,15 @@ def theory_setting(stored: Stored) -> str:
 def constraint(stored: Stored) -> list[dict[str, Any]]:
     """Exact orthogonality against unit rows."""
     return [
-        {"network": finding_tables.network(row), "weights": row["weights"].replace("_", " "),
-         "cells": finding_tables.constraint_cells(row), "link": _link(stored, row, "model.weights", row["weights"])}
+        {
+            "setting": finding_tables.setting(row),
+            "network": finding_tables.label(row),
+            "weights": row["weights"].replace("_", " "),
+            "cells": finding_tables.constraint_cells(row),
+            "link": _link(stored, row, "model.weights", row["weights"]),
+        }
         for row in finding_tables.records(stored.constraint)
-    ]  # fmt: skip
+    ]
 
 
 def root_signals(stored: Stored) -> list[list[str]]:
@@ -220,10 +222,16 @@ def root_signals(stored: Stored) -> list[list[str]]:
 def roots(stored: Stored) -> list[dict[str, str]]:
     """Accuracy for both roots b."""
     return [
-        {"network": finding_tables.network(row), "root": row["root"], "test": finding_tables.accuracy(row, "test"),
-         "train": finding_tables.accuracy(row, "train"), "link": _link(stored, row, "root", row["root"])}
+        {
+            "setting": finding_tables.setting(row),
+            "network": finding_tables.label(row),
+            "root": row["root"],
+            "test": finding_tables.accuracy(row, "test"),
+            "train": finding_tables.accuracy(row, "train"),
+            "link": _link(stored, row, "root", row["root"]),
+        }
         for row in finding_tables.records(stored.roots)
-    ]  # fmt: skip
+    ]
 
 
 def _link(stored: Stored, row: Any, column: str, value: str) -> str:
@@ -245,8 +253,10 @@ def runs(stored: Stored) -> list[dict[str, Any]]:
     """All finished runs by configuration, with the config of one and what became of each seed."""
     if stored.finished.empty:
         return []
+    ranks = [[summary.axis_order(run[key]) for key in summary.CELL] for run in stored.finished.to_dict("records")]
+    order = sorted(range(len(ranks)), key=lambda place: ranks[place])
     found = []
-    for identity, own in stored.finished.groupby("identity", sort=False):
+    for identity, own in stored.finished.iloc[order].groupby("identity", sort=False):
         rows = own.sort_values("seed").to_dict("records")
         first, dataset = rows[0], rows[0]["dataset"]
         found.append(

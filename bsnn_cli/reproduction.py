@@ -26,6 +26,7 @@ from bsnn_cli.errors import BsnnError, Interrupted
 from bsnn_cli.identity import activation_label, run_directory
 from bsnn_cli.interruption import StopFlag
 from bsnn_cli.job import Orders
+from bsnn_cli.knobs import knobs
 from bsnn_cli.memory import available_bytes
 from bsnn_cli.products import make_all
 from bsnn_cli.profiles import ReproduceConfig
@@ -77,8 +78,13 @@ class Job:
         if self.step.verb != "train":
             return self.step.title
         first, *others = self.configs
-        label = f"{activation_label(first)}, seed {first.seed}"
-        return f"{self.step.title}: {label}" + (f" and {len(others)} more" if others else "")
+        return f"{self.step.title}: {self.label(first)}" + (f" and {len(others)} more" if others else "")
+
+    def label(self, config: TrainConfig) -> str:
+        """Of one run: activation, what else the step varies, seed."""
+        values = {key: value for key, _, value in knobs(config)}
+        apart = [f"{key}={values[key]}" for key in plan.varied(self.step.configs)]
+        return ", ".join([activation_label(config), *apart, f"seed {config.seed}"])
 
 
 def run(config: ReproduceConfig) -> None:
@@ -174,7 +180,7 @@ def problems(one: Job, log: Path) -> Iterator[str]:
         if isinstance(config, TrainConfig):
             directory = RunDirectory(run_directory(config))
             why = plan.reason(directory.path) if directory.status() == "failed" else directory.status()
-            yield f"{one.step.title}: {activation_label(config)}, seed {config.seed}: {why}; {directory.path}"
+            yield f"{one.step.title}: {one.label(config)}: {why}; {directory.path}"
         else:
             yield f"{one.step.title}: see {log}"
             return
@@ -211,7 +217,7 @@ class Outlook:
             for config in one.configs:
                 result = RunDirectory(run_directory(config)).result()
                 if result is not None and result.test_accuracy is not None:
-                    say(f"  {activation_label(config)}, seed {config.seed}: test {result.test_accuracy:.2f} %")
+                    say(f"  {one.label(config)}: test {result.test_accuracy:.2f} %")
 
     def seconds(self) -> float:
         """Left for the whole plan."""

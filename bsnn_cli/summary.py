@@ -29,6 +29,9 @@ CELL = ["protocol", "dataset", "activation", "gpn", "batch_norm"]
 """What tells one number of the paper's tables from another: together they fix the identity of a run."""
 
 ROOT = "activation.root"
+ELSEWHERE = (ROOT, "model.weights")
+"""Protocols that set these answer a question of their own (`findings`)."""
+
 ALIASES = {"dataset.name": "dataset"}
 AXES = {
     "activation": ["activation.name", "activation.gpn", "activation.fingerprint"],

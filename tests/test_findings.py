@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bsnn_cli import cli, figures, propagation_store
+from bsnn_cli import cli, figures, finding_tables, propagation_store
 from bsnn_cli.config import FiguresConfig, PropagateConfig
 from bsnn_cli.propagation import Measurement
 from bsnn_cli.records import LayerRecord
@@ -95,12 +95,21 @@ def test_tables_and_figures_say_the_same(root: Path, capsys: pytest.CaptureFixtu
     assert "| 84.50 ± 0.71 [n=2] |" in text
     assert cli.dispatch(["table", "kind=roots", f"output_root={root}"]) == 0
     text = capsys.readouterr().out
-    assert "| SiLU | upper | 1.15 | 0.8 … ∞ | 3 … 1e+09 [n=2] |" in " ".join(text.split())
+    assert "| SiLU | upper | 1.15 | 0.8 … ∞ | 3 … 1e9 [n=2] |" in " ".join(text.split())
     assert "| SiLU-GPN, MNIST, optim.epochs=1 | upper | diverged | diverged |" in " ".join(text.split())
     for name in ("constraint", "roots"):
         drawn = figures.draw(FiguresConfig(output_root=str(root), only=name, formats=["png"]))
         assert [path.name for path in drawn.files] == [f"{name}.png"]
         assert drawn.missing == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1133.0, "1130"), (0.000493, "0.000493"), (5.734e16, "5.73e16"), (4.6e-6, "4.6e−6"), (0.0, "0"), (1e-10, "1e−10"),
+     (math.nan, "–"), (math.inf, "∞"), (2.0, "2")],
+)  # fmt: skip
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert finding_tables.number(value) == text
 
 
 def test_without_a_pair_there_is_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
