@@ -13,13 +13,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bsnn_cli import checkpoint, composition, fetch, plan, propagation_store
+from bsnn_cli import checkpoint, composition, custom, fetch, plan, propagation_store
 from bsnn_cli.choices import AUTO_ROOT, DATASETS
+from bsnn_cli.composition import Composed
 from bsnn_cli.config import VERBS, DatasetConfig, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.errors import DataError
 from bsnn_cli.identity import run_directory
 from bsnn_cli.knobs import knobs
 from bsnn_cli.profiles import ReproduceConfig, StepConfig
+from bsnn_cli.runner import identified
 from bsnn_cli.runs import RunDirectory
 from bsnn_cli.validation import resolve
 
@@ -80,18 +82,21 @@ def steps(config: ReproduceConfig, fetching: bool) -> list[Step]:
         ConfigError: a step cannot be run, with the reasons.
     """
     found: list[Step] = []
+    composed: Composed = {}
     for entry in config.profile.steps:
         if entry.wanted:
-            found.append(_step(config, entry, found, fetching))
+            found.append(_step(config, entry, found, fetching, composed))
             if entry.measure:
                 found.append(_measurement_of(config, found[-1]))
     return found
 
 
-def _step(config: ReproduceConfig, entry: StepConfig, before: Sequence[Step], fetching: bool) -> Step:
+def _step(
+    config: ReproduceConfig, entry: StepConfig, before: Sequence[Step], fetching: bool, composed: Composed
+) -> Step:
     verb, *arguments = [word for word in shlex.split(entry.command) if word != "-m"]
     arguments += _common(config, verb)
-    configs = [resolve(each) if verb == "train" else each for each in composition.expand(verb, arguments)]
+    configs = [whole(each) for each in composition.expand(verb, arguments, composed)]
     seen = {place(each) for step in before for each in step.configs}
     fresh = [each for each in configs if place(each) not in seen]
     step = Step(entry.title, verb, arguments, configs, fresh)
@@ -103,6 +108,15 @@ def _step(config: ReproduceConfig, entry: StepConfig, before: Sequence[Step], fe
             return dataclasses.replace(step, absent=other.absent, to_fetch=other.to_fetch)
     absent = missing(dataset) if fetching else None
     return dataclasses.replace(step, absent=absent, to_fetch=not fetching and not is_here(dataset))
+
+
+def whole(config: Any) -> Any:
+    """A config with everything filled in that its result is found by."""
+    if isinstance(config, TrainConfig):
+        return identified(resolve(config))
+    if isinstance(config, PropagateConfig):
+        return dataclasses.replace(config, activation=custom.identified(config.activation))
+    return config
 
 
 def _common(config: ReproduceConfig, verb: str) -> list[str]:

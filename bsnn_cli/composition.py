@@ -84,10 +84,19 @@ def typed(verb: str, composed: DictConfig) -> Any:
     return config
 
 
-def expand(verb: str, arguments: Sequence[str]) -> list[Any]:
+Composed = dict[tuple[str, ...], DictConfig]
+"""By verb and choices of groups."""
+
+
+def expand(verb: str, arguments: Sequence[str], composed: Composed) -> list[Any]:
     """The typed configs of a command line with lists of values, one for each combination, while Hydra is at work.
 
     Hydra takes long over the choices of groups, so it composes each choice once; single values are filled in after.
+
+    Args:
+        verb: of the command line.
+        arguments: without `-m`.
+        composed: what has been composed before; added to.
 
     Raises:
         ConfigError: the arguments make no config.
@@ -98,15 +107,13 @@ def expand(verb: str, arguments: Sequence[str]) -> list[Any]:
     parser, groups = OverridesParser.create(config_loader=loader), loader.list_groups("")
     try:
         [combinations] = BasicSweeper.split_arguments(parser.parse_overrides(list(arguments)), None)
-        composed: dict[tuple[str, ...], DictConfig] = {}
         configs = []
         for combination in combinations:
             overrides = parser.parse_overrides(list(combination))
-            choices = tuple(
-                word for word, each in zip(combination, overrides, strict=True) if each.key_or_group in groups
-            )
+            pairs = zip(combination, overrides, strict=True)
+            choices = (verb, *(word for word, each in pairs if each.key_or_group in groups))
             if choices not in composed:
-                composed[choices] = hydra.compose(verb, overrides=list(choices))
+                composed[choices] = hydra.compose(verb, overrides=list(choices[1:]))
             config = composed[choices].copy()
             for override in overrides:
                 if override.key_or_group not in groups:

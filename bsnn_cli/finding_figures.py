@@ -14,7 +14,7 @@ from bsnn_cli import finding_tables
 from bsnn_cli.choices import ACTIVATION_LABELS
 from bsnn_cli.config import FiguresConfig
 from bsnn_cli.finding_tables import Row, label, records, setting
-from bsnn_cli.plotting import COLOURS, DOUBLE, GREY, Missing, Picture, canvas, key, legend_above, log_axis, note
+from bsnn_cli.plotting import DOUBLE, GREY, Missing, Picture, canvas, colour, key, legend_above, log_axis, note
 from bsnn_cli.stored import Stored
 
 
@@ -146,17 +146,17 @@ def draw(ax: Axes, panel: Panel, rows: Sequence[Row], filled: Sequence[bool]) ->
         ax.axvline(panel.mark, color=GREY, linewidth=0.8, linestyle=":")
     for place, row in enumerate(rows):
         low, high = float(row[low_key]), float(row[high_key])
-        colour = COLOURS[row["activation"]]
+        own = colour(row["activation"])
         if not math.isfinite(low) or not math.isfinite(high):
             words = "∞" if math.isinf(low) or math.isinf(high) else "–"
             ax.text(0.5, place, words, ha="center", va="center", fontsize=7, color=GREY,
                     transform=ax.get_yaxis_transform())  # fmt: skip
             continue
-        ax.plot([low, high], [place, place], color=colour, linewidth=1.2)
+        ax.plot([low, high], [place, place], color=own, linewidth=1.2)
         middle = math.sqrt(low * high) if panel.log and low > 0 else (low + high) / 2
         spread = None if panel.spread is None or math.isnan(row[panel.spread]) else row[panel.spread]
-        face = colour if filled[place] else "white"
-        ax.errorbar(middle, place, xerr=spread, fmt="o", markersize=4.5, elinewidth=0.9, color=colour,
+        face = own if filled[place] else "white"
+        ax.errorbar(middle, place, xerr=spread, fmt="o", markersize=4.5, elinewidth=0.9, color=own,
                     markerfacecolor=face)  # fmt: skip
     ax.set_title(panel.heading, pad=7)
     ax.margins(x=0.15)

@@ -95,7 +95,7 @@ def root_signals(measured: Measured, theory: pd.DataFrame | None) -> pd.DataFram
         plain = network["model"]["norm"] == "none" and network["model"]["weights"] == "unit_rows"
         if network["activation"]["gpn"] and each["approach"] is None and plain and not network["model"]["residual"]:
             name, root = network["activation"]["name"], network["activation"]["root"]
-            chosen[name, AUTO_ROOT[name] if root == "auto" else root] = each
+            chosen[name, AUTO_ROOT.get(name, root) if root == "auto" else root] = each
     names = [name for name in AUTO_ROOT if all((name, root) in chosen for root in ROOTS)]
     for name, root in ((name, root) for name in names for root in ROOTS):
         each = chosen[name, root]

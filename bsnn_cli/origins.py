@@ -24,8 +24,10 @@ def command(config: TrainConfig) -> str:
     """The command line that makes a run, without folders and device."""
     config = canonical(config)
     words = [f"activation={config.activation.name}{'_gpn' if config.activation.gpn else ''}"]
+    if config.activation.path is not None:
+        words.append(f"activation.path={Path(config.activation.path).name}")
     words.append(f"dataset={config.dataset.kind}")
-    told = {"activation.name", "activation.gpn", "dataset.kind", "dataset.fingerprint"}
+    told = {"activation.name", "activation.gpn", "activation.fingerprint", "dataset.kind", "dataset.fingerprint"}
     words += [f"{key}={value}" for key, value in differences(config).items() if key not in told]
     return " ".join(["bsnn train", *words, f"seed={config.seed}"])
 

@@ -17,7 +17,7 @@ import pandas as pd
 from bsnn_cli import signal_figures, summary
 from bsnn_cli.choices import ACTIVATION_LABELS, AUTO_ROOT, DATASETS
 from bsnn_cli.config import FiguresConfig
-from bsnn_cli.plotting import COLOURS
+from bsnn_cli.plotting import colour, label
 from bsnn_cli.stored import Stored
 
 Plot = dict[str, Any]
@@ -32,7 +32,7 @@ def panel(title: str, x: str, y: str, **options: Any) -> dict[str, Any]:
 def line(x: Iterable[Any], y: Iterable[Any], name: str, base: str, **options: Any) -> Series:
     """One line; what is not finite is a gap. Options `panel`, `facet`, `dash`, `mode`, `low`, `high`, `legend`."""
     series: Series = {"x": [numbers(value) for value in x], "y": [numbers(value) for value in y], "name": name}
-    series |= {"colour": COLOURS[base], "group": ACTIVATION_LABELS[base], "panel": 0, "facet": ""}
+    series |= {"colour": colour(base), "group": label(base, False), "panel": 0, "facet": ""}
     for key in ("low", "high"):
         if key in options:
             options[key] = [numbers(value) for value in options[key]]
@@ -46,9 +46,9 @@ def numbers(value: Any) -> float | None:
 
 
 def name_of(activation: str) -> tuple[str, str, bool]:
-    """(base, label, gpn) of `selu_gpn`."""
+    """(base, as legends show it, gpn) of `selu_gpn`."""
     base, gpn = activation.removesuffix("_gpn"), activation.endswith("_gpn")
-    return base, ACTIVATION_LABELS[base] + ("-GPN" if gpn else ""), gpn
+    return base, label(base, gpn), gpn
 
 
 def headline(stored: Stored) -> FiguresConfig:
@@ -71,8 +71,8 @@ def signals(stored: Stored) -> Plot:
     """Length of the signal and norm of the gradient of every layer at the start of training."""
     series = []
     for activation, measured in fresh_networks(stored).items():
-        base, label, gpn = name_of(activation)
-        series += layer_lines(measured, label, base, "" if gpn else "dash")
+        base, words, gpn = name_of(activation)
+        series += layer_lines(measured, words, base, "" if gpn else "dash")
     return {"panels": layer_panels(), "series": series, "start": ["Tanh", "SELU"]}
 
 
@@ -84,13 +84,13 @@ def layer_panels() -> list[dict[str, Any]]:
     ]
 
 
-def layer_lines(measured: Mapping[str, Any], label: str, base: str, dash: str, **options: Any) -> list[Series]:
+def layer_lines(measured: Mapping[str, Any], words: str, base: str, dash: str, **options: Any) -> list[Series]:
     """Signal and gradient of one network against the layer; zeros are gaps on the logarithmic axis."""
     table = pd.read_csv(Path(measured["directory"]) / "layers.csv")
     found = []
     for place, quantity in enumerate(("forward_norm", "gradient_norm")):
         rows = table[table[quantity].notna() & (table[quantity] > 0)]
-        found.append(line(rows["layer"], rows[quantity], label, base, panel=place, dash=dash, **options))
+        found.append(line(rows["layer"], rows[quantity], words, base, panel=place, dash=dash, **options))
     return found
 
 
@@ -103,12 +103,12 @@ def slopes(stored: Stored) -> Plot:
     """Histograms of f'(h) in the last layer."""
     series = []
     for activation, measured in fresh_networks(stored).items():
-        base, label, gpn = name_of(activation)
+        base, words, gpn = name_of(activation)
         bins = pd.read_csv(Path(measured["directory"]) / "histogram.csv")
         bins = bins[bins["layer"] == bins["layer"].max()]
         edges = [edge for bar in bins.itertuples() for edge in (bar.left, bar.right)]
         tops = [top or math.nan for bar in bins.itertuples() for top in (bar.density, bar.density)]
-        series.append(line(edges, tops, label, base, dash="" if gpn else "dash"))
+        series.append(line(edges, tops, words, base, dash="" if gpn else "dash"))
     axes = [panel("Slopes in the last layer", "slope f'(h)", "density", logy=True)]
     return {"panels": axes, "series": series, "start": ["Tanh", "SELU"]}
 
@@ -120,14 +120,14 @@ def widths(stored: Stored) -> Plot:
     chosen = signal_figures.preferred(each for each in repeated if each["activation"].endswith("_gpn"))
     series = []
     for activation in dict.fromkeys(name for name, _ in chosen):
-        base, label, _ = name_of(activation)
+        base, words, _ = name_of(activation)
         rows = [chosen[where] for where in sorted(chosen) if where[0] == activation]
         if len(rows) > 1:
             ratio = [math.nan if row["gradient_norm_ratio"] is None else row["gradient_norm_ratio"] for row in rows]
             spread = [row["gradient_norm_ratio_std"] or 0.0 for row in rows]
             low, high = [[r + sign * s for r, s in zip(ratio, spread, strict=True)] for sign in (-1, 1)]
             options: dict[str, Any] = {"mode": "lines+markers", "low": low, "high": high}
-            series.append(line([row["width"] for row in rows], ratio, label, base, **options))
+            series.append(line([row["width"] for row in rows], ratio, words, base, **options))
     ticks = sorted({width for _, width in chosen})
     axes = [panel("Gradient norm ratio", "width n (units)", "largest / smallest ‖∂E/∂Wˡ‖", logx=True, ticks=ticks)]
     return {"panels": axes, "series": series}
@@ -141,17 +141,17 @@ def curves(stored: Stored) -> Plot:
         return {"panels": axes, "series": series}
     table = summary.curves(stored.finished, stored.epochs)
     for keys, rows in table.groupby(["dataset", "protocol", "batch_norm", "activation", "gpn"], sort=False):
-        dataset, protocol, batch_norm, base, gpn = (*map(str, keys[:2]), keys[2], str(keys[3]), keys[4])
+        dataset, protocol, batch_norm, base, gpn = (*map(str, keys[:2]), keys[2], str(keys[3]), bool(keys[4]))
         if rows["epoch"].max() < 2:
             continue
-        label = name_of(base + ("_gpn" if gpn else ""))[1]
+        words = label(base, gpn)
         where = DATASETS[dataset].label if dataset in DATASETS else dataset
         facet = f"{where}{' with batch normalisation' if batch_norm else ''}: {protocol or 'the published protocol'}"
         options: dict[str, Any] = {"facet": facet, "dash": "" if gpn else "dash"}
         if rows["std"].notna().any():
             options |= {"low": rows["mean"] - rows["std"], "high": rows["mean"] + rows["std"]}
         options["mode"] = "lines+markers" if rows["epoch"].max() < 12 else "lines"
-        series.append(line(rows["epoch"], rows["mean"], label, base, **options))
+        series.append(line(rows["epoch"], rows["mean"], words, base, **options))
     facets = sorted(
         {each["facet"] for each in series}, key=lambda facet: any(key in facet for key in summary.ELSEWHERE)
     )
@@ -170,7 +170,7 @@ def theorems(stored: Stored) -> Plot:
             what, case, base = map(str, keys)
             options: dict[str, Any] = {"facet": cases[case], "panel": int(what[-1]) - 1, "mode": "lines+markers"}
             options |= {"low": rows["low"], "high": rows["high"]}
-            series.append(line(rows["width"], rows["estimate"], ACTIVATION_LABELS[base], base, **options))
+            series.append(line(rows["width"], rows["estimate"], label(base, False), base, **options))
         ticks = sorted({int(width) for width in counted["width"]})
     options = {"logx": True, "range": [-0.03, 1.03], "ticks": ticks}
     axes = [panel(f"Theorem {number}", "width n (units)", "probability", **options) for number in (1, 2)]
@@ -189,15 +189,15 @@ def depths(stored: Stored) -> Plot:
         followed = followed[(followed["what"] == "angle") | (followed["start"] == 2)]
         for keys, rows in followed.groupby(["what", "activation", "root"], sort=False, dropna=False):
             (what, base), root, plain = map(str, keys[:2]), keys[2], not isinstance(keys[2], str)
-            label = ACTIVATION_LABELS[base] + ("" if plain else f"-GPN, {root} root")
-            dash = "dash" if plain else "" if root == AUTO_ROOT[base] else "dot"
+            words = label(base, not plain) + ("" if plain else f", {root} root")
+            dash = "dash" if plain else "" if root == AUTO_ROOT.get(base, root) else "dot"
             place = 0 if what == "length" else 1
-            series.append(line(rows["layer"], rows["predicted"], f"{label}, predicted", base, panel=place, dash=dash))
+            series.append(line(rows["layer"], rows["predicted"], f"{words}, predicted", base, panel=place, dash=dash))
             dots = rows[
                 [layer & (layer - 1) == 0 or layer == rows["layer"].max() for layer in rows["layer"].astype(int)]
             ]
             options: dict[str, Any] = {"panel": place, "mode": "markers", "hollow": dash == "dot"}
-            series.append(line(dots["layer"], dots["measured"], f"{label}, measured", base, **options))
+            series.append(line(dots["layer"], dots["measured"], f"{words}, measured", base, **options))
     return {"panels": axes, "series": series, "start": ["Tanh", "GELU"]}
 
 
@@ -207,10 +207,10 @@ def trained(stored: Stored) -> Plot:
     found = [each for each in stored.measured if each["trained"] is not None and each["source"] == "gaussian"]
     for each in sorted(found, key=lambda each: each["directory"]):
         network = each["config"]
-        base, label, _ = name_of(each["activation"].removesuffix("-bn"))
+        base, words, _ = name_of(each["activation"].removesuffix("-bn"))
         exact = network["model"]["weights"] == "orthogonal"
         seed = Path(each["trained"]).name.rpartition("-s")[2]
-        words = f"{label}, {'orthogonal' if exact else network['model']['weights'].replace('_', ' ')}"
+        words += f", {'orthogonal' if exact else network['model']['weights'].replace('_', ' ')}"
         size = f"{each['depth']} layers of {each['width']} units"
         series += layer_lines(
             each, f"{words}, seed {seed}", base, "" if exact else "dash", facet=size, legend=f"{words}, each seed"
@@ -224,8 +224,8 @@ def roots(stored: Stored) -> Plot:
     signals_table = stored.root_signals
     for row in signals_table.to_dict("records"):
         measured = next(each for each in stored.measured if each["directory"] == row["directory"])
-        label = f"{ACTIVATION_LABELS[row['activation']]}-GPN, {row['root']} root"
-        series += layer_lines(measured, label, row["activation"], "" if row["published"] else "dot")
+        words = f"{label(row['activation'], True)}, {row['root']} root"
+        series += layer_lines(measured, words, row["activation"], "" if row["published"] else "dot")
     return {"panels": layer_panels(), "series": series}
 
 
@@ -243,8 +243,8 @@ PLOTS = {
 
 def plots(stored: Stored) -> dict[str, Plot]:
     """All plots that there are numbers for."""
-    order = list(ACTIVATION_LABELS.values())
+    ranks = {group: rank for rank, group in enumerate(ACTIVATION_LABELS.values())}
     made = {name: make(stored) for name, make in PLOTS.items()}
     for plot in made.values():
-        plot["series"].sort(key=lambda each: order.index(each["group"]))  # stable
+        plot["series"].sort(key=lambda each: ranks.get(each["group"], len(ranks)))  # stable
     return {name: plot for name, plot in made.items() if plot["series"]}

@@ -181,7 +181,7 @@ def theorem_checks(stored: Stored) -> list[dict[str, str]]:
     rows = []
     for keys, group in counted.groupby(["what", "activation"], sort=False):
         what, base = map(str, keys)
-        row = {"theorem": what[-1], "activation": ACTIVATION_LABELS[base]}
+        row = {"theorem": what[-1], "activation": ACTIVATION_LABELS.get(base, base)}
         for case, own in group.groupby("case"):
             ends = [own[own["width"] == width]["estimate"].iloc[0] for width in (least, largest)]
             row[str(case)] = f"{ends[0]:.3f} → {ends[1]:.3f}"
