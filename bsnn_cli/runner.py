@@ -29,12 +29,9 @@ from bsnn_cli.runs import RunDirectory
 from bsnn_cli.tracking import EventLog
 from bsnn_cli.training import Position, Tick, Trainer, steps_per_epoch, train
 
+GPU_SHARE = 0.8  # of the free memory of a GPU; temporaries and evaluation take some as well
 SAVING_SHARE = 0.02
 """Saving may take this share of the time; a slow disk stretches the interval between checkpoints."""
-
-
-GPU_SHARE = 0.8
-"""Networks may take this share of the free memory of a GPU; temporaries and evaluation take some as well."""
 
 
 def prepare(config: TrainConfig) -> TrainConfig:
