@@ -24,6 +24,8 @@ def problems(config: Any) -> list[str]:
     activation = getattr(config, "activation", None)
     if activation is not None and activation.name == CUSTOM:
         found += path_problems(activation)
+        if isinstance(config, TheoryConfig):
+            found.append(f"activation={CUSTOM}: theory knows named activations only; bsnn propagate measures any")
     dataset = getattr(config, "dataset", None)
     if dataset is not None and dataset.name not in (None, dataset.kind):
         if dataset.kind != "folder":

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bsnn_cli import activation_file, cli, custom, load_run, runner, summary
 from bsnn_cli.activations import Activation, get, normalise
-from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
+from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TheoryConfig, TrainConfig
 from bsnn_cli.data import load
 from bsnn_cli.errors import ActivationError, ConfigError, Interrupted
 from bsnn_cli.fleet import Fleet
@@ -179,6 +179,11 @@ def test_the_function_gives_directories_and_tables_their_name(tmp_path: Path) ->
 def test_a_path_that_cannot_be_meant_is_refused(path: str | None, words: str) -> None:
     [line] = problems(TrainConfig(activation=ActivationConfig(name="custom", path=path)))
     assert words in line
+
+
+def test_theory_takes_named_activations_only() -> None:
+    [line] = problems(TheoryConfig(activation=ActivationConfig(name="custom", path="my.py:phi")))
+    assert "theory knows named activations only" in line
 
 
 def test_a_file_that_changes_after_planning_is_refused(tmp_path: Path) -> None:
