@@ -31,15 +31,16 @@ ROOT_SIGNALS_COMMAND = (
 
 CONSTRAINT_LEGEND = """\
 Unit rows: each row of W has length 1, as the paper trains. Orthogonal: WᵀW = I is kept exactly. Accuracy in percent:
-mean ± sample standard deviation over the seeds [n]. Error: largest |WᵀW − I| at the end of any epoch. Step: wall time
-of one step of one network, evaluations included. After training, on standard Gaussian inputs: ‖x‖²/n behind the last
-hidden layer, largest over smallest ‖∂E/∂Wˡ‖, mean 1 − cosine of two inputs; means over the networks measured."""
+mean ± sample standard deviation over the seeds [n, 95 % interval of the mean]. Error: largest |WᵀW − I| at the end of
+any epoch. Step: wall time of one step of one network, evaluations included. After training, on standard Gaussian
+inputs: ‖x‖²/n behind the last hidden layer, largest over smallest ‖∂E/∂Wˡ‖, mean 1 − cosine of two inputs; means over
+the networks measured."""
 
 ROOTS_LEGEND = """\
 Both solutions b of E[f²] = E[f'²] = 1; * is the one the paper prints. χ: slope of the variance map at its fixed point
 1; above 1 it drives lengths away. Predicted: where ‖x‖²/n behind the last hidden layer must lie, by the theory of
 fluctuations around 1. Measured: least and largest over the repeats [n], standard Gaussian inputs, start of training.
-Accuracy in percent: mean ± sample standard deviation over the seeds [n]."""
+Accuracy in percent: mean ± sample standard deviation over the seeds [n, 95 % interval of the mean]."""
 
 
 def write_constraint(table: pd.DataFrame, directory: Path) -> str:
@@ -129,7 +130,8 @@ def setting(row: Row) -> str:
 
 def accuracy(row: Row, split: str) -> str:
     """As the accuracy tables write it."""
-    values = {"mean": row[split], "std": row[f"{split}_std"], "n": row["n"], "diverged": row["diverged"]}
+    values = {"mean": row[split], "std": row[f"{split}_std"], "interval": row[f"{split}_interval"]}
+    values |= {"n": row["n"], "diverged": row["diverged"]}
     text = entry(values, MARKDOWN)
     return text if row["n"] > 1 or row["diverged"] else f"{text} [n={row['n']}]"
 

@@ -37,10 +37,10 @@ def constraint(runs: pd.DataFrame, epochs: pd.DataFrame, measured: Measured) -> 
         measured: of their trained networks, and others.
 
     Returns:
-        One row per `SETTING` and `weights`: `test`, `test_std`, `train`, `train_std` (percent, over seeds), `n`,
-        `diverged`, `orthogonality_error` (largest |WᵀW − I| at the end of any epoch of any seed), `step_ms` (wall time
-        of a step and network, evaluations included; mean over the seeds), and each of `SIGNALS` after training (mean
-        over the `measured` networks).
+        One row per `SETTING` and `weights`: `test`, `test_std`, `test_interval` and the same of `train` (percent, over
+        seeds, as in `summary.over_seeds`), `n`, `diverged`, `orthogonality_error` (largest |WᵀW − I| at the end of any
+        epoch of any seed), `step_ms` (wall time of a step and network, evaluations included; mean over the seeds), and
+        each of `SIGNALS` after training (mean over the `measured` networks).
     """
     cells = _compared(runs, "model.weights", "weights", runs["model.weights"], WEIGHTS)
     error = epochs.groupby("directory")["orthogonality_error"].max()
@@ -68,7 +68,7 @@ def roots(runs: pd.DataFrame) -> pd.DataFrame:
         runs: as `summary.finished` returns them.
 
     Returns:
-        One row per `SETTING` and `root`: `test`, `test_std`, `train`, `train_std`, `n`, `diverged`.
+        One row per `SETTING` and `root`: `test`, `test_std`, `test_interval`, the same of `train`, `n`, `diverged`.
     """
     gpn = runs[runs["gpn"]]
     return _compared(gpn, summary.ROOT, "root", gpn["root"], ROOTS)
@@ -135,12 +135,13 @@ def _compared(runs: pd.DataFrame, key: str, column: str, values: pd.Series, both
     complete = frame.groupby(SETTING)[column].transform("nunique") == len(both)
     frame = frame[complete]
     if frame.empty:
-        return pd.DataFrame(columns=[*keys, "test", "test_std", "n", "diverged", "train", "train_std"])
+        return pd.DataFrame(columns=keys)
     cells = summary.over_seeds(frame, keys)
-    split = {name: cells[cells["split"] == name].drop(columns="split") for name in summary.SPLITS}
-    test = split["test"].rename(columns={"mean": "test", "std": "test_std"})
-    train = split["train"].rename(columns={"mean": "train", "std": "train_std"})
-    merged = test[[*keys, "test", "test_std", "n", "diverged"]].merge(train[[*keys, "train", "train_std"]], on=keys)
+    parts = []
+    for split in summary.SPLITS:
+        names = {"mean": split, "std": f"{split}_std", "interval": f"{split}_interval"}
+        parts.append(cells[cells["split"] == split].rename(columns=names)[[*keys, *names.values(), "n", "diverged"]])
+    merged = parts[0].merge(parts[1].drop(columns=["n", "diverged"]), on=keys, how="left")
     order = {value: place for place, value in enumerate(both)}
     ranks = merged.apply(lambda row: [summary.axis_order(row[name]) for name in SETTING] + [order[row[column]]], axis=1)
     return merged.loc[sorted(merged.index, key=lambda index: ranks[index])].reset_index(drop=True)
