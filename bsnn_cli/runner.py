@@ -247,10 +247,7 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     return Session(
         configs=configs,
         directories=directories,
-        logs=[
-            EventLog(directory.path, before) if config.logger == "tensorboard" else None
-            for config, directory in zip(configs, directories, strict=True)
-        ],
+        logs=[EventLog(directory.path, before) if first.logger == "tensorboard" else None for directory in directories],
         dataset=dataset,
         fleet=fleet,
         position=position,
