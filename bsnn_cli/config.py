@@ -270,6 +270,8 @@ FIGURES = (
     "propagation_all",
     "derivatives",
     "width",
+    "roots",
+    "after_training",
     "curves",
     "approaches",
     "theorems",

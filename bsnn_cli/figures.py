@@ -16,7 +16,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from bsnn_cli import activations as named
-from bsnn_cli import comparison_figures, runs, signal_figures, summary, theory_figures
+from bsnn_cli import comparison_figures, runs, signal_figures, summary, theory_figures, variant_figures
 from bsnn_cli.config import ACTIVATION_LABELS, DATASETS, FIGURES, FORMATS, PAPER_ACTIVATIONS, FiguresConfig
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.plotting import (
@@ -202,6 +202,8 @@ BUILDERS: dict[str, Builder] = {
     "propagation_all": signal_figures.propagation_all,
     "derivatives": signal_figures.derivatives,
     "width": comparison_figures.width,
+    "roots": variant_figures.roots,
+    "after_training": variant_figures.after_training,
     "curves": curves,
     "approaches": comparison_figures.approaches,
     "theorems": theory_figures.theorems,

@@ -149,7 +149,7 @@ def over_depth(table: pd.DataFrame, what: str, axis: str, span: tuple[float, flo
             follow(ax, path.sort_values("layer"), name, root if isinstance(root, str) else None, span)
         ax.set_title(ACTIVATION_LABELS[name], pad=3)
         log_axis(ax, "y", *span, ticks=5)
-        log_axis(ax, "x", 1, depth, ticks=4)
+        log_axis(ax, "x", 0.85, 1.2 * depth, ticks=4)  # dots at the ends stay whole
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     for ax in axes[len(names) :]:
         ax.set_visible(False)

@@ -25,7 +25,7 @@ ROWS = [
     # what is on disk, what a person sees
     {"progress", "listing", "propagation_store"},
     {"signal_figures", "theory_figures"},
-    {"comparison_figures"},
+    {"comparison_figures", "variant_figures"},
     {"figures"},
     # one run, or one fleet, from start to end
     {"runner"},
