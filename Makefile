@@ -19,6 +19,16 @@ demo: $(STAMP)  ## train a 200-layer SELU-GPN network on scikit-learn's digits, 
 	$(BIN)/bsnn train activation=selu_gpn dataset=digits optim.epochs=17
 	$(BIN)/bsnn table
 
+PROFILE ?= smoke
+reproduce: $(STAMP)  ## the paper's results from start to end; PROFILE=smoke (minutes), short (hours), paper (a GPU)
+	$(BIN)/bsnn reproduce profile=$(PROFILE)
+
+report: $(STAMP)  ## write outputs/report/index.html, a page of everything that is stored
+	$(BIN)/bsnn report
+
+results: $(STAMP)  ## the results in docs/results: what PROFILE makes, exported without weights
+	$(BIN)/bsnn reproduce profile=$(PROFILE) export=docs/results
+
 table: $(STAMP)  ## rebuild the accuracy tables from all finished runs
 	$(BIN)/bsnn table
 
@@ -35,6 +45,11 @@ test: $(STAMP)  ## run the test suite
 torture: $(STAMP)  ## the long fault-injection tests: hundreds of kills, all engines, about half an hour
 	$(BIN)/python -m pytest -m torture --timeout 3600
 
+gpu-check: $(STAMP)  ## on a machine with a GPU: the tests that need one, then the benchmark, under 8 minutes
+	@$(BIN)/python -c 'import torch; raise SystemExit(0 if torch.cuda.is_available() else "no CUDA device here: nothing was checked")'
+	$(BIN)/python -m pytest -m cuda
+	$(BIN)/bsnn bench growth=true
+
 lint: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,4 +61,4 @@ clean:  ## remove caches and build products; runs, data and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help install demo table approaches figures test torture lint check clean
+.PHONY: help install demo reproduce report results table approaches figures test torture gpu-check lint check clean

@@ -1,26 +1,37 @@
 """Bidirectionally self-normalising neural networks: train them, measure them, use them.
 
-`GPN`, `gpn_coefficients` and `load_run` are loaded on first use, so that the command line starts without torch.
+What stands here is loaded on first use, so that the command line starts without torch.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bsnn_cli.activations import GPN, gpn_coefficients
-    from bsnn_cli.runs import load_run
+    from bsnn_cli.network import UnitRows
+    from bsnn_cli.runs import load_all as load_runs
+    from bsnn_cli.runs import load_dataset, load_run
 
-__all__ = ["GPN", "gpn_coefficients", "load_run"]
+__all__ = ["GPN", "UnitRows", "gpn_coefficients", "load_dataset", "load_run", "load_runs"]
+
+_HOMES = {
+    "GPN": ("activations", "GPN"),
+    "UnitRows": ("network", "UnitRows"),
+    "gpn_coefficients": ("activations", "gpn_coefficients"),
+    "load_dataset": ("runs", "load_dataset"),
+    "load_run": ("runs", "load_run"),
+    "load_runs": ("runs", "load_all"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("GPN", "gpn_coefficients"):
-        from bsnn_cli import activations
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(f"bsnn_cli.{module}"), attribute)
 
-        return getattr(activations, name)
-    if name == "load_run":
-        from bsnn_cli import runs
 
-        return runs.load_run
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from bsnn_cli.config import ACTIVATION_LABELS
+from bsnn_cli.choices import ACTIVATION_LABELS
 from bsnn_cli.errors import ActivationError
+from bsnn_cli.functions import Phi, autograd_pair, evaluating, require_elementwise
 from bsnn_cli.gaussian import REACH, IntegrationError, Rule, moment_rule
 from bsnn_cli.knobs import complaint
 
@@ -44,9 +45,6 @@ GELU_SHARPNESS = 1.702
 
 ROUNDING = 1e-14
 """Means of f and b itself are as good as 0 below this."""
-
-Phi = Callable[[Tensor], Tensor]
-"""An elementwise function of preactivations h."""
 
 PullBack = Callable[[Tensor, Tensor], Tensor]
 """Maps (g, h) to a new tensor g·φ'(h)."""
@@ -89,39 +87,49 @@ class Activation:
         phi: φ, a new tensor of any floating dtype, differentiable by autograd.
         pull_back: (g, h) → g·φ'(h), the gradient of h from that of φ(h), for float32 and float64; not differentiable
             itself. Leaves both alone, φ' is finite for all finite h, and autograd's at a kink. No control flow on data.
+        pull_back_by_value: the same from (g, φ(h)), where φ' follows from the value of φ and costs far less that way.
     """
 
     name: str
     label: str
     phi: Phi
     pull_back: PullBack
+    pull_back_by_value: PullBack | None = None
 
     def derivative(self, h: Tensor) -> Tensor:
         """φ'(h), a new tensor of the shape and dtype of h."""
         return self.pull_back(torch.ones_like(h), h)
 
-    def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[..., Activation], tuple[str, ...]]:
         return get, (self.name,)
 
 
-def _table(*entries: tuple[str, Phi, PullBack]) -> dict[str, Activation]:
-    return {name: Activation(name, ACTIVATION_LABELS[name], phi, pull_back) for name, phi, pull_back in entries}
+def _table(*entries: tuple[str, Phi, PullBack] | tuple[str, Phi, PullBack, PullBack]) -> dict[str, Activation]:
+    return {entry[0]: Activation(entry[0], ACTIVATION_LABELS[entry[0]], *entry[1:]) for entry in entries}
 
 
 _aten = torch.ops.aten  # the kernels that autograd calls: one pass over the signals, no temporaries
 
+
+def _elu_pull_backs(alpha: float, scale: float) -> tuple[PullBack, PullBack]:
+    return (
+        lambda g, h: _aten.elu_backward(g, alpha, scale, 1, False, h),
+        lambda g, value: _aten.elu_backward(g, alpha, scale, 1, True, value),
+    )
+
+
 ACTIVATIONS = _table(
-    ("tanh", torch.tanh, lambda g, h: _aten.tanh_backward(g, torch.tanh(h))),
+    ("tanh", torch.tanh, lambda g, h: _aten.tanh_backward(g, torch.tanh(h)), _aten.tanh_backward),
     ("relu", torch.relu, lambda g, h: _aten.threshold_backward(g, h, 0)),
     ("lrelu", nn.functional.leaky_relu, lambda g, h: _aten.leaky_relu_backward(g, h, 0.01, False)),
-    ("elu", nn.functional.elu, lambda g, h: _aten.elu_backward(g, 1, 1, 1, False, h)),
-    ("selu", nn.functional.selu, lambda g, h: _aten.elu_backward(g, SELU_ALPHA, SELU_SCALE, 1, False, h)),
+    ("elu", nn.functional.elu, *_elu_pull_backs(1, 1)),
+    ("selu", nn.functional.selu, *_elu_pull_backs(SELU_ALPHA, SELU_SCALE)),
     ("gelu", _sigmoid_gelu, lambda g, h: _aten.silu_backward(g, GELU_SHARPNESS * h)),
     ("gelu_exact", _gelu, _gelu_pull_back),
     ("silu", nn.functional.silu, _aten.silu_backward),
     ("mish", nn.functional.mish, _aten.mish_backward),
     ("softplus", _softplus, lambda g, h: _aten.softplus_backward(g, h, 1, 40)),
-    ("sigmoid", torch.sigmoid, lambda g, h: _aten.sigmoid_backward(g, torch.sigmoid(h))),
+    ("sigmoid", torch.sigmoid, lambda g, h: _aten.sigmoid_backward(g, torch.sigmoid(h)), _aten.sigmoid_backward),
     ("identity", _identity, lambda g, _: g.clone()),
 )
 """All named activations; `lrelu` has slope 0.01 and `elu` α = 1, torch's defaults.
@@ -166,13 +174,13 @@ class Normalisation:
     normalised_derivative_second_moment: float
 
 
-def normalise(activation: str | Phi, root: str = "auto") -> Normalisation:
+def normalise(activation: str | Activation | Phi, root: str = "auto") -> Normalisation:
     """Solve for the Gaussian-Poincaré normalised form of a function, in float64.
 
     Args:
-        activation: a name, or an elementwise function of tensors that autograd differentiates, such as an `nn.Module`:
-            continuous, piecewise differentiable, kinks anywhere. It is called with float64 tensors of shape (N,); of a
-            module, a float64 copy on the CPU is.
+        activation: a name, what `get` gives for it, or an elementwise function of tensors that autograd
+            differentiates, such as an `nn.Module`: continuous, piecewise differentiable, kinks anywhere. It is called
+            with float64 tensors of shape (N,); of a module, a float64 copy on the CPU is.
         root: which solution b: "upper", "lower", or "auto": upper unless its χ > 1, then lower.
 
     Raises:
@@ -180,15 +188,15 @@ def normalise(activation: str | Phi, root: str = "auto") -> Normalisation:
     """
     if root not in ROOTS:
         raise ActivationError(complaint("root", root, "one of " + ", ".join(ROOTS), ROOTS))
-    both = _both_roots_of_name(activation) if isinstance(activation, str) else _both_roots_of_function(activation)
-    upper, lower = both
+    known = get(activation) if isinstance(activation, str) else activation
+    upper, lower = _both_roots_of(known) if isinstance(known, Activation) else _both_roots_of_function(known)
     if root == "auto":
         # Homogeneous functions such as ReLU have χ = 1 exactly, which rounding must not turn into an instability.
         return upper if upper.chi <= 1 + 1e-9 else lower
     return upper if root == "upper" else lower
 
 
-def gpn_coefficients(activation: str | Phi, root: str = "auto") -> tuple[float, float]:
+def gpn_coefficients(activation: str | Activation | Phi, root: str = "auto") -> tuple[float, float]:
     """The constants (a, b) that make aφ + b Gaussian-Poincaré normalised; arguments and errors as in `normalise`.
 
     >>> a, b = gpn_coefficients("tanh")
@@ -219,11 +227,12 @@ class GPN(nn.Module):
         ActivationError: as `normalise`.
     """
 
-    def __init__(self, activation: str | Phi, root: str = "auto") -> None:
+    def __init__(self, activation: str | Activation | Phi, root: str = "auto") -> None:
         super().__init__()
-        solution = normalise(activation, root)
-        self.name = _name(activation)
-        self.activation = get(activation).phi if isinstance(activation, str) else activation
+        known = get(activation) if isinstance(activation, str) else activation
+        solution = normalise(known, root)
+        self.name = _name(known)
+        self.activation = known.phi if isinstance(known, Activation) else known
         self.a, self.b, self.root = solution.a, solution.b, solution.root
 
     def forward(self, h: Tensor) -> Tensor:
@@ -237,8 +246,8 @@ class GPN(nn.Module):
         return f"{self.name}, a={self.a:.10g}, b={self.b:.10g}, root={self.root}"
 
 
-def gpn_table(names: Iterable[str], root: str = "auto") -> pd.DataFrame:
-    """The constants of named activations, one row each.
+def gpn_table(activations: Iterable[str | Activation], root: str = "auto") -> pd.DataFrame:
+    """The constants of activations, one row each.
 
     E[φ], E[φ²] and E[φ'²] are of φ before normalisation, E[f²] and E[f'²] of f = aφ + b after it, to be seen as 1.
     Published constants and the differences ours − published are NaN where the paper has none for this root.
@@ -246,9 +255,10 @@ def gpn_table(names: Iterable[str], root: str = "auto") -> pd.DataFrame:
     import pandas as pd  # slow, and users of GPN do without it
 
     rows = []
-    for name in names:
-        solution = normalise(name, root)
-        published = PUBLISHED.get(name) if solution == normalise(name, "auto") else None
+    for activation in activations:
+        known = get(activation) if isinstance(activation, str) else activation
+        name, solution = known.name, normalise(known, root)
+        published = PUBLISHED.get(name) if solution == normalise(known, "auto") else None
         a, b = (math.nan, math.nan) if published is None else published
         rows.append(
             {
@@ -272,26 +282,16 @@ def gpn_table(names: Iterable[str], root: str = "auto") -> pd.DataFrame:
 
 
 @functools.cache
-def _both_roots_of_name(name: str) -> tuple[Normalisation, Normalisation]:
-    activation = get(name)
-    return _both_roots(name, activation.phi, lambda h: (activation.phi(h), activation.derivative(h)))
+def _both_roots_of(activation: Activation) -> tuple[Normalisation, Normalisation]:
+    return _both_roots(activation.name, activation.phi, lambda h: (activation.phi(h), activation.derivative(h)))
 
 
 def _both_roots_of_function(phi: Phi) -> tuple[Normalisation, Normalisation]:
     name = _name(phi)
-    with torch.inference_mode(False):  # switches gradients on as well, should the caller have them off
-        try:
-            double = copy.deepcopy(phi).to("cpu", torch.float64) if isinstance(phi, nn.Module) else phi
-            _require_elementwise(name, double)
-            return _both_roots(name, double, functools.partial(_autograd_pair, double))
-        except ActivationError:
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ActivationError(
-                f"activation {name}: cannot be evaluated and differentiated by torch ({reason});"
-                " write it in differentiable torch operations that take a float64 tensor of any shape"
-            ) from error
+    with evaluating(name):
+        double = copy.deepcopy(phi).to("cpu", torch.float64) if isinstance(phi, nn.Module) else phi
+        require_elementwise(name, double)
+        return _both_roots(name, double, functools.partial(autograd_pair, double))
 
 
 def _both_roots(name: str, phi: Phi, pair: PhiAndDerivative) -> tuple[Normalisation, Normalisation]:
@@ -339,36 +339,7 @@ def _solution(rule: Rule, value: Tensor, derivative: Tensor, root: str) -> Norma
     )
 
 
-def _autograd_pair(phi: Phi, h: Tensor) -> tuple[Tensor, Tensor]:
-    """(φ(h), φ'(h)) by autograd; a φ that autograd cannot follow counts as constant."""
-    h = h.detach().requires_grad_()
-    value = phi(h.clone())  # a copy, for functions that work in place
-    if not value.requires_grad:
-        return value, torch.zeros_like(value)
-    (derivative,) = torch.autograd.grad(value.sum(), h)
-    return value.detach(), derivative
-
-
-def _require_elementwise(name: str, phi: Phi) -> None:
-    """Raise unless φ maps each of some float64 places by itself, and always in the same way."""
-    h = torch.linspace(-3, 3, 64, dtype=torch.float64, device="cpu")
-    with torch.no_grad():
-        whole, part = phi(h.clone()), phi(h[20:40].clone())
-    if not isinstance(whole, Tensor) or whole.shape != h.shape or whole.dtype != h.dtype:
-        found = f"{whole.dtype} of shape {tuple(whole.shape)}" if isinstance(whole, Tensor) else type(whole).__name__
-        raise ActivationError(
-            f"activation {name}: returns {found} for torch.float64 of shape (64,);"
-            " it must keep shape and dtype, as torch.tanh does"
-        )
-    rounding = 1e-9 * float(whole.nan_to_num(0, 0, 0).abs().max())
-    if not torch.allclose(whole[20:40], part, rtol=0, atol=rounding, equal_nan=True):
-        raise ActivationError(
-            f"activation {name}: gives other values for the same h beside other inputs or at another time;"
-            " it must be elementwise and not random (not softmax, not dropout)"
-        )
-
-
-def _name(activation: str | Phi) -> str:
-    if isinstance(activation, str):
-        return activation
+def _name(activation: Activation | Phi) -> str:
+    if isinstance(activation, Activation):
+        return activation.name
     return getattr(activation, "__name__", type(activation).__name__)

@@ -1,321 +1,181 @@
-"""Speed: this program, plain PyTorch and the matrix products alone, in turns on the same data.
+"""Speed: this program, plain PyTorch and what no program is faster than, in turns on the same data.
 
-The floor of a step is its 3·L products over distinct matrices: h = xVᵀ and dV in every layer, and dᵀx, which adds to
-the momentum. Each round times one step of every implementation, so that whatever else the machine does meets all of
-them, and ratios are taken within a round. Memory is measured in processes of their own.
+Each round times a step of every implementation of a comparison, and ratios are taken within a round. Growth with
+depth, width and number of networks is measured the same way.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
-from bsnn_cli import baselines, data, fetch
-from bsnn_cli.config import BenchConfig, DatasetConfig, ModelConfig, TrainConfig
-from bsnn_cli.data import Dataset, Split
+from bsnn_cli import baselines, bench_data, bench_report, contestants, lightning_baseline, projection
+from bsnn_cli.config import BenchConfig, ModelConfig
+from bsnn_cli.contestants import BASELINES, FLOORS, Spec
+from bsnn_cli.data import Dataset
+from bsnn_cli.errors import ConfigError
 from bsnn_cli.files import write_text
-from bsnn_cli.fleet import Fleet, Member
-from bsnn_cli.formats import render
-from bsnn_cli.network import Phi
 from bsnn_cli.progress import say
-from bsnn_cli.runner import choose_device, member
-
-TABLE_STEPS = 24 * (50 * 938 + 100 * 782)
-"""Updates behind the paper's table: 6 activations, with and without GPN and batch normalisation, on MNIST for 50
-epochs and on CIFAR-10 for 100, in batches of 64. Evaluation comes on top."""
+from bsnn_cli.runner import choose_device
+from bsnn_cli.stopwatch import ratio, timed
 
 GROWTH = {"depth": (50, 100, 200, 400), "width": (125, 250, 500, 1000)}
 FLEETS = {"cpu": (1, 2, 4), "cuda": (1, 2, 4, 8, 12, 24)}
 """What is varied to see how cost grows; numbers of networks by type of device."""
-
-Step = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What is timed.
-
-    Attributes:
-        implementation: `bsnn`, `floor`, `plain` (tensors in memory), `plain_fused` (with the fused optimiser),
-            `plain_dataloader`, `plain_compiled`, or `torch_` with one of `baselines.ORTHOGONAL_MAPS`: PyTorch's own
-            orthogonal parametrisation.
-        networks: trained at once.
-        model: shape, norm and weights.
-    """
-
-    implementation: str
-    networks: int
-    model: ModelConfig
 
 
 def run(config: BenchConfig) -> str:
     """Time everything that is asked for; writes `bench.csv` and `bench.md`, returns the latter.
 
     Raises:
-        ConfigError, DataError: the device is not there, or the data cannot be read.
+        ConfigError, DataError: the device is not there, the model has no plain counterpart, or the data cannot be read.
     """
+    device = choose_device(config.device)
+    check(config, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = choose_device(config.device)
-    dataset = data.load(present(config.dataset)).to(device)
-    tables = [compare(specs, config, dataset) for specs in cases(config, dataset)]
-    notes = []
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    dataset = bench_data.present(config.dataset).to(device)
+    rows = [row for name, specs in comparisons(config, dataset) for row in compare(name, specs, config, dataset)]
     if config.growth:
-        for name, specs in growth(config, device):
-            tables.append(compare(specs, config, dataset, memory=False))
-            ours = tables[-1][tables[-1].implementation == "bsnn"]
-            exponent = np.polyfit(np.log(ours[name].astype(float)), np.log(ours.step_ms), 1)[0]
-            notes.append(f"Time of a step grows like {name}^{exponent:.2f}.")
+        for name, specs in growth(config.model, device):
+            rows += compare(name, specs, config, dataset, memory=False)
+    table = pd.DataFrame(rows)
     folder = Path(config.output_root) / "bench"
-    table = pd.concat(tables, ignore_index=True)
     write_text(folder / "bench.csv", table.to_csv(index=False))
-    text = describe(table, dataset, notes)
+    projected = projection.project(config, device) if config.table else None
+    if projected is not None:
+        write_text(folder / "table.csv", projected.to_csv(index=False))
+    text = bench_report.describe(table, projected, dataset.name, device)
     write_text(folder / "bench.md", text)
     return text
 
 
-def present(config: DatasetConfig) -> DatasetConfig:
-    """The dataset, or scikit-learn's digits where its files have not been fetched: a benchmark fetches nothing."""
-    archives = fetch.ARCHIVES.get(config.kind, ())
-    if all((Path(config.root) / archive.path).is_file() for archive in archives):
-        return config
-    say(f"{config.kind} is not in {config.root}; timing with digits (`bsnn data` fetches)")
-    return dataclasses.replace(config, kind="digits", name=None)
-
-
-def cases(config: BenchConfig, dataset: Dataset) -> Iterator[list[Spec]]:
-    """Groups of what is compared with each other; the first of a group with the name is its `plain`, its `floor`."""
-    sizes = config.networks or ([1] if dataset.train.images.device.type == "cpu" else [1, 12, 24])
+def check(config: BenchConfig, device: torch.device) -> None:
+    """Raises a ConfigError for what cannot be compared."""
     model = config.model
-    ours = [Spec(name, networks, model) for networks in sizes for name in ("bsnn", "floor")]
+    default = ModelConfig(depth=model.depth, width=model.width, norm=model.norm, weights=model.weights)
+    if model != default or model.norm not in ("none", "batch") or model.weights not in ("unit_rows", "free"):
+        raise ConfigError(
+            "model: bench compares networks with model.norm=none or batch and model.weights=unit_rows or free, all "
+            "else as it is by default; orthogonal weights are in every comparison that is not quick"
+        )
+    if config.precision == "tf32" and device.type != "cuda":
+        raise ConfigError(f"precision=tf32: needs a CUDA device, and this benchmark is on {device}; use fp32")
+
+
+def comparisons(config: BenchConfig, dataset: Dataset) -> Iterator[tuple[str, list[Spec]]]:
+    """Names, and what is compared with each other; a floor is that of the fleets of its size."""
+    device = dataset.train.images.device
+    sizes = config.networks or ([1] if device.type == "cpu" else [1, 12, 24])
+    model, floors = config.model, FLOORS[device.type]
+    ours = [Spec(name, networks, model) for networks in sizes for name in ("bsnn", *floors)]
     if config.quick:
-        yield [Spec("plain", 1, model), *ours[:2]]
+        yield "main", [Spec("plain", 1, model), *ours[: 1 + len(floors)]]
         return
-    others = ["plain", "plain_fused", "plain_dataloader"] + ["plain_compiled"] * config.compile
-    yield [*(Spec(name, 1, model) for name in others), *ours]
+    if not lightning_baseline.installed():
+        say("Lightning is not installed and not compared with")
+    absent = {"plain_compiled": not config.compile, "lightning": not lightning_baseline.installed()}
+    yield "main", [*(Spec(name, 1, model) for name in BASELINES if not absent.get(name)), *ours]
     for norm in {"none", "batch"} - {model.norm}:
         other = dataclasses.replace(model, norm=norm)
-        yield [Spec("plain", 1, other), Spec("bsnn", 1, other), Spec("floor", 1, other)]
+        yield f"norm={norm}", [Spec(name, 1, other) for name in ("plain", "plain_fused", "bsnn", *floors)]
     exact = dataclasses.replace(model, weights="orthogonal")
     torchs = Spec(fastest_map(config, dataset), 1, exact)
-    yield [Spec("plain", 1, model), Spec("bsnn", 1, model), Spec("bsnn", 1, exact), torchs, Spec("floor", 1, model)]
+    plain = [Spec(name, 1, model) for name in ("plain", "plain_fused", "bsnn", *floors)]
+    yield "weights=orthogonal", [*plain, Spec("bsnn", 1, exact), torchs]
 
 
 def fastest_map(config: BenchConfig, dataset: Dataset) -> str:
     """The quickest of PyTorch's ways to an orthogonal matrix, found with a network of four layers."""
     shallow = dataclasses.replace(config.model, depth=4, weights="orthogonal")
     specs = [Spec(f"torch_{name}", 1, shallow) for name in baselines.ORTHOGONAL_MAPS]
-    times = timed([build(spec, config, dataset) for spec in specs], 3, dataset.train.images.device)
+    steps = [contestants.build(spec, config, dataset) for spec in specs]
+    times = timed(steps, 3, dataset.train.images.device)
     return specs[int(np.argmin(np.median(times, axis=0)))].implementation
 
 
-def growth(config: BenchConfig, device: torch.device) -> Iterator[tuple[str, list[Spec]]]:
+def growth(model: ModelConfig, device: torch.device) -> Iterator[tuple[str, list[Spec]]]:
     """What is varied, as a column, and what is timed for it: this program, and the floor beside it."""
-    model = config.model
+    kinds = ("bsnn", *FLOORS[device.type])
     for name, values in GROWTH.items():
         models = [dataclasses.replace(model) for _ in values]
         for varied, value in zip(models, values, strict=True):
             setattr(varied, name, value)
-        yield name, [Spec(kind, 1, varied) for varied in models for kind in ("bsnn", "floor")]
-    yield "networks", [Spec(kind, size, model) for size in FLEETS[device.type] for kind in ("bsnn", "floor")]
+        yield name, [Spec(kind, 1, varied) for varied in models for kind in kinds]
+    yield "networks", [Spec(kind, size, model) for size in FLEETS[device.type] for kind in kinds]
 
 
-def compare(specs: Sequence[Spec], config: BenchConfig, dataset: Dataset, *, memory: bool = True) -> pd.DataFrame:
-    """Time some implementations in turns; one row each."""
-    say("timing " + ", ".join(f"{spec.implementation} K={spec.networks}" for spec in specs))
+def compare(
+    name: str, specs: Sequence[Spec], config: BenchConfig, dataset: Dataset, *, memory: bool = True
+) -> list[dict[str, Any]]:
+    """Time some implementations in turns; one row each, without those that a GPU has no memory for."""
+    say(f"{name}: timing " + ", ".join(f"{spec.implementation} K={spec.networks}" for spec in specs))
     device = dataset.train.images.device
-    times = timed([build(spec, config, dataset) for spec in specs], config.rounds, device)
-    peaks = [peak_memory(spec, config, dataset) if memory else None for spec in specs]
-    plain = next((i for i, spec in enumerate(specs) if spec.implementation == "plain"), None)
-    rows = []
-    for i, spec in enumerate(specs):
-        shape = (spec.networks, spec.model.depth, spec.model.width)
-        floor = next(
-            j
-            for j, other in enumerate(specs)
-            if other.implementation == "floor" and (other.networks, other.model.depth, other.model.width) == shape
-        )
-        low, median, high = np.quantile(times[:, i], (0.25, 0.5, 0.75))
-        speed = spec.networks / median
-        rows.append(
-            {
-                "implementation": spec.implementation,
-                "networks": spec.networks,
-                "depth": spec.model.depth,
-                "width": spec.model.width,
-                "batch_size": config.optim.batch_size,
-                "norm": spec.model.norm,
-                "weights": spec.model.weights,
-                "device": str(device),
-                "step_ms": 1e3 * median,
-                "step_ms_low": 1e3 * low,
-                "step_ms_high": 1e3 * high,
-                "network_steps_per_s": speed,
-                "ratio_to_plain": None if plain is None else spec.networks * ratio(times[:, plain], times[:, i]),
-                "ratio_to_floor": ratio(times[:, i], times[:, floor]),
-                "peak_memory_mb": peaks[i],
-                "table_hours": TABLE_STEPS / speed / 3600,
-            }
-        )
-    return pd.DataFrame(rows)
+    fitting, steps, peaks = [], [], []
+    for spec in specs:
+        try:
+            step, peak = contestants.prepare(spec, config, dataset, memory)
+        except torch.OutOfMemoryError:
+            say(f"{spec.implementation} K={spec.networks} does not fit into the memory of the GPU and is left out")
+            continue
+        fitting.append(spec)
+        steps.append(step)
+        peaks.append(peak)
+    times = timed(steps, config.rounds, device)
+    return [
+        {
+            "comparison": name,
+            "implementation": spec.implementation,
+            "networks": spec.networks,
+            "depth": spec.model.depth,
+            "width": spec.model.width,
+            "batch_size": config.optim.batch_size,
+            "norm": spec.model.norm,
+            "weights": spec.model.weights,
+            "activation": config.activation.name + "_gpn" * config.activation.gpn,
+            "precision": config.precision,
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "peak_memory_mb": peak,
+            **measures(i, fitting, times),
+        }
+        for i, (spec, peak) in enumerate(zip(fitting, peaks, strict=True))
+    ]
 
 
-def ratio(numerator: np.ndarray[Any, Any], denominator: np.ndarray[Any, Any]) -> float:
-    """Median over the rounds of the ratio within each."""
-    return float(np.median(numerator / denominator))
+def measures(i: int, specs: Sequence[Spec], times: np.ndarray[Any, Any]) -> dict[str, float | None]:
+    """What the times (rounds, specs) of a comparison say about one of its specs."""
+    own = times[:, i]
 
+    def columns(names: Sequence[str]) -> list[int]:
+        return [j for j, spec in enumerate(specs) if spec.implementation in names]
 
-def timed(steps: Sequence[Step], rounds: int, device: torch.device) -> np.ndarray[Any, Any]:
-    """Seconds of each step in each round, (rounds, steps), after one round that does not count."""
-    times = np.empty((rounds + 1, len(steps)))
-    for turn in times:
-        for i, step in enumerate(steps):
-            synchronise(device)
-            begin = time.perf_counter()
-            step()
-            synchronise(device)
-            turn[i] = time.perf_counter() - begin
-    return times[1:]
+    def speedup(others: list[int]) -> float | None:
+        """Over the one with the shortest median."""
+        if not others:
+            return None
+        best = min(others, key=lambda j: float(np.median(times[:, j])))
+        return specs[i].networks * ratio(times[:, best], own)
 
+    def size(spec: Spec) -> tuple[int, int, int]:
+        return spec.networks, spec.model.depth, spec.model.width
 
-def synchronise(device: torch.device) -> None:
-    """Wait for the work of a GPU; a CPU has done it already."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def build(spec: Spec, config: BenchConfig, dataset: Dataset) -> Step:
-    """A function that makes one step, the batch included."""
-    if spec.implementation == "floor":
-        return build_floor(spec, config.optim.batch_size, dataset.train.images.device)
-    settings = TrainConfig(activation=config.activation, dataset=config.dataset, optim=config.optim)
-    first, _ = member(settings)
-    order = batches(len(dataset.train.labels), spec.networks, config.optim.batch_size, dataset.train.images.device)
-    if spec.implementation == "bsnn":
-        return build_fleet(spec, config, first, dataset, order)
-    weights = spec.implementation.removeprefix("torch_")
-    network = baselines.plain_network(
-        spec.model,
-        Phi(config.activation.name, first.a, first.b),
-        dataset.inputs,
-        dataset.classes,
-        weights if weights in baselines.ORTHOGONAL_MAPS else spec.model.weights,
-    ).to(dataset.train.images.device)
-    if spec.implementation == "plain_compiled":
-        network.compile()
-    fused = True if spec.implementation == "plain_fused" else None
-    step = baselines.plain_step(network, config.optim.lr, config.optim.momentum, fused)
-    images, labels = dataset.standardise(dataset.train.images), dataset.train.labels
-    if spec.implementation == "plain_dataloader":
-        samples = TensorDataset(images.cpu(), labels.cpu())
-        loader = baselines.endless(DataLoader(samples, config.optim.batch_size, shuffle=True, drop_last=True))
-        return lambda: step(*(part.to(images.device) for part in next(loader)))
-
-    def plain() -> Tensor:
-        [indices] = next(order)
-        return step(images[indices], labels[indices])
-
-    return plain
-
-
-def build_fleet(spec: Spec, config: BenchConfig, first: Member, dataset: Dataset, order: Iterator[Tensor]) -> Step:
-    """A step of this program."""
-    fleet = Fleet(
-        spec.model,
-        [dataclasses.replace(first, seed=seed) for seed in range(spec.networks)],
-        inputs=dataset.inputs,
-        classes=dataset.classes,
-        momentum=config.optim.momentum,
-        device=dataset.train.images.device,
-    )
-    images, labels = dataset.train.images, dataset.train.labels
-
-    def step() -> Tensor:
-        indices = next(order)
-        return fleet.step(dataset.standardise(images[indices]), labels[indices])
-
-    return step
-
-
-def build_floor(spec: Spec, batch_size: int, device: torch.device) -> Step:
-    """The products of a step alone."""
-    K, L, n = spec.networks, spec.model.depth, spec.model.width
-    V, M = (torch.randn(L, K, n, n, device=device) for _ in range(2))
-    x, d = (torch.randn(L, K, batch_size, n, device=device) for _ in range(2))
-    out = torch.empty(K, batch_size, n, device=device)
-
-    def step() -> None:
-        for matrix, signal in zip(V, x, strict=True):
-            torch.bmm(signal, matrix.mT, out=out)
-        for matrix, signal in zip(V, d, strict=True):
-            torch.bmm(signal, matrix, out=out)
-        for momentum, left, right in zip(M, d, x, strict=True):
-            momentum.baddbmm_(left.mT, right, beta=0.5)
-
-    return step
-
-
-def batches(samples: int, networks: int, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Indices (K, B) of shuffled batches, without end; the short last one of an epoch is left out."""
-    while True:
-        orders = torch.stack([torch.randperm(samples) for _ in range(networks)]).to(device)
-        yield from torch.split(orders[:, : samples - samples % size], size, dim=1)
-
-
-def peak_memory(spec: Spec, config: BenchConfig, dataset: Dataset) -> float:
-    """Memory that three steps need at most beyond the program and the data, in MB, measured in a process of its own."""
-    few = Split(
-        dataset.train.images[: 3 * config.optim.batch_size], dataset.train.labels[: 3 * config.optim.batch_size]
-    )
-    small = dataclasses.replace(dataset, train=few, test=few, validation=None).to("cpu")
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_peak_memory, spec, config, small, str(dataset.train.images.device)).result()
-
-
-def _peak_memory(spec: Spec, config: BenchConfig, dataset: Dataset, device: str) -> float:
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    on_device = dataset.to(device)
-    before = _peak_mb(device)
-    step = build(spec, config, on_device)
-    for _ in range(3):
-        step()
-    return _peak_mb(device) - before
-
-
-def _peak_mb(device: str) -> float:
-    """Of this process so far: memory of the GPU that tensors take, else resident memory."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where getrusage goes on from the peak of the parent process
-        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) / 1e3
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def describe(table: pd.DataFrame, dataset: Dataset, notes: Sequence[str]) -> str:
-    """A Markdown block: a sentence on the circumstances, the table, the notes."""
-    device = dataset.train.images.device
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    head = (
-        f"{machine}, torch {torch.__version__}, fp32, {dataset.name}. step_ms: median, with quartiles. ratio_to_plain:"
-        " how many times as fast as plain PyTorch. ratio_to_floor: time over that of the matrix products alone."
-    )
-    shown = table.drop(columns="device")
-    return "\n\n".join([head, render(shown, "markdown"), *notes]) + "\n"
+    floors = [j for j in columns(("floor", "floor_bytes")) if size(specs[j]) == size(specs[i])]
+    low, median, high = np.quantile(own, (0.25, 0.5, 0.75))
+    return {
+        "step_ms": 1e3 * median,
+        "step_ms_low": 1e3 * low,
+        "step_ms_high": 1e3 * high,
+        "network_steps_per_s": specs[i].networks / median,
+        "ratio_to_plain": speedup(columns(("plain",))),
+        "ratio_to_best": speedup(columns(BASELINES)),
+        "ratio_to_floor": ratio(own, times[:, floors].max(axis=1)) if floors else None,
+        "table_hours": projection.TABLE_STEPS * median / specs[i].networks / 3600,
+    }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TheoryConfig,
         TrainConfig,
     )
+    from bsnn_cli.profiles import ReportConfig, ReproduceConfig
 
 
 def train(config: TrainConfig) -> None:
@@ -65,22 +66,20 @@ def propagate(config: PropagateConfig) -> None:
 
 
 def table(config: TableConfig) -> None:
-    """Write accuracy tables of all finished runs, or of measured approaches, beside the paper's."""
+    """Write tables of all finished runs or measurements, beside the paper's."""
     from pathlib import Path
 
-    if config.kind == "approaches":
-        from bsnn_cli.approach_table import write_approaches
-        from bsnn_cli.propagation_store import load_all as load_measured
+    folder = Path(config.output_root) / "tables"
+    if config.kind != "accuracy":
+        from bsnn_cli.products import TABLES
+        from bsnn_cli.stored import Stored
 
-        print(write_approaches(load_measured(config.output_root), Path(config.output_root) / "tables"))
+        print(TABLES[config.kind](Stored(config.output_root), folder))
         return
     from bsnn_cli.runs import load_all
     from bsnn_cli.tables import write_tables
 
-    tables = write_tables(
-        load_all(config.output_root), Path(config.output_root) / "tables", config.rows, config.columns
-    )
-    print(tables.text)
+    print(write_tables(load_all(config.output_root), folder, config.rows, config.columns).text)
 
 
 def figures(config: FiguresConfig) -> None:
@@ -92,14 +91,14 @@ def figures(config: FiguresConfig) -> None:
 
 def gpn(config: GpnConfig) -> None:
     """Print the constants a, b that make activations Gaussian-Poincaré normalised."""
-    from bsnn_cli import activations
-    from bsnn_cli.config import AUTO_ROOT
+    from bsnn_cli import activations, custom
+    from bsnn_cli.choices import AUTO_ROOT
     from bsnn_cli.formats import render
 
     if config.activation is None:
         solutions = activations.gpn_table(AUTO_ROOT, config.root)
     else:
-        solutions = activations.gpn_table([config.activation.name], config.activation.root)
+        solutions = activations.gpn_table([custom.activation(config.activation)], config.activation.root)
     print(render(solutions, config.format, digits=10))
 
 
@@ -107,12 +106,16 @@ def theory(config: TheoryConfig) -> None:
     """Check the theorems numerically, and what becomes of lengths and angles over depth."""
     from pathlib import Path
 
+    from omegaconf import OmegaConf
+
     from bsnn_cli import theory as theorems
     from bsnn_cli.files import write_text
 
-    results = theorems.study(config)
     path = Path(config.output_root) / "theory" / "theory.csv"
+    path.with_name("config.yaml").unlink(missing_ok=True)
+    results = theorems.study(config)
     write_text(path, results.to_csv(index=False))
+    write_text(path.with_name("config.yaml"), OmegaConf.to_yaml(OmegaConf.structured(config)))  # last: all is there
     print(theorems.describe(results))
     print(f"  {path}")
 
@@ -125,7 +128,8 @@ def runs(config: RunsConfig) -> None:
     if config.prune:
         print(listing.prune(config.output_root, delete=config.yes))
     else:
-        print(render(listing.overview(config.output_root, config.status), config.format))
+        found = listing.overview(config.output_root, config.status, config.where or [], config.sort)
+        print(render(found, config.format))
 
 
 def rerun(config: RerunConfig) -> None:
@@ -151,6 +155,21 @@ def bench(config: BenchConfig) -> None:
     print(run(config))
 
 
+def reproduce(config: ReproduceConfig) -> None:
+    """Make the paper's results from start to end: trainings, measurements, tables, figures, report."""
+    from bsnn_cli.reproduction import run
+
+    run(config)
+
+
+def report(config: ReportConfig) -> None:
+    """Write one HTML page of everything that is stored."""
+    from bsnn_cli.report import write_report
+    from bsnn_cli.stored import Stored
+
+    print(write_report(Stored(config.output_root)))
+
+
 VERBS: dict[str, Callable[[Any], None]] = {
     "train": train,
     "propagate": propagate,
@@ -162,6 +181,8 @@ VERBS: dict[str, Callable[[Any], None]] = {
     "rerun": rerun,
     "data": data,
     "bench": bench,
+    "reproduce": reproduce,
+    "report": report,
 }
 
 
@@ -206,9 +227,12 @@ def dispatch(arguments: list[str]) -> int:
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Compose the verb's config and act on it, once or for each job of a sweep; returns the exit code."""
     from bsnn_cli import composition
+    from bsnn_cli.arguments import filters
 
     codes: list[int] = []
     register_plugins(verb)
+    if verb == "runs":
+        arguments = filters(arguments)
 
     def job(composed: DictConfig) -> None:
         codes.append(attempt(lambda: VERBS[verb](composition.typed(verb, composed))))
@@ -220,8 +244,8 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 
 
 def register_plugins(verb: str) -> None:
-    """Make our sweeper and launcher known to Hydra, for the verb whose runs they know."""
-    if verb == "train":
+    """Make our sweeper and launcher known to Hydra, for the verbs whose runs they know."""
+    if verb in ("train", "reproduce"):
         from bsnn_cli import lockstep, sweep
 
         sweep.register()
@@ -237,7 +261,7 @@ def attempt(act: Callable[[], None]) -> int:
         sys.exit(stop.exit_code)  # also out of a sweep
     except BsnnError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)  # indented: more on the same
         return error.exit_code
     except BrokenPipeError:
         raise
@@ -261,4 +285,4 @@ def complete(arguments: list[str]) -> int:
     verb = words[1] if words[1] in VERBS else "train"
     os.environ["COMP_LINE"] = line.replace(f" {verb}", "", 1)
     register_plugins(verb)
-    return attempt(lambda: composition.run(verb, arguments, lambda _: None))
+    return attempt(lambda: composition.run(verb, arguments, lambda _: None, program="bsnn"))

@@ -11,13 +11,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bsnn_cli.config import FiguresConfig
 from bsnn_cli.plotting import (
-    COLOURS,
     DOUBLE,
     GREY,
     SINGLE,
     Missing,
     Picture,
     canvas,
+    colour,
     key,
     label,
     legend_above,
@@ -66,7 +66,7 @@ def width(config: FiguresConfig) -> Iterator[Picture | Missing]:
         if rows.empty:
             continue
         looks: dict[str, Any] = {
-            "color": COLOURS[split(name)[0]],
+            "color": colour(split(name)[0]),
             "marker": "o",
             "markersize": 3.5,
             "capsize": 2.5,
@@ -155,9 +155,9 @@ def compare(ax: Axes, rows: Sequence[Mapping[str, Any]], name: str, heading: str
     for place, row in enumerate(rows):
         base, gpn = split(row["activation"].removesuffix("-bn"))
         looks: dict[str, Any] = {
-            "color": COLOURS[base],
+            "color": colour(base),
             "clip_on": False,
-            "markerfacecolor": COLOURS[base] if gpn else "white",
+            "markerfacecolor": colour(base) if gpn else "white",
         }
         value, spread = row[name], row[f"{name}_std"]
         if value is None:

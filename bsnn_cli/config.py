@@ -9,71 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from bsnn_cli.choices import AUTO_ROOT, CUSTOM, DATASETS, FIGURES, FORMATS, NORM_GROUPS
 from bsnn_cli.knobs import Rule, above, at_least, half_open, knob, one_of
-
-AUTO_ROOT = {
-    "tanh": "upper",
-    "relu": "upper",
-    "lrelu": "upper",
-    "elu": "upper",
-    "selu": "upper",
-    "gelu": "lower",
-    "gelu_exact": "lower",
-    "silu": "lower",
-    "mish": "lower",
-    "softplus": "lower",
-    "sigmoid": "upper",
-    "identity": "upper",
-}
-"""Named activations, and the root of b that `activation.root=auto` takes; a test compares with `activations`."""
-
-ACTIVATION_LABELS = {
-    "tanh": "Tanh",
-    "relu": "ReLU",
-    "lrelu": "LReLU",
-    "elu": "ELU",
-    "selu": "SELU",
-    "gelu": "GELU",
-    "gelu_exact": "GELU (exact)",
-    "silu": "SiLU",
-    "mish": "Mish",
-    "softplus": "Softplus",
-    "sigmoid": "Sigmoid",
-    "identity": "Identity",
-}
-"""Named activations as tables and figures show them."""
-
-PAPER_ACTIVATIONS = ("tanh", "relu", "lrelu", "elu", "selu", "gelu")
-"""Rows of the published tables, in their order."""
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """What is fixed about a kind of dataset before it is read.
-
-    Attributes:
-        label: as a table shows it.
-        epochs: passes over the training split that the protocol asks for.
-        samples: in the training and the test split; None where that depends on the files.
-    """
-
-    label: str
-    epochs: int
-    samples: tuple[int, int] | None
-
-
-DATASETS = {
-    "mnist": DatasetSpec("MNIST", 50, (60_000, 10_000)),
-    "cifar10": DatasetSpec("CIFAR-10", 100, (50_000, 10_000)),
-    "fashion_mnist": DatasetSpec("Fashion-MNIST", 50, (60_000, 10_000)),
-    "digits": DatasetSpec("digits", 50, (1_437, 360)),
-    "folder": DatasetSpec("folder", 100, None),
-}
-"""Kinds of dataset; 50 and 100 epochs are the paper's for MNIST and CIFAR-10."""
-
-
-NORM_GROUPS = 10
-"""Groups of `model.norm=group`; a divisor of all widths of the paper's experiments."""
+from bsnn_cli.profiles import ReportConfig, ReproduceConfig
 
 NAME = Rule(
     "letters, digits, '_', '-' and '.', not starting with '.'",
@@ -87,13 +25,23 @@ DEVICE = Rule("auto, cpu, cuda or cuda:N", lambda text: re.fullmatch(r"auto|cpu|
 class ActivationConfig:
     """The nonlinearity φ, and whether it is Gaussian-Poincaré normalised."""
 
-    name: str = knob("selu", "base activation φ", one_of(*AUTO_ROOT), result=True)
+    name: str = knob(
+        "selu", f"base activation φ; {CUSTOM}: the one of activation.path", one_of(*AUTO_ROOT, CUSTOM), result=True
+    )
     gpn: bool = knob(True, "use a·φ(h) + b with E[f²] = E[f'²] = 1 under h ~ N(0,1)", result=True)
     root: str = knob(
         "auto",
         "which of the two solutions b; auto: upper unless it drives norms away (χ > 1), then lower",
         one_of("auto", "upper", "lower"),
         result=True,
+    )
+    path: str | None = knob(
+        None,
+        f"of activation={CUSTOM}: a Python file and an elementwise function of tensors in it; means nothing elsewhere",
+        Rule("FILE.py:FUNCTION", lambda text: re.fullmatch(r".*\.py:[^\W\d]\w*", text) is not None),
+    )
+    fingerprint: str | None = knob(
+        None, "of the file's content and the function's name; filled in by the program", result=True
     )
 
 
@@ -211,6 +159,9 @@ class TrainConfig:
     force: bool = knob(False, "train again, replacing what this run has written")
     wait: bool = knob(False, "wait for another process that holds this run")
     dry_run: bool = knob(False, "print what would be done, the time and disk it takes, and stop")
+    logger: str = knob(
+        "none", "what to write beside epochs.csv; tensorboard: an event file", one_of("none", "tensorboard")
+    )
     progress: bool = knob(True, "show a progress bar, on a terminal")
 
 
@@ -256,34 +207,18 @@ class TableConfig:
 
     kind: str = knob(
         "accuracy",
-        "accuracy: of training runs; approaches: the paper's summary with what `propagate` has measured",
-        one_of("accuracy", "approaches"),
+        "accuracy: of training runs; approaches: the paper's summary with what `propagate` has measured; constraint: "
+        "exact orthogonality against unit rows; roots: upper against lower root b",
+        one_of("accuracy", "approaches", "constraint", "roots"),
     )
     rows: str | None = knob(None, "key of the rows, such as model.depth; null: the paper's layout")
     columns: str | None = knob(None, "key of the columns; null: the paper's layout")
     output_root: str = knob("outputs", "folder with the runs; tables go to its folder `tables`")
 
 
-FIGURES = (
-    "activations",
-    "propagation",
-    "propagation_all",
-    "derivatives",
-    "width",
-    "roots",
-    "after_training",
-    "curves",
-    "approaches",
-    "theorems",
-    "lengths",
-    "angles",
-)
-FORMATS = ("png", "svg", "pdf")
-
-
 @dataclass(kw_only=True)
 class FiguresConfig:
-    """The paper's figures, from numbers that `propagate`, `train` and `theory` have stored."""
+    """The paper's figures, from numbers that `propagate`, `train`, `theory` and `bench` have stored."""
 
     only: str | None = knob(None, "this figure; null: all of them", one_of(*FIGURES))
     formats: list[str] | None = knob(
@@ -330,6 +265,12 @@ class RunsConfig:
     """What has been run."""
 
     status: str | None = knob(None, "show only these", one_of("done", "diverged", "failed", "interrupted", "running"))
+    where: list[str] | None = knob(
+        None, "show only runs with these settings; entries can be given as such: model.depth=50 seed=0,1"
+    )
+    sort: str | None = knob(
+        None, "column or key to sort by, such as test_accuracy or model.depth; -KEY: largest first; null: by directory"
+    )
     format: str = knob("text", "how to print", one_of("text", "markdown", "csv", "json"))
     prune: bool = knob(False, "say which files of finished and failed runs can go, and how much that frees")
     yes: bool = knob(False, "with prune: delete them")
@@ -361,8 +302,10 @@ class BenchConfig:
     quick: bool = knob(False, "only plain PyTorch, one network of this program and the floor")
     growth: bool = knob(False, "also how cost grows with depth, width and number of networks")
     compile: bool = knob(False, "also plain PyTorch with torch.compile, which takes minutes to compile")
+    table: bool = knob(False, "also train each fleet of the paper's table for a minute, and project the time of all")
     networks: list[int] | None = knob(None, "sizes of fleets; null: 1 on a CPU, 1, 12 and 24 on a GPU")
-    rounds: int = knob(9, "steps of each implementation that are timed, in turns", at_least(1))
+    rounds: int = knob(9, "turns in which each implementation is timed: a step on a CPU, ten on a GPU", at_least(1))
+    precision: str = knob("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"))
     device: str = knob("auto", "where to compute; auto: cuda if there is one", DEVICE)
     threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
     output_root: str = knob("outputs", "results go to its folder `bench`")
@@ -379,4 +322,6 @@ VERBS = {
     "rerun": RerunConfig,
     "data": DataConfig,
     "bench": BenchConfig,
+    "reproduce": ReproduceConfig,
+    "report": ReportConfig,
 }

@@ -121,6 +121,10 @@ class Dataset:
             values = values / radius.clamp_min(torch.finfo(dtype).tiny)
         return values
 
+    def batch(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Standardised images (..., d) and labels (...) of the training split, by their indices (...)."""
+        return self.standardise(self.train.images[indices], dtype), self.train.labels[indices]
+
     def to(self, device: torch.device | str) -> Dataset:
         """The same dataset on a device."""
         return dataclasses.replace(

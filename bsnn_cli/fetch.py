@@ -229,7 +229,7 @@ def _advice(root: Path, archive: Archive, archives: Sequence[Archive], tried: st
         [
             f"dataset.root={root}: {wrong} and could not be fetched:",
             tried,
-            f"Put there by hand what is listed below, {remedy}",
+            f"  Put there by hand what is listed below, {remedy}",
             *(f"  {root / other.path}  {other.size} bytes  md5 {other.md5}" for other in wanted),
         ]
     )

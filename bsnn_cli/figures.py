@@ -16,16 +16,27 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from bsnn_cli import activations as named
-from bsnn_cli import comparison_figures, runs, signal_figures, summary, theory_figures, variant_figures
-from bsnn_cli.config import ACTIVATION_LABELS, DATASETS, FIGURES, FORMATS, PAPER_ACTIVATIONS, FiguresConfig
+from bsnn_cli import (
+    bench_figures,
+    comparison_figures,
+    finding_figures,
+    runs,
+    signal_figures,
+    summary,
+    theory_figures,
+    variant_figures,
+)
+from bsnn_cli.choices import ACTIVATION_LABELS, DATASETS, FIGURES, FORMATS, PAPER_ACTIVATIONS
+from bsnn_cli.config import FiguresConfig
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.plotting import (
-    COLOURS,
     DOUBLE,
     GREY,
     Missing,
     Picture,
     canvas,
+    colour,
+    elsewhere,
     key,
     label,
     legend_above,
@@ -117,8 +128,7 @@ def curves(config: FiguresConfig) -> Iterator[Picture | Missing]:
     stored = runs.load_all(config.output_root)
     counted = summary.finished(stored) if len(stored) > 0 and stored["status"].isin(summary.FINISHED).any() else stored
     command = "bsnn train -m activation=tanh,tanh_gpn,selu,selu_gpn dataset=cifar10 seed=0,1,2"
-    if config.output_root != FiguresConfig().output_root:
-        command += f" output_root={config.output_root}"
+    command += elsewhere(config)
     if not ("test_accuracy" in counted and counted["test_accuracy"].notna().any()):
         yield Missing("curves", "training runs", command)
         return
@@ -153,7 +163,7 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
             ax.plot(own["epoch"], own["mean"], **stroke(name, gpn))
             if own["std"].notna().any():
                 low, high = own["mean"] - own["std"], own["mean"] + own["std"]
-                ax.fill_between(own["epoch"], low, high, color=COLOURS[name], alpha=0.18, linewidth=0)
+                ax.fill_between(own["epoch"], low, high, color=colour(name), alpha=0.18, linewidth=0)
         ax.set_title(ACTIVATION_LABELS.get(name, name))
         words = counts(cells[cells["activation"] == name])
         ax.text(0.04, 0.97, words, transform=ax.transAxes, va="top", fontsize=7, color=GREY, linespacing=1.3)
@@ -202,12 +212,15 @@ BUILDERS: dict[str, Builder] = {
     "propagation_all": signal_figures.propagation_all,
     "derivatives": signal_figures.derivatives,
     "width": comparison_figures.width,
-    "roots": variant_figures.roots,
+    "root_signals": variant_figures.root_signals,
     "after_training": variant_figures.after_training,
     "curves": curves,
     "approaches": comparison_figures.approaches,
     "theorems": theory_figures.theorems,
     "lengths": theory_figures.lengths,
     "angles": theory_figures.angles,
+    "bench": bench_figures.bench,
+    "constraint": finding_figures.constraint,
+    "roots": finding_figures.roots,
 }
-"""By the names of `config.FIGURES`."""
+"""By the names of `choices.FIGURES`."""

@@ -20,7 +20,7 @@ a whole.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,13 +28,16 @@ from torch import Tensor
 
 from bsnn_cli import parameters
 from bsnn_cli.activations import Activation
+from bsnn_cli.batch_norm import NORM_EPS, NORM_MOMENTUM, BatchNorm, denormalise, normalise
 from bsnn_cli.config import ModelConfig
-from bsnn_cli.orthogonal import Drift, orthogonality_error
+from bsnn_cli.data import Dataset
+from bsnn_cli.orthogonal import Drift, longest_column, orthogonality_error
 from bsnn_cli.parameters import NORM_STATISTICS
+from bsnn_cli.signals import Signals
+from bsnn_cli.workers import Workers
 
-NORM_EPS = 1e-5
-NORM_MOMENTUM = 0.1
-"""PyTorch's defaults for batch normalisation."""
+PARALLEL_WIDTH = 200
+"""From this width on, updating a matrix takes a core long enough to be worth handing to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,27 +56,6 @@ class Member:
     b: float
     seed: int
     lr: float
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """Signals of one step.
-
-    Attributes:
-        x: (L + 1, K, B, n) signals x^1 … x^{L+1}, the last one below the output layer.
-        h: (L, K, B, n) preactivations Wx; with batch normalisation of zero mean and unit variance.
-        d: (L, K, B, n) (∂E/∂h)/‖v‖ after the way down; on the way up batch normalisation leaves its γĥ + β here.
-        g: (L, K, B, n) ∂E/∂x = dW below each layer; one memory for all layers unless the weights are orthogonal.
-        s: (L, K, n) Σ_batch h ∂E/∂h, but for the factor a; unused unless the rows are unit rows.
-        norm: what batch normalisation keeps between the two ways, or None.
-    """
-
-    x: Tensor
-    h: Tensor
-    d: Tensor
-    g: Tensor
-    s: Tensor
-    norm: BatchNorm | None
 
 
 class Fleet:
@@ -108,6 +90,7 @@ class Fleet:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model, self.members, self.momentum = model, tuple(members), momentum
+        K = len(members)
         self.device, self.dtype = torch.device(device), dtype
         shapes = parameters.shapes(model, inputs, classes)
         self.trained = tuple(name for name in shapes if name not in NORM_STATISTICS)
@@ -117,23 +100,21 @@ class Fleet:
             self.tensors = {name: _stack([state[name] for state in states]).to(self.device) for name in states[0]}
         self.steps = self.tensors["steps"]
         self.alive = self.tensors["alive"]
-        self._groups = [
-            (activation, slice(group[0], group[-1] + 1))
-            for activation, group in (
-                (activation, list(indices))
-                for activation, indices in itertools.groupby(range(len(members)), lambda k: self.members[k].activation)
-            )
-        ]
-        self._a = self._column([member.a for member in members])
-        self._b = self._column([member.b for member in members])
-        self._step_size = self._column([-member.lr for member in members])
+        self._groups = self._grouped()
+        self._a = torch.tensor([one.a for one in members], device=self.device, dtype=dtype).view(-1, 1, 1)
+        self._step_size = torch.tensor([-one.lr for one in members], device=self.device, dtype=dtype)
         self._V, self._M = (self.tensors[name].unbind(1) for name in ("hidden.weight", "momentum.hidden.weight"))
-        self._norm = torch.ones(model.depth, len(members), model.width, device=self.device, dtype=dtype)
+        self._norm = torch.ones(model.depth, K, model.width, device=self.device, dtype=dtype)
         self._drift = Drift(self.tensors, momentum) if model.weights == "orthogonal" else None
-        for V, norm in zip(self._V, self._norm, strict=True):
-            self._measure_rows(V, norm)
+        if model.weights == "unit_rows":
+            for V, norm in zip(self._V, self._norm, strict=True):
+                torch.linalg.vector_norm(V, dim=-1, out=norm)
+        self._inverse_norm = self._norm.new_empty(model.depth, K, 1, model.width)
+        self._scale = torch.empty_like(self._inverse_norm)
         self._rescale()
-        self._storage = torch.empty(0, device=self.device, dtype=dtype)
+        self._signals: dict[int, Signals] = {}
+        parallel = self.device.type == "cpu" and model.width >= PARALLEL_WIDTH
+        self._workers = Workers(torch.get_num_threads() if parallel else 1)
 
     def _start(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         K = len(self.members)
@@ -147,8 +128,14 @@ class Fleet:
             state |= Drift.start(tensors["hidden.weight"], K, self.model.depth)
         return state
 
-    def _column(self, values: list[float]) -> Tensor:
-        return torch.tensor(values, device=self.device, dtype=self.dtype).view(-1, 1, 1)
+    def _grouped(self) -> list[tuple[Activation, float, Tensor, slice]]:
+        """Runs of members with the same a·φ + b: φ, a, b and where they are."""
+        groups, first = [], 0
+        for (activation, a, b), alike in itertools.groupby(self.members, lambda one: (one.activation, one.a, one.b)):
+            last = first + len(list(alike))
+            groups.append((activation, a, torch.tensor(b, device=self.device, dtype=self.dtype), slice(first, last)))
+            first = last
+        return groups
 
     def member_state(self, k: int) -> dict[str, Tensor]:
         """All tensors of member k, on the CPU; views where the fleet is there."""
@@ -198,181 +185,189 @@ class Fleet:
         Returns:
             (K,) mean cross-entropy of each batch before the update, in nats.
         """
-        w, B = self._workspace(inputs.shape[1]), inputs.shape[1]
-        log_p = torch.log_softmax(self._forward(w, inputs), dim=-1)
-        target = labels.unsqueeze(-1)
-        loss = -log_p.gather(-1, target).mean(dim=(1, 2))
-        error = log_p.exp().scatter_add(-1, target, log_p.new_full(target.shape, -1)) / B
-        bottom = self._backward(w, torch.bmm(error, self.tensors["output.weight"]))
+        w = self._signals_of(inputs.shape[1])
+        parts = w.split(1 if w.norm is not None else self._workers.count)
+        B, size = inputs.shape[1], parts[0].error.shape[1]
+        work = list(zip(parts, torch.split(inputs, size, 1), torch.split(labels, size, 1), strict=True))
+        self._workers.each(lambda part: self._differentiate(part[0], part[1], part[2], 1 / B), work)
+        if parts[0] is not w:
+            torch.sum(torch.stack([part.s for part in parts]), 0, out=w.s)
+            torch.sum(torch.stack([part.loss for part in parts]), 0, out=w.loss)
         gradients = {
-            "input.weight": bottom.mT @ inputs,
-            "input.bias": bottom.sum(1),
-            "output.weight": error.mT @ w.x[-1],
-            "output.bias": error.sum(1),
+            "input.weight": w.g[0].mT @ inputs,
+            "input.bias": w.g[0].sum(1),
+            "output.weight": w.error.mT @ w.x[-1],
+            "output.bias": w.error.sum(1),
         }
         if w.norm is not None:
-            gradients |= {"norm.weight": w.norm.gain_gradient, "norm.bias": w.norm.shift_gradient}
-        self.alive &= _finite(loss, w, gradients)
+            gradients["norm.weight"] = w.norm.all.gain_gradient.transpose(0, 1)
+            gradients["norm.bias"] = w.norm.all.shift_gradient.transpose(0, 1)
+        self.alive &= _finite(w, gradients)
         self.steps += self.alive
-        if not self.alive.all():
-            self._retire(w, gradients)
         self._update(w, gradients)
-        return loss
+        return w.loss.clone()
 
-    def _workspace(self, batch: int) -> Workspace:
-        """Signals of a batch of this size, carved out of one allocation that the largest batch has made."""
-        L, K, n = self.model.depth, len(self.members), self.model.width
-        lengths = [L + 1, L, L, L if self.model.weights == "orthogonal" else 1]
-        size = sum(lengths) * batch * K * n
-        if self._storage.numel() < size:
-            self._storage = torch.empty(size, device=self.device, dtype=self.dtype)
-        x, h, d, g = torch.split(self._storage[:size].view(-1, K, batch, n), lengths)
-        s = self._storage.new_empty(L, K, n)
-        norm = BatchNorm((L, K, n), s) if self.model.norm == "batch" else None
-        return Workspace(x=x, h=h, d=d, g=g.expand_as(h), s=s, norm=norm)
+    def _signals_of(self, batch: int) -> Signals:
+        """Memory for the signals of a batch of this size, the same every time."""
+        if batch not in self._signals:
+            shape = self.model.depth, len(self.members), batch, self.model.width
+            self._signals[batch] = Signals.empty(
+                shape,
+                classes=self.tensors["output.bias"].shape[1],
+                norm=self.model.norm == "batch",
+                every_g=self.model.weights == "orthogonal",
+                like=self._norm,
+            )
+        return self._signals[batch]
 
-    def _activate(self, h: Tensor, out: Tensor) -> None:
-        """a·φ(h) + b into `out`; both (K, B, n)."""
-        for activation, group in self._groups:
-            torch.mul(activation.phi(h[group]), self._a[group], out=out[group]).add_(self._b[group])
+    def _differentiate(self, w: Signals, inputs: Tensor, labels: Tensor, share: float) -> None:
+        """Loss and signals of some samples; without batch normalisation they have nothing to do with the others.
 
-    def _pull_back(self, g: Tensor, h: Tensor) -> Tensor:
+        Args:
+            w: filled.
+            inputs: of these samples, (K, B, inputs).
+            labels: (K, B).
+            share: of one sample in the mean of the batch.
+        """
+        log_p = torch.log_softmax(self._forward(w, inputs), dim=-1)
+        target = labels.unsqueeze(-1)
+        torch.mul(log_p.gather(-1, target).sum(dim=(1, 2)), -share, out=w.loss)
+        torch.mul(log_p.exp().scatter_add(-1, target, log_p.new_full(target.shape, -1)), share, out=w.error)
+        self._backward(w, torch.bmm(w.error, self.tensors["output.weight"]))
+
+    def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Make a step for each of some batches of the training split.
+
+        Args:
+            data: on the fleet's device.
+            batches: indices (K, B) of each.
+
+        Yields:
+            what `step` returns, after each; to be used before the next.
+        """
+        for indices in batches:
+            yield self.step(*data.batch(indices, self.dtype))
+
+    def anyone_alive(self) -> bool:
+        """Whether there is a member left to train."""
+        return bool(self.alive.any())
+
+    def _activate(self, h: Tensor, out: Tensor) -> list[Tensor | None]:
+        """a·φ(h) + b into `out`, both (K, B, n); returns what `_pull_back` wants to know of each group's φ(h)."""
+        values = []
+        for activation, a, b, group in self._groups:
+            value = activation.phi(h[group])
+            torch.add(b, value, alpha=a, out=out[group])
+            values.append(None if activation.pull_back_by_value is None else value)
+        return values
+
+    def _pull_back(self, g: Tensor, h: Tensor, values: list[Tensor | None]) -> Tensor:
         """g·φ'(h), all (K, B, n): the gradient of φ(h) becomes that of h. The factor a is left to what comes next."""
-        parts = [activation.pull_back(g[group], h[group]) for activation, group in self._groups]
+        parts = []
+        for (activation, _, _, group), value in zip(self._groups, values, strict=True):
+            if activation.pull_back_by_value is not None and value is not None:
+                parts.append(activation.pull_back_by_value(g[group], value))
+            else:
+                parts.append(activation.pull_back(g[group], h[group]))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _forward(self, w: Workspace, inputs: Tensor) -> Tensor:
-        """Fill the workspace upwards; (K, B, inputs) → logits (K, B, classes)."""
+    def _forward(self, w: Signals, inputs: Tensor) -> Tensor:
+        """Fill the signals upwards; (K, B, inputs) → logits (K, B, classes)."""
         t = self.tensors
         w.x[0].copy_(_affine(inputs, t["input.weight"], t["input.bias"]))
         for layer, (V, x, h, above) in enumerate(zip(self._V, w.x[:-1], w.h, w.x[1:], strict=True)):
             torch.bmm(x, V.mT, out=h)
-            if self.model.weights == "unit_rows":
-                h.mul_(self._inverse_norm[layer])
-            if w.norm is not None:
-                h = w.norm.forward(layer, h, t["norm.weight"][:, layer], t["norm.bias"][:, layer], out=w.d[layer])
-            self._activate(h, above)
+            self._lift(w, layer, h, above)
         return _affine(w.x[-1], t["output.weight"], t["output.bias"])
 
-    def _backward(self, w: Workspace, g: Tensor) -> Tensor:
-        """Fill `w.d`, `w.g` and `w.s` downwards; ∂E/∂x of the top → ∂E/∂x of the bottom, (K, B, n)."""
+    def _backward(self, w: Signals, g: Tensor) -> None:
+        """Fill `w.d`, `w.g` and `w.s` downwards, from ∂E/∂x of the top, (K, B, n)."""
         for layer, (V, h, d, below) in reversed(list(enumerate(zip(self._V, w.h, w.d, w.g, strict=True)))):
-            if w.norm is not None:
-                gain = self.tensors["norm.weight"][:, layer]
-                w.norm.backward(layer, self._pull_back(g, d), h, gain, self._scale[layer], out=d)
-            else:
-                u = self._pull_back(g, h)
-                if self.model.weights == "unit_rows":
-                    torch.linalg.vecdot(u, h, dim=1, out=w.s[layer])
-                torch.mul(u, self._scale[layer], out=d)
+            self._lower(w, layer, g, h, d)
             g = torch.bmm(d, V, out=below)
         if w.norm is not None:
-            w.norm.finish(self._a, self.tensors["norm.weight"], out=w.s)
-        return g
+            w.norm.finish(self._a.squeeze(2), self.tensors["norm.weight"].transpose(0, 1), out=w.s)
 
-    def _retire(self, w: Workspace, gradients: dict[str, Tensor]) -> None:
-        """Make the step one of zeros for members that are not alive (0 · NaN is NaN, so their signals go too)."""
-        dead = ~self.alive
-        self._step_size[dead] = 0
-        for signal in (w.x, w.h, w.d, w.s, w.g if self._drift is not None else w.s):
-            signal[:, dead] = 0
-        for gradient in gradients.values():
-            gradient[dead] = 0
+    def _lift(self, w: Signals, layer: int, h: Tensor, above: Tensor) -> None:
+        """From the product xVᵀ in h to h itself, and the signal above."""
+        if self.model.weights == "unit_rows":
+            h.mul_(self._inverse_norm[layer])
+        if w.norm is not None:
+            gain, shift = self.tensors["norm.weight"][:, layer], self.tensors["norm.bias"][:, layer]
+            normalise(h, gain, shift, w.norm.layers[layer], out=w.d[layer])
+            h = w.d[layer]
+        w.values.append(self._activate(h, above))
 
-    def _update(self, w: Workspace, gradients: dict[str, Tensor]) -> None:
-        """M ← μM + ∂E/∂V and V ← V − lr·M, layer by layer while a layer's matrices are in the cache."""
+    def _lower(self, w: Signals, layer: int, g: Tensor, h: Tensor, d: Tensor) -> None:
+        """From ∂E/∂x above a layer to d and s."""
+        if w.norm is not None:
+            gain = self.tensors["norm.weight"][:, layer]
+            u = self._pull_back(g, d, w.values.pop())
+            denormalise(u, h, gain, self._scale[layer], w.norm.layers[layer], out=d)
+            return
+        u = self._pull_back(g, h, w.values.pop())
+        if self.model.weights == "unit_rows":
+            torch.linalg.vecdot(u, h, dim=1, out=w.s[layer])
+        torch.mul(u, self._scale[layer], out=d)
+
+    def _update(self, w: Signals, gradients: dict[str, Tensor]) -> None:
+        """M ← μM + ∂E/∂V and V ← V − lr·M of the members that are alive."""
         tangent = (w.s.unsqueeze(2) * self._scale * self._inverse_norm).mT  # s/‖v‖² of each row
-        for layer, (V, M, d, x) in enumerate(zip(self._V, self._M, w.d, w.x[:-1], strict=True)):
-            if self._drift is not None:
-                h = w.h[layer] if w.norm is None else w.norm.restored(layer, w.h[layer])
-                M.baddbmm_(d.mT, x, beta=self.momentum, alpha=0.5).baddbmm_(h.mT, w.g[layer], alpha=-0.5)
-                self._drift.move(layer, V, M, self._step_size)
-                continue
-            M.baddbmm_(d.mT, x, beta=self.momentum)
-            if self.model.weights == "unit_rows":
-                M.addcmul_(V, tangent[layer], value=-1)
-            V.addcmul_(M, self._step_size)
-            self._measure_rows(V, self._norm[layer])
+        self._update_matrices(w, tangent)
         self._rescale()
+        step_size = torch.where(self.alive, self._step_size, 0)
         for name, gradient in gradients.items():
+            shape = (-1, *[1] * (gradient.dim() - 1))
+            gradient.masked_fill_(~self.alive.view(shape), 0)  # 0 · NaN is NaN
             momentum = self.tensors[f"momentum.{name}"].mul_(self.momentum).add_(gradient)
-            self.tensors[name].addcmul_(momentum, self._step_size.view(-1, *[1] * (momentum.dim() - 1)))
+            self.tensors[name].addcmul_(momentum, step_size.view(shape))
         if w.norm is not None:
             self._track_statistics(w.norm)
 
+    def _update_matrices(self, w: Signals, tangent: Tensor) -> None:
+        living = [k for k, alive in enumerate(self.alive.tolist()) if alive]
+        places = list(itertools.product(range(self.model.depth), living))
+        self._workers.each(lambda place: self._move(w, tangent, *place), places)
+
+    def _move(self, w: Signals, tangent: Tensor, layer: int, k: int) -> None:
+        """Update one matrix, by one core while its V and M are in that core's reach."""
+        V, M, d, x = self._V[layer][k], self._M[layer][k], w.d[layer, k], w.x[layer, k]
+        lr = self.members[k].lr
+        if self._drift is not None:
+            h = w.h[layer, k] if w.norm is None else w.h[layer, k] / w.norm.layers[layer].inverse_std[k]
+            M.addmm_(d.mT, x, beta=self.momentum, alpha=0.5).addmm_(h.mT, w.g[layer, k], alpha=-0.5)
+            if self._drift.advance(k, slice(layer, layer + 1), longest_column(M), lr, self.alive[k]):
+                self._drift.complete(k, layer, V, M, lr)
+            else:
+                V.add_(M, alpha=-lr)
+            return
+        M.addmm_(d.mT, x, beta=self.momentum)
+        if self.model.weights == "unit_rows":
+            V.add_(M.addcmul_(V, tangent[layer, k], value=-1), alpha=-lr)
+            torch.linalg.vector_norm(V, dim=-1, out=self._norm[layer, k])
+        else:
+            V.add_(M, alpha=-lr)
+
     def _track_statistics(self, norm: BatchNorm) -> None:
         """Move the running statistics of living members towards those of the batch."""
-        for name, batch in (("norm.running_mean", norm.mean), ("norm.running_var", norm.variance)):
+        for name, batch in (("norm.running_mean", norm.all.mean), ("norm.running_var", norm.all.variance)):
             running = self.tensors[name]
             moved = running.lerp(batch.transpose(0, 1), NORM_MOMENTUM)
             running.copy_(torch.where(self.alive.view(-1, 1, 1), moved, running))
 
-    def _measure_rows(self, V: Tensor, norm: Tensor) -> None:
-        """‖v‖ of each row of a layer, (K, n, n) → (K, n); 1 where W is V itself."""
-        if self.model.weights == "unit_rows":
-            torch.linalg.vector_norm(V, dim=-1, out=norm)
-
     def _rescale(self) -> None:
         """1/‖v‖ and a/‖v‖ of every layer, (L, K, 1, n): factors of the signals on their way up and down."""
-        self._inverse_norm = self._norm.reciprocal().unsqueeze(2)
-        self._scale = self._inverse_norm * self._a
+        torch.reciprocal(self._norm.unsqueeze(2), out=self._inverse_norm)
+        torch.mul(self._inverse_norm, self._a, out=self._scale)
 
 
-class BatchNorm:
-    """Batch normalisation of every layer over a training batch, and its gradient; tensors are (L, K, n).
-
-    Attributes:
-        mean, variance: of the batch; the variance unbiased, as the running statistics want it.
-        inverse_std: 1/√(variance + eps), with the biased variance.
-        gain_gradient, shift_gradient: ∂E/∂γ and ∂E/∂β, stacked as (K, L, n).
-    """
-
-    def __init__(self, shape: tuple[int, int, int], like: Tensor) -> None:
-        self.mean, self.variance, self.inverse_std = (like.new_empty(shape) for _ in range(3))
-        L, K, n = shape
-        self.gain_gradient, self.shift_gradient = like.new_empty(K, L, n), like.new_empty(K, L, n)
-
-    def forward(self, layer: int, h: Tensor, gain: Tensor, shift: Tensor, out: Tensor) -> Tensor:
-        """Replace h (K, B, n) by ĥ of zero mean and unit variance; returns γĥ + β, written to `out`."""
-        B = h.shape[1]
-        mean = h.mean(1)
-        h.sub_(mean.unsqueeze(1))
-        squares = torch.linalg.vecdot(h, h, dim=1)
-        self.mean[layer], self.variance[layer] = mean, squares / (B - 1)
-        self.inverse_std[layer] = torch.rsqrt(squares / B + NORM_EPS)
-        h.mul_(self.inverse_std[layer].unsqueeze(1))
-        return torch.mul(h, gain.unsqueeze(1), out=out).add_(shift.unsqueeze(1))
-
-    def backward(self, layer: int, u: Tensor, h_hat: Tensor, gain: Tensor, scale: Tensor, out: Tensor) -> None:
-        """Turn the gradient a·u (K, B, n) of γĥ + β into that of h; `scale` is a, and what else belongs to it."""
-        B = u.shape[1]
-        shift, along = u.sum(1), torch.linalg.vecdot(u, h_hat, dim=1)
-        self.shift_gradient[:, layer], self.gain_gradient[:, layer] = shift, along
-        torch.addcmul(u, h_hat, along.unsqueeze(1), value=-1 / B, out=out).sub_(shift.unsqueeze(1) / B)
-        out.mul_((gain * self.inverse_std[layer]).unsqueeze(1) * scale)
-
-    def finish(self, a: Tensor, gain: Tensor, out: Tensor) -> None:
-        """After the last layer: Σ_batch h ∂E/∂h, but for a, into `out` (L, K, n), and the factor a into the gradients.
-
-        h = ĥ·std + mean, and ∂E/∂h sums to zero over the batch. Of Σ ĥ ∂E/∂ĥ only the share of eps in the variance is
-        left: without it, normalised preactivations do not depend on the length of a row.
-        """
-        torch.mul((gain * self.gain_gradient).transpose(0, 1), NORM_EPS * self.inverse_std.square(), out=out)
-        self.gain_gradient.mul_(a)
-        self.shift_gradient.mul_(a)
-
-    def restored(self, layer: int, h_hat: Tensor) -> Tensor:
-        """H − mean from ĥ, (K, B, n). Under products with signals that sum to zero over the batch it stands for h."""
-        return h_hat / self.inverse_std[layer].unsqueeze(1)
-
-
-def _finite(loss: Tensor, w: Workspace, gradients: dict[str, Tensor]) -> Tensor:
+def _finite(w: Signals, gradients: dict[str, Tensor]) -> Tensor:
     """(K,) whether the loss and the squared norms of all gradients are finite.
 
     For the hidden layers a bound stands for the norm: ‖∂E/∂V‖ ≤ ‖d‖ ‖x‖.
     """
     bound = torch.linalg.vector_norm(w.d, dim=(-2, -1)) * torch.linalg.vector_norm(w.x[:-1], dim=(-2, -1))
-    total = loss + bound.square().sum(0)
+    total = w.loss + bound.square().sum(0)
     for gradient in gradients.values():
         total = total + torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
     finite: Tensor = total.isfinite()

@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bsnn_cli.config import AUTO_ROOT, DATASETS, DatasetConfig, ModelConfig, PropagateConfig, TrainConfig
+from bsnn_cli.choices import AUTO_ROOT, CUSTOM, DATASETS
+from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, PropagateConfig, TrainConfig
 from bsnn_cli.knobs import knobs
 
 SCHEMA_VERSION = 1
@@ -64,15 +65,21 @@ def protocol(config: TrainConfig) -> str:
 
     The activation, batch normalisation and the dataset are not part of it: they are the axes of the paper's tables.
     """
-    axes = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "dataset.fingerprint"}
+    axes = {"activation.name", "activation.gpn", "activation.fingerprint"}
+    axes |= {"dataset.kind", "dataset.name", "dataset.fingerprint"}
     apart = {key: value for key, value in differences(config).items() if key not in axes}
     return ", ".join(f"{key}={value}" for key, value in apart.items() if (key, value) != ("model.norm", "batch"))
+
+
+def base_name(activation: ActivationConfig) -> str:
+    """What φ is called: its name, or that of the function in `activation.path`."""
+    return activation.name if activation.name != CUSTOM else str(activation.path).rpartition(":")[2]
 
 
 def activation_label(config: TrainConfig | PropagateConfig) -> str:
     """The activation as paths and tables name it, such as `selu_gpn` or `tanh-bn`."""
     return (
-        config.activation.name
+        base_name(config.activation)
         + ("_gpn" if config.activation.gpn else "")
         + ("-bn" if config.model.norm == "batch" else "")
     )

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -131,7 +131,7 @@ def from_plain(content: dict[str, Any]) -> TrainConfig:
     return cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), content)))
 
 
-def supervise(configs: Sequence[TrainConfig], orders: Orders) -> None:
+def supervise(configs: Sequence[TrainConfig], orders: Orders, tick: Callable[[], object] = int) -> None:
     """Bring runs to their end in one child process, unless they are there already or the sweep has been stopped.
 
     Returns when the child has ended, in whatever way; what came of the runs stands in their directories. Should
@@ -141,6 +141,7 @@ def supervise(configs: Sequence[TrainConfig], orders: Orders) -> None:
         configs: resolved; several share shape and protocol and are trained as a fleet. The child writes to `log.txt`
             in the directory of the first.
         orders: of the sweep they belong to.
+        tick: called several times a second while the child is at work.
 
     Raises:
         OSError: a directory cannot be written.
@@ -165,7 +166,7 @@ def supervise(configs: Sequence[TrainConfig], orders: Orders) -> None:
         begin = stream.tell()
         for config in configs:
             orders.mark(config).touch()
-        code = _watch(_start(configs, orders, stream, environment), orders, flag)
+        code = watch(_start(configs, orders, stream, environment), orders, flag, tick)
         stopped = flag.received is not None or orders.stopped() is not None
     interrupted = code in [128 + number for number in STOP_SIGNALS] or (stopped and code < 0)
     output = log.read_bytes()[begin:].decode(errors="replace")
@@ -196,13 +197,14 @@ def _start(
     return child
 
 
-def _watch(child: subprocess.Popen[bytes], orders: Orders, flag: StopFlag) -> int:
+def watch(child: subprocess.Popen[bytes], orders: Orders, flag: StopFlag, tick: Callable[[], object] = int) -> int:
     """Wait for the child, and pass on once what asks it to stop; returns its exit code, or minus a signal number."""
     try:
         asked = False
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return child.wait(POLL_S)
+            tick()
             number = flag.received if flag.received is not None else orders.stopped()
             if number is not None and not asked:
                 child.send_signal(number)
@@ -240,7 +242,7 @@ def _record(config: TrainConfig, directory: RunDirectory, reason: str, output: s
 
 def main() -> None:
     """What the child does: read configs from standard input, run them, end with an exit code."""
-    _die_with_parent(int(sys.argv[1]))
+    die_with_parent(int(sys.argv[1]))
     content = json.load(sys.stdin)
     sys.argv = content["argv"]  # for the provenance of the runs
     from bsnn_cli import runner
@@ -252,7 +254,7 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel send SIGTERM when the parent dies, even if it is killed. Linux; elsewhere the run goes on."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1

@@ -76,7 +76,8 @@ def fleets(configs: Sequence[TrainConfig], networks: int, memory: float) -> list
         alike.setdefault(_shared(config), []).append(config)
     result = []
     for group in alike.values():
-        group.sort(key=lambda config: config.activation.name)  # stable: seeds stay in their order
+        # Stable: seeds stay in their order.
+        group.sort(key=lambda one: (one.activation.name, one.activation.path or "", one.activation.gpn))
         size = max(1, min(networks, int(memory // training_bytes(group[0].model, group[0].optim.batch_size))))
         result += [group[first : first + size] for first in range(0, len(group), size)]
     return result

@@ -12,17 +12,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from bsnn_cli.activations import GPN, get
-from bsnn_cli.config import NORM_GROUPS, ActivationConfig, ModelConfig
+from bsnn_cli import custom
+from bsnn_cli.activations import GPN, Activation
+from bsnn_cli.choices import NORM_GROUPS
+from bsnn_cli.config import ActivationConfig, ModelConfig
 from bsnn_cli.parameters import ENDS, State, initialise, layer_shapes
 
 
 class UnitRows(nn.Module):
-    """W_i = v_i / ‖v_i‖: each row of W at unit length, V optimised freely (the paper's relaxation of WᵀW = I)."""
+    """W_i = v_i / ‖v_i‖: each row of W at unit length, V optimised freely (the paper's relaxation of WᵀW = I).
+
+    A parametrisation for any linear layer, to be started from an orthogonal V:
+
+    >>> layer = nn.Linear(500, 500, bias=False)
+    >>> _ = nn.init.orthogonal_(layer.weight)
+    >>> _ = parametrize.register_parametrization(layer, "weight", UnitRows())
+    """
 
     def forward(self, V: Tensor) -> Tensor:
-        """(n, n) → (n, n)."""
+        """(m, n) → (m, n)."""
         return cast(Tensor, V / torch.linalg.vector_norm(V, dim=1, keepdim=True))
+
+    def right_inverse(self, W: Tensor) -> Tensor:
+        """The V that an assigned W stands for: W itself, (m, n)."""
+        return W
 
 
 class Hidden(nn.Module):
@@ -165,21 +178,22 @@ def unit_variance(layer: Hidden, x: Tensor) -> float:
 
 def nonlinearity(activation: ActivationConfig) -> nn.Module:
     """The activation of a config as a module."""
-    return GPN(activation.name, activation.root) if activation.gpn else Phi(activation.name)
+    base = custom.activation(activation)
+    return GPN(base, activation.root) if activation.gpn else Phi(base)
 
 
 class Phi(nn.Module):
-    """A named activation as a·φ(h) + b, with constants that are known already; φ itself without them."""
+    """An activation as a·φ(h) + b, with constants that are known already; φ itself without them."""
 
-    def __init__(self, name: str, a: float = 1.0, b: float = 0.0) -> None:
+    def __init__(self, activation: Activation, a: float = 1.0, b: float = 0.0) -> None:
         super().__init__()
-        self.name, self.a, self.b = name, a, b
+        self.activation, self.a, self.b = activation, a, b
 
     def forward(self, h: Tensor) -> Tensor:
         """Any shape → the same shape."""
-        value = get(self.name).phi(h)
+        value = self.activation.phi(h)
         return value if (self.a, self.b) == (1.0, 0.0) else self.a * value + self.b
 
     def extra_repr(self) -> str:
         """The name and the constants."""
-        return f"{self.name}, a={self.a:.10g}, b={self.b:.10g}"
+        return f"{self.activation.name}, a={self.a:.10g}, b={self.b:.10g}"

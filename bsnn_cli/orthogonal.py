@@ -37,9 +37,10 @@ def haar(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32)
 
 def deviation(weight: Tensor) -> Tensor:
     """WᵀW − I; (..., n, n) → (..., n, n)."""
-    gram = weight.mT @ weight
+    exact = weight.double() if weight.is_cuda else weight  # a GPU may be told to multiply in TF32, three digits
+    gram = exact.mT @ exact
     gram.diagonal(dim1=-2, dim2=-1).sub_(1)
-    return gram
+    return gram.to(weight.dtype)
 
 
 def orthogonality_error(weight: Tensor) -> Tensor:
@@ -75,6 +76,11 @@ def retract(W: Tensor) -> Tensor:
     return orthogonality_error(W)
 
 
+def longest_column(M: Tensor) -> Tensor:
+    """Largest squared length of a column; (..., n, n) → (...)."""
+    return (M * M).sum(-2).amax(-1)
+
+
 class Drift:
     """Moves orthogonal matrices by W ← W − lr·M, and retracts them when they may have come too far from WᵀW = I.
 
@@ -95,53 +101,64 @@ class Drift:
     def __init__(self, tensors: Mapping[str, Tensor], momentum: float) -> None:
         self.momentum = momentum
         self.bound, self.sway, self.worst = (tensors[f"orthogonality.{name}"] for name in ("bound", "sway", "worst"))
+        self.growth, self.held = torch.zeros_like(self.bound), torch.zeros_like(self.bound, dtype=torch.bool)
 
     @staticmethod
     def start(like: Tensor, members: int, depth: int) -> dict[str, Tensor]:
-        """Bounds of |E| and |S| of each member and layer, and the largest error measured; nothing is known yet."""
+        """Bounds of |E| and |S|, and the largest error measured, of each member and layer; nothing is known yet."""
         return {
             "orthogonality.bound": like.new_full((members, depth), torch.inf),
             "orthogonality.sway": like.new_zeros(members, depth),
-            "orthogonality.worst": like.new_zeros(members),
+            "orthogonality.worst": like.new_zeros(members, depth),
         }
 
-    def move(self, layer: int, W: Tensor, M: Tensor, step_size: Tensor) -> None:
-        """One step of one layer.
+    def advance(self, k: int, layers: slice, c_squared: Tensor, lr: Tensor | float, alive: Tensor) -> Tensor:
+        """Advance the bounds of some matrices by a step that is about to be made; nothing waits for a device here.
+
+        Args:
+            k: the member.
+            layers: c of them, counted from 0.
+            c_squared: (c,) `longest_column` of M, with the gradient in it.
+            lr: the learning rate.
+            alive: whether the member is; without dimensions.
+
+        Returns:
+            (c,) which matrices must not make the step but by `complete`, because it may lead past the limit.
+        """
+        bound, sway, held = self.bound[k, layers], self.sway[k, layers], self.held[k, layers]
+        growth = lr * (sway + lr * c_squared) + torch.finfo(bound.dtype).eps / 8  # the last term for rounding
+        sway.add_(2 * lr * c_squared).mul_(self.momentum)
+        bound.add_(growth)
+        self.growth[k, layers] = growth
+        held.copy_(~(bound <= LIMIT) & alive)  # what is not a number passes the limit
+        return held
+
+    def complete(self, k: int, layer: int, W: Tensor, M: Tensor, lr: float) -> None:
+        """The step W ← W − lr·M of a matrix that was held back: measure first, retract if it needs be.
 
         Every error in `worst` is one of weights that a forward pass used or will use, and one that drift has led to is
         measured before the retraction.
 
         Args:
+            k: the member.
             layer: counted from 0.
-            W: changed in place, (K, n, n).
-            M: (K, n, n).
-            step_size: −lr, (K, 1, 1).
+            W: changed in place, (n, n).
+            M: (n, n).
+            lr: the learning rate.
         """
-        lr, bound, sway = -step_size.flatten(), self.bound[:, layer], self.sway[:, layer]
-        c_squared = (M * M).sum(-2).amax(-1)
-        growth = lr * (sway + lr * c_squared) + torch.finfo(W.dtype).eps / 8  # the last term for rounding
-        sway.add_(2 * lr * c_squared).mul_(self.momentum)
-        bound.add_(growth)
-        for k in _beyond(bound):
-            bound[k] = self._measured(k, orthogonality_error(W[k])) + growth[k]
-        W.addcmul_(M, step_size)
-        for k in _beyond(bound):
-            bound[k] = self._measured(k, retract(W[k]))
-
-    def _measured(self, k: int, error: Tensor) -> Tensor:
-        self.worst[k] = torch.maximum(self.worst[k], error)
-        return error
+        bound, worst = self.bound[k, layer], self.worst[k, layer]
+        error = orthogonality_error(W)
+        worst.copy_(torch.maximum(worst, error))
+        bound.copy_(error + self.growth[k, layer])
+        W.add_(M, alpha=-lr)
+        if not bound <= LIMIT:
+            bound.copy_(retract(W))
+            worst.copy_(torch.maximum(worst, bound))
 
     def largest_error(self, weights: Tensor) -> Tensor:
         """Largest |WᵀW − I| of (K, L, n, n) now and at every measurement since this was last asked; (K,)."""
-        for W in weights.unbind(1):
-            torch.maximum(self.worst, orthogonality_error(W), out=self.worst)
-        largest = self.worst.clone()
+        for W, worst in zip(weights.unbind(1), self.worst.unbind(1), strict=True):
+            worst.copy_(torch.maximum(worst, orthogonality_error(W)))
+        largest = self.worst.amax(1)
         self.worst.zero_()
         return largest
-
-
-def _beyond(bound: Tensor) -> list[int]:
-    """Members whose bound passes the limit; what is not a number does."""
-    members: list[int] = torch.nonzero(~(bound <= LIMIT)).flatten().tolist()
-    return members

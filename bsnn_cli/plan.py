@@ -10,13 +10,17 @@ from pathlib import Path
 
 from bsnn_cli import checkpoint
 from bsnn_cli.checkpoint import CURRENT, PREVIOUS
-from bsnn_cli.config import DATASETS, TrainConfig
+from bsnn_cli.choices import DATASETS
+from bsnn_cli.config import TrainConfig
 from bsnn_cli.identity import activation_label, run_directory
 from bsnn_cli.knobs import knobs
 from bsnn_cli.runs import RunDirectory
 
 UNNAMED = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "seed"}
 """Knobs that have a column of their own, or none, in the table of outcomes."""
+
+INTENTS = ("finished", "to resume", "to run")
+OUTCOMES = ("done", "diverged", "failed", "running", "not finished")
 
 PROBE_LAYERS = 8
 """Depth of the network that is timed for an estimate."""
@@ -43,9 +47,13 @@ def untried(config: TrainConfig) -> bool:
 
 def summary(configs: Sequence[TrainConfig]) -> str:
     """The plan in one line, such as "24 runs: 3 finished, 1 to resume, 20 to run"."""
-    words = [intent(config) for config in configs]
-    counts = ", ".join(f"{words.count(word)} {word}" for word in ("finished", "to resume", "to run") if word in words)
-    return f"{len(configs)} {'run' if len(configs) == 1 else 'runs'}: {counts}"
+    return count([intent(config) for config in configs], INTENTS)
+
+
+def count(words: Sequence[str], kinds: Sequence[str]) -> str:
+    """How many of each kind, such as "3 runs: 2 done, 1 failed"."""
+    counts = ", ".join(f"{words.count(kind)} {kind}" for kind in kinds if kind in words)
+    return f"{len(words)} {'run' if len(words) == 1 else 'runs'}: {counts}"
 
 
 def intent(config: TrainConfig) -> str:
@@ -73,18 +81,18 @@ def columns(configs: Sequence[TrainConfig]) -> list[tuple[str, ...]]:
 
 
 def outcome(configs: Sequence[TrainConfig]) -> str:
-    """What came of the runs, as a table, followed by the reason and the log of each that has failed."""
+    """What came of the runs: a table, how many of each kind, and the reason and the log of each that has failed."""
     rows = columns(configs)
-    table, notes = [(*rows[0], "outcome", "test", "directory")], []
+    table, words, notes = [(*rows[0], "outcome", "test", "directory")], [], []
     for config, row in zip(configs, rows[1:], strict=True):
         directory = RunDirectory(run_directory(config))
         result, status = directory.result(), directory.status()
         accuracy = "" if result is None or result.test_accuracy is None else f"{result.test_accuracy:.2f} %"
-        word = "not finished" if status == "interrupted" else status
-        table.append((*row, word, accuracy, str(directory.path)))
+        words.append("not finished" if status == "interrupted" else status)
+        table.append((*row, words[-1], accuracy, str(directory.path)))
         if status == "failed":
             notes.append(f"failed: {' '.join(row)}: {reason(directory.path)}; see {directory.path / 'log.txt'}")
-    return "\n".join([align(table), *notes])
+    return "\n".join([align(table), count(words, OUTCOMES), *notes])
 
 
 def reason(directory: Path) -> str:
@@ -129,7 +137,7 @@ def preview(configs: Sequence[TrainConfig]) -> str:
         [
             align(table),
             summary(configs),
-            f"time: about {formatted(seconds)}, one after the other on this machine",
+            f"time: about {formatted(seconds)} of training, one after the other on this machine",
             f"disk: {kept / 1e6:.1f} MB to keep; {peak / 1e6:.1f} MB while a run is going on",
         ]
     )
@@ -148,7 +156,7 @@ def samples(config: TrainConfig) -> tuple[int, int]:
         return known
     from bsnn_cli import image_folder
 
-    found = image_folder.scan(Path(config.dataset.root))
+    found = image_folder.scan(Path(config.dataset.root).expanduser())
     return len(found.train), len(found.test)
 
 
@@ -179,7 +187,7 @@ def step_seconds(config: TrainConfig) -> float:
     depth = min(config.model.depth, PROBE_LAYERS)
     width, batch = config.model.width, config.optim.batch_size
     device = runner.choose_device(config.device)
-    trainer = runner.trainer(config.model)(
+    trainer = runner.trainer(config.model, device)(
         dataclasses.replace(config.model, depth=depth),
         [runner.member(config)[0]],
         inputs=width,

@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from bsnn_cli.config import ACTIVATION_LABELS
+from bsnn_cli.choices import ACTIVATION_LABELS
+from bsnn_cli.config import FiguresConfig
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.files import write_atomically, write_text
 
@@ -45,6 +46,7 @@ COLOURS = {
     "sigmoid": "#332288",
     "identity": "#888888",
 }
+CUSTOM_COLOUR = "#A6761D"
 GREY = "#666666"
 
 LOOKS: Any = {
@@ -118,6 +120,11 @@ class Missing:
     command: str
 
 
+def elsewhere(config: FiguresConfig) -> str:
+    """What a command must say of the folder, so that its numbers are found again."""
+    return "" if config.output_root == FiguresConfig().output_root else f" output_root={config.output_root}"
+
+
 def looks() -> AbstractContextManager[None]:
     """All drawing and saving happens inside this."""
     return matplotlib.rc_context(LOOKS)
@@ -139,12 +146,17 @@ def note(figure: Figure, text: str) -> None:
 
 def label(name: str, gpn: bool) -> str:
     """As legends show it, such as `SELU-GPN`."""
-    return ACTIVATION_LABELS[name] + ("-GPN" if gpn else "")
+    return ACTIVATION_LABELS.get(name, name) + ("-GPN" if gpn else "")
+
+
+def colour(name: str) -> str:
+    """Of an activation; all custom ones share theirs."""
+    return COLOURS.get(name, CUSTOM_COLOUR)
 
 
 def stroke(name: str, gpn: bool) -> dict[str, Any]:
     """Colour and dashes of an activation's line, for `Axes.plot`."""
-    return {"color": COLOURS[name], "linestyle": "-" if gpn else "--"}
+    return {"color": colour(name), "linestyle": "-" if gpn else "--"}
 
 
 def split(activation: str) -> tuple[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ from tqdm import tqdm
 
 from bsnn_cli.records import EpochRecord
 from bsnn_cli.training import Tick
+
+UNKNOWN_SIZE = {"ncols": 80, "nrows": 24}
+"""For a terminal that says it has no columns, as `script` and some containers do; tqdm would draw nothing in it."""
 
 REFRESH_S = 0.2
 """Reading a loss makes the host wait for a GPU, so it is done this rarely."""
@@ -31,9 +35,10 @@ class ProgressBar:
     """
 
     def __init__(self, total: int, done: int, wanted: bool) -> None:
-        self._bar = tqdm(total=total, initial=done, unit="step", disable=None if wanted else True, dynamic_ncols=True)
+        size = {"dynamic_ncols": True} if _columns() > 0 else UNKNOWN_SIZE
+        self._bar = tqdm(total=total, initial=done, unit="step", disable=None if wanted else True, **size)
         self._shown = 0.0
-        self._accuracy = ""
+        self._loss = self._accuracy = ""
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -51,10 +56,23 @@ class ProgressBar:
         if time.monotonic() - self._shown > REFRESH_S:
             self._shown = time.monotonic()
             if tick.loss is not None:
-                self._bar.set_postfix_str(f"loss {float(tick.loss.mean()):.3f}{self._accuracy}", refresh=False)
-            self._bar.set_description("evaluating" if tick.loss is None else "training")
+                self._loss = f"loss {float(tick.loss.mean()):.3f}"
+            self._bar.set_description("evaluating" if tick.loss is None else "training", refresh=False)
+            self._show()
 
     def epoch(self, records: Sequence[EpochRecord]) -> None:
         """Note the accuracies of an epoch."""
         mean = sum(record.test_accuracy for record in records) / len(records)
         self._accuracy = f", test {mean:.2f} % after epoch {records[0].epoch}"
+        self._show()
+
+    def _show(self) -> None:
+        self._bar.set_postfix_str(self._loss + self._accuracy)
+
+
+def _columns() -> int:
+    """Of the terminal on standard error, as it says itself; 0 where there is none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return 0

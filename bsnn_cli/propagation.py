@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bsnn_cli import activations, parameters
+from bsnn_cli import custom, parameters
+from bsnn_cli.activations import normalise
 from bsnn_cli.config import ActivationConfig, ModelConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.network import Hidden, nonlinearity, unit_variance
@@ -236,8 +237,8 @@ class Slope:
     """
 
     def __init__(self, activation: ActivationConfig) -> None:
-        self._phi = activations.get(activation.name)
-        self._a = activations.normalise(activation.name, activation.root).a if activation.gpn else 1.0
+        self._phi = custom.activation(activation)
+        self._a = normalise(self._phi, activation.root).a if activation.gpn else 1.0
         self.largest = float(self(torch.linspace(-8, 8, 1601, dtype=torch.float64)).abs().max())
 
     def __call__(self, h: Tensor) -> Tensor:

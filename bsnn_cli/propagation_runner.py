@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bsnn_cli import checkpoint, data, memory, propagation, propagation_store, provenance, runs
+from bsnn_cli import checkpoint, custom, data, memory, propagation, propagation_store, provenance, runs
 from bsnn_cli.config import PropagateConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.errors import CheckpointError, ConfigError
@@ -33,6 +33,7 @@ def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
     """
     config, trained = of_trained_run(config)
     check(config)
+    config = dataclasses.replace(config, activation=custom.identified(config.activation))
     device = choose_device(config.device)
     if config.propagate.source == "dataset":
         found = dataclasses.replace(config.dataset, fingerprint=data.fingerprint(config.dataset))
@@ -91,7 +92,7 @@ def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, 
     if config.run is None:
         return config, None
     directory = Path(config.run)
-    theirs = runs.read_config(directory / "config.yaml")
+    theirs = runs.RunDirectory(directory).config()
     default = PropagateConfig()
     for name in ("activation", "model", "dataset", "approach"):
         ours = getattr(config, name)

@@ -17,7 +17,8 @@ import torch
 from omegaconf import OmegaConf
 
 from bsnn_cli import identity
-from bsnn_cli.config import ACTIVATION_LABELS, PropagateConfig
+from bsnn_cli.choices import ACTIVATION_LABELS
+from bsnn_cli.config import PropagateConfig
 from bsnn_cli.files import write_json, write_text
 from bsnn_cli.propagation import Measurement, summarise
 from bsnn_cli.records import NUMERICS_VERSION, LayerRecord
@@ -114,10 +115,10 @@ def summary_of(config: PropagateConfig, measurements: Sequence[Measurement]) -> 
         values = [repeat[name] for repeat in repeats]
         numbers[name] = _finite(math.fsum(values) / len(values))
         numbers[f"{name}_std"] = _finite(float(pd.Series(values).std())) if len(values) > 1 else None
-    model = config.model
+    model, base = config.model, identity.base_name(config.activation)
     return {
         "activation": identity.activation_label(config),
-        "label": ACTIVATION_LABELS[config.activation.name] + ("-GPN" if config.activation.gpn else ""),
+        "label": ACTIVATION_LABELS.get(base, base) + ("-GPN" if config.activation.gpn else ""),
         "approach": config.approach,
         "depth": model.depth,
         "width": model.width,

@@ -126,6 +126,7 @@ class RunResult:
         root: which solution b was used, null without GPN.
         batch_norm: whether `norm` is `batch`.
         parameters: number of trained values.
+        networks: in the fleet that took `elapsed_s`; null in results from before this was noted.
         numerics: `NUMERICS_VERSION` of the program that made the result.
         diverged_epoch, diverged_step: where the loss or a gradient ceased to be finite; null where done.
     """
@@ -152,3 +153,4 @@ class RunResult:
     numerics: int = NUMERICS_VERSION
     diverged_epoch: int | None = None
     diverged_step: int | None = None
+    networks: int | None = None

@@ -6,7 +6,7 @@ are PyTorch's own modules under PyTorch's own optimiser.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bsnn_cli.config import ModelConfig
+from bsnn_cli.data import Dataset
 from bsnn_cli.fleet import Member
 from bsnn_cli.network import Hidden, Network, Phi
 from bsnn_cli.orthogonal import orthogonality_error
@@ -51,7 +52,7 @@ class ReferenceTrainer:
         self.model, self.members = model, tuple(members)
         self.device, self.dtype = torch.device(device), dtype
         self.networks = [
-            Network(model, Phi(one.activation.name, one.a, one.b), inputs, classes, one.seed).to(self.device, dtype)
+            Network(model, Phi(one.activation, one.a, one.b), inputs, classes, one.seed).to(self.device, dtype)
             for one in members
         ]
         self.optimizers = [
@@ -134,3 +135,12 @@ class ReferenceTrainer:
                     buffer.copy_(value)
             losses.append(loss.detach())
         return torch.stack(losses)
+
+    def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """As `Fleet.updates`."""
+        for indices in batches:
+            yield self.step(*data.batch(indices, self.dtype))
+
+    def anyone_alive(self) -> bool:
+        """As `Fleet.anyone_alive`."""
+        return bool(self.alive.any())

@@ -14,9 +14,9 @@ from bsnn_cli.config import TrainConfig
 from bsnn_cli.errors import BsnnError, RunDirectoryError
 from bsnn_cli.identity import run_directory
 from bsnn_cli.records import RunResult
-from bsnn_cli.runs import RunDirectory, read_config
+from bsnn_cli.runs import RunDirectory
 
-TIMES = ("elapsed_s",)
+TIMES = ("elapsed_s", "networks")
 """What two runs of the same thing do not share."""
 
 ORIGIN = ("version", "commit", "python", "torch", "cuda", "device", "threads", "trainer")
@@ -41,7 +41,7 @@ def repeat(path: Path) -> str:
         NotIdentical: with the differences in the results, and in where they come from.
     """
     before = RunDirectory(path)
-    config = read_config(path / "config.yaml")
+    config = before.config()
     if before.result() is None:
         raise RunDirectoryError(f"{path}: is not finished; there is nothing to compare with")
     with tempfile.TemporaryDirectory(prefix="bsnn-rerun-") as folder:
@@ -64,6 +64,7 @@ def run_again(config: TrainConfig, recorded: dict[str, Any], folder: Path) -> Pa
         threads=recorded.get("threads", config.threads),
         force=False,
         dry_run=False,
+        logger="none",
         checkpoint=dataclasses.replace(config.checkpoint, keep="weights"),
     )
     again = runner.prepare(again)

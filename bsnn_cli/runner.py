@@ -4,43 +4,59 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 
-from bsnn_cli import activations, checkpoint, data, memory, provenance
+from bsnn_cli import activation_file, checkpoint, custom, data, memory, provenance
+from bsnn_cli.activations import normalise
+from bsnn_cli.captured import CapturedFleet
 from bsnn_cli.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.data import Dataset
 from bsnn_cli.errors import ConfigError, Interrupted, StorageError
 from bsnn_cli.fleet import Fleet, Member
-from bsnn_cli.identity import identity, run_directory
+from bsnn_cli.identity import run_directory
 from bsnn_cli.interruption import StopFlag
 from bsnn_cli.progress import ProgressBar, say
 from bsnn_cli.records import EpochRecord, RunResult
 from bsnn_cli.reference_trainer import ReferenceTrainer, covers
 from bsnn_cli.runs import RunDirectory
+from bsnn_cli.session import Session, environment
+from bsnn_cli.tracking import EventLog
 from bsnn_cli.training import Position, Tick, Trainer, steps_per_epoch, train
 
-SAVING_SHARE = 0.02
-"""Saving may take this share of the time; a slow disk stretches the interval between checkpoints."""
+GPU_SHARE = 0.8
+"""Networks may take this share of the free memory of a GPU; temporaries and evaluation take some as well."""
 
 
 def prepare(config: TrainConfig) -> TrainConfig:
     """Fill in what needs a look at the machine or the data, and refuse what cannot run here.
 
     Raises:
-        ConfigError: the device is not there, or the precision is not to be had on it.
-        DataError: an image folder cannot be read.
+        ConfigError: the device is not there, or the precision is not to be had on it; or as `identified`.
+        DataError: as `identified`.
     """
     device = choose_device(config.device)
     if config.precision == "tf32" and device.type != "cuda":
         raise ConfigError(f"precision=tf32: needs a CUDA device, and this run is on {device}; use fp32")
+    if config.precision == "tf32" and config.model.weights == "orthogonal":
+        raise ConfigError("precision=tf32: has three digits, and model.weights=orthogonal keeps five; use fp32")
+    return identified(config)
+
+
+def identified(config: TrainConfig) -> TrainConfig:
+    """Fill in the fingerprints of what a run takes from files of the user's.
+
+    Raises:
+        ConfigError: a custom activation cannot be read, is none, or is not the one that the config was made for.
+        DataError: an image folder cannot be read.
+    """
     dataset = dataclasses.replace(config.dataset, fingerprint=data.fingerprint(config.dataset))
-    return dataclasses.replace(config, dataset=dataset)
+    return dataclasses.replace(config, activation=custom.identified(config.activation), dataset=dataset)
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,107 +72,18 @@ def choose_device(name: str) -> torch.device:
 def member(config: TrainConfig) -> tuple[Member, str | None]:
     """What the fleet needs to know of one run, and which root b was taken (None without GPN)."""
     activation: ActivationConfig = config.activation
-    a, b, root = 1.0, 0.0, None
+    phi, a, b, root = custom.activation(activation), 1.0, 0.0, None
     if activation.gpn:
-        solution = activations.normalise(activation.name, activation.root)
+        solution = normalise(phi, activation.root)
         a, b, root = solution.a, solution.b, solution.root
-    phi = activations.get(activation.name)
     return Member(activation=phi, a=a, b=b, seed=config.seed, lr=config.optim.lr), root
 
 
-def trainer(model: ModelConfig) -> type[Fleet] | type[ReferenceTrainer]:
-    """The fast path where it covers a network, the reference network elsewhere."""
-    return Fleet if covers(model) else ReferenceTrainer
-
-
-@dataclass
-class Session:
-    """A fleet at work on its runs, in this process.
-
-    Attributes:
-        configs, directories, records: one entry for each member; records are of the epochs so far.
-        elapsed_before_s: wall time of earlier sessions.
-        save_again_at: on the monotonic clock, in seconds.
-    """
-
-    configs: Sequence[TrainConfig]
-    directories: Sequence[RunDirectory]
-    dataset: Dataset
-    fleet: Trainer
-    position: Position
-    records: list[list[EpochRecord]]
-    elapsed_before_s: float
-    started: float
-    save_again_at: float
-
-    def elapsed_s(self) -> float:
-        """Wall time of the runs so far in seconds, all sessions added up."""
-        return self.elapsed_before_s + time.monotonic() - self.started
-
-    def save(self) -> None:
-        """Write checkpoint and epochs of every member, and fix the time of the next save."""
-        begin = time.monotonic()
-        for k, directory in enumerate(self.directories):
-            state = {
-                "identity": identity(self.configs[k]),
-                "environment": environment(self.fleet.device),
-                "epoch": self.position.epoch,
-                "batch": self.position.batch,
-                "loss_sum": float(self.position.loss_sum[k]),
-                "elapsed_s": self.elapsed_s(),
-                "records": [dataclasses.asdict(record) for record in self.records[k]],
-                "tensors": self.fleet.member_state(k),
-            }
-            checkpoint.rotate(directory.path, state)
-            directory.write_epochs(self.records[k])
-        end = time.monotonic()
-        self.save_again_at = end + max(self.configs[0].checkpoint.every_s, (end - begin) / SAVING_SHARE)
-
-    def finish(self) -> list[RunResult]:
-        """Write what stays of every run, the result last."""
-        results = [self.result(k) for k in range(len(self.configs))]
-        for k, (config, directory, result) in enumerate(zip(self.configs, self.directories, results, strict=True)):
-            directory.write_epochs(self.records[k])
-            if config.checkpoint.keep != "none":
-                state = self.fleet.member_state(k)
-                directory.write_weights({name: state[name] for name in state if not name.startswith("momentum.")})
-            directory.end_session(provenance.now())
-            directory.finish(result, config.checkpoint.keep)
-        return results
-
-    def result(self, k: int) -> RunResult:
-        """What the run of member k came to."""
-        config, fleet, alive = self.configs[k], self.fleet, bool(self.fleet.alive[k])
-        last = self.records[k][-1] if alive else None
-        steps = int(fleet.steps[k])
-        return RunResult(
-            status="done" if alive else "diverged",
-            train_accuracy=None if last is None else last.train_accuracy,
-            test_accuracy=None if last is None else last.test_accuracy,
-            train_loss=None if last is None else last.train_loss,
-            test_loss=None if last is None else last.test_loss,
-            epochs=len(self.records[k]),
-            steps=steps,
-            elapsed_s=self.elapsed_s(),
-            activation=config.activation.name,
-            gpn=config.activation.gpn,
-            root=member(config)[1],
-            norm=config.model.norm,
-            batch_norm=config.model.norm == "batch",
-            dataset=str(config.dataset.name),
-            depth=config.model.depth,
-            width=config.model.width,
-            weights=config.model.weights,
-            seed=config.seed,
-            parameters=fleet.parameter_count(),
-            diverged_epoch=None if alive else len(self.records[k]) + 1,
-            diverged_step=None if alive else steps + 1,
-        )
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What must be the same for a resumed run to be equal to the byte."""
-    return {"torch": str(torch.__version__), "device": device.type, "threads": torch.get_num_threads()}
+def trainer(model: ModelConfig, device: torch.device) -> type[Fleet] | type[ReferenceTrainer]:
+    """The fast path of a device where it covers a network, the reference network elsewhere."""
+    if not covers(model):
+        return ReferenceTrainer
+    return CapturedFleet if device.type == "cuda" else Fleet
 
 
 def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
@@ -208,7 +135,7 @@ def _run_pending(pending: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
                 if config.force:
                     directory.clear()
                 if directory.result() is None:  # another process may have got there while this one waited
-                    directory.claim(config)
+                    directory.claim(config, activation_file.source(config.activation))
                     claimed.append((config, directory))
         try:
             train_together(claimed, dataset.to(choose_device(first.device)), stop)
@@ -233,12 +160,9 @@ def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset:
     """
     with stop.at_once():
         members = [(config, directory, _checkpoint(directory)) for config, directory in pending]
-    for runs in by_position(members):
+    for runs in (part for group in by_position(members) for part in fitting(group, dataset.train.images.device)):
         try:
-            with stop.at_once():
-                session = begin(runs, dataset)
-            work(session, stop)
-            session.finish()
+            _train_to_the_end(runs, dataset, stop)
         except torch.OutOfMemoryError:
             if len(runs) == 1:
                 raise
@@ -248,6 +172,27 @@ def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset:
             continue
         for part in (runs[:half], runs[half:]):
             train_together([(config, directory) for config, directory, _ in part], dataset, stop)
+
+
+def fitting(runs: Sequence[Run], device: torch.device) -> list[Sequence[Run]]:
+    """Parts of what stands at one position, each no larger than the free memory of a GPU promises to hold."""
+    config = runs[0][0]
+    networks = int(GPU_SHARE * free_bytes(device) // memory.training_bytes(config.model, config.optim.batch_size))
+    size = max(1, min(networks, len(runs)))
+    return [runs[first : first + size] for first in range(0, len(runs), size)]
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory of a GPU that is free; of a CPU's the launcher has had a look, at a share of it."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else sys.float_info.max
+
+
+def _train_to_the_end(runs: Sequence[Run], dataset: Dataset, stop: StopFlag) -> None:
+    """A function of its own, so that nothing of a fleet is left where the memory has not been enough for it."""
+    with stop.at_once():
+        session = begin(runs, dataset)
+    work(session, stop)
+    session.finish()
 
 
 Run: TypeAlias = "tuple[TrainConfig, RunDirectory, dict[str, Any] | None]"
@@ -277,7 +222,7 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     device, first = dataset.train.images.device, configs[0]
     if states and states[0]["environment"] != environment(device):
         say(f"warning: {states[0]['environment']} has become {environment(device)}; results may differ in rounding")
-    build = trainer(first.model)
+    build = trainer(first.model, device)
     if build is ReferenceTrainer:
         say("the fast path does not cover this network; the reference network is trained, by autograd")
     fleet: Trainer = build(
@@ -296,15 +241,21 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
         say(f"resuming after {position.epoch} epochs and {position.batch} batches ({int(fleet.steps[0])} steps)")
     for directory in directories:
         directory.begin_session(provenance.collect(device) | {"trainer": build.__name__})
+    records = [[EpochRecord(**record) for record in state["records"]] for state in states] or [[] for _ in configs]
+    before = max((state["elapsed_s"] for state in states), default=0.0)
     now = time.monotonic()
     return Session(
         configs=configs,
         directories=directories,
+        logs=[
+            EventLog(directory.path, before) if config.logger == "tensorboard" else None
+            for config, directory in zip(configs, directories, strict=True)
+        ],
         dataset=dataset,
         fleet=fleet,
         position=position,
-        records=[[EpochRecord(**record) for record in state["records"]] for state in states] or [[] for _ in configs],
-        elapsed_before_s=max((state["elapsed_s"] for state in states), default=0.0),
+        records=records,
+        elapsed_before_s=before,
         started=now,
         save_again_at=now + first.checkpoint.every_s,
     )
@@ -338,8 +289,7 @@ def work(session: Session, stop: StopFlag) -> None:
                     if fleet.alive[k]:  # the epochs of a member that has diverged mean nothing
                         session.records[k].append(record)
                 bar.epoch(event)
-                for directory, records in zip(session.directories, session.records, strict=True):
-                    directory.write_epochs(records)
+                session.publish()
             if stop.received is not None:
                 session.save()
                 raise Interrupted(stop.received, "stopped; the state is saved, the same command goes on from here")

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bsnn_cli import checkpoint, identity
+from bsnn_cli import activation_file, checkpoint, identity, tracking
 from bsnn_cli.config import TrainConfig
 from bsnn_cli.errors import RunDirectoryError, RunLockedError
 from bsnn_cli.files import write_json, write_text
@@ -29,6 +29,7 @@ from bsnn_cli.records import EpochRecord, RunResult
 if TYPE_CHECKING:  # a launcher looks after run directories without the time and memory that these take
     import pandas as pd
 
+    from bsnn_cli.data import Dataset
     from bsnn_cli.network import Network
 
 LOCK = ".lock"
@@ -63,11 +64,20 @@ class RunDirectory:
                 f"{self.path}: another process is working on this run; wait=true waits for it"
             ) from None
         except OSError as error:
-            raise RunDirectoryError(f"output_root: cannot write {self.path}: {error.strerror}") from None
+            raise RunDirectoryError(unwritable(self.path, error)) from None
         try:
             yield
         finally:
             lock.release()
+
+    def config(self) -> TrainConfig:
+        """What is run here; a custom activation is taken from the copy of its file.
+
+        Raises:
+            RunDirectoryError: as `read_config`.
+        """
+        config = read_config(self.path / "config.yaml")
+        return dataclasses.replace(config, activation=activation_file.moved(config.activation, self.path))
 
     def verify(self, config: TrainConfig) -> None:
         """Make sure that what is there, if anything, is of this run.
@@ -81,8 +91,12 @@ class RunDirectory:
             if (identity.differences(other), other.seed) != (identity.differences(config), config.seed):
                 raise RunDirectoryError(f"{self.path}: holds a run of another configuration ({path}); move it away")
 
-    def claim(self, config: TrainConfig) -> None:
+    def claim(self, config: TrainConfig, activation: str | None = None) -> None:
         """Begin an attempt: write `config.yaml`, and forget why the last attempt has failed.
+
+        Args:
+            config: resolved.
+            activation: text of the file of a custom activation, to be kept here.
 
         Raises:
             RunDirectoryError: the directory belongs to another configuration, or cannot be written to.
@@ -90,9 +104,11 @@ class RunDirectory:
         self.verify(config)
         try:
             write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+            if activation is not None:
+                write_text(self.path / activation_file.COPY, activation)
             (self.path / "failed.json").unlink(missing_ok=True)
         except OSError as error:
-            raise RunDirectoryError(f"output_root: cannot write {error.filename}: {error.strerror}") from error
+            raise RunDirectoryError(unwritable(error.filename, error)) from error
 
     def result(self) -> RunResult | None:
         """What the finished run came to; None if it is not finished."""
@@ -129,7 +145,9 @@ class RunDirectory:
         """Remove what an earlier attempt has written; `result.json` first, so that no half run looks finished."""
         for name in ("result.json", "weights.pt", "epochs.csv", "failed.json", "provenance.json", "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
+        (self.path / activation_file.COPY).unlink(missing_ok=True)
         checkpoint.discard(self.path)
+        tracking.discard(self.path)
 
     def begin_session(self, provenance: dict[str, Any]) -> None:
         """Write `provenance.json`; sessions before this one stand under `earlier_sessions`."""
@@ -173,6 +191,11 @@ class RunDirectory:
         write_json(self.path / "failed.json", {"error": error, "traceback": trace})
 
 
+def unwritable(path: str | Path, error: OSError) -> str:
+    """What to tell where the output folder cannot be written."""
+    return f"output_root: cannot write {path}: {error.strerror}; output_root=FOLDER takes another folder"
+
+
 def read_config(path: Path) -> TrainConfig:
     """Read a `config.yaml`; knobs that did not exist when it was written take their defaults.
 
@@ -189,7 +212,8 @@ def read_config(path: Path) -> TrainConfig:
 def load_run(path: str | Path) -> Network:
     """The trained network of a finished run, in evaluation mode, on the CPU.
 
-    It takes inputs as `data.Dataset.standardise` gives them, (batch, inputs) float32, and returns logits.
+    It takes inputs as `load_dataset(path).standardise` gives them, (batch, inputs) float32, and returns logits. Where
+    the run has a custom activation, the copy of its Python file in the run directory is executed; nothing else is.
 
     Args:
         path: a run directory.
@@ -201,13 +225,31 @@ def load_run(path: str | Path) -> Network:
     from bsnn_cli.network import Network
 
     directory = Path(path)
-    config = read_config(directory / "config.yaml")
+    config = RunDirectory(directory).config()
     if not (directory / "weights.pt").exists():
         raise RunDirectoryError(f"{directory}: has no weights.pt; checkpoint.keep=weights keeps it at the end of a run")
     weights = checkpoint.load(directory / "weights.pt")
     inputs, classes = weights["input.weight"].shape[1], weights["output.weight"].shape[0]
     network = Network(config.model, config.activation, inputs, classes, config.seed)
     return network.load(weights).eval()
+
+
+def load_dataset(path: str | Path) -> Dataset:
+    """The dataset that a run was trained on, with its split and scaling; fetched if it is not there.
+
+    Args:
+        path: a run directory.
+
+    Raises:
+        RunDirectoryError: not a run directory, or the images of its folder are not those of then.
+        DataError: the files are absent or damaged.
+    """
+    from bsnn_cli import data
+
+    config = read_config(Path(path) / "config.yaml").dataset
+    if data.fingerprint(config) != config.fingerprint:
+        raise RunDirectoryError(f"dataset.root={config.root}: its content is not what {path} was trained on")
+    return data.load(config)
 
 
 def directories(output_root: str | Path) -> list[RunDirectory]:

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
 from bsnn_cli import propagation_store
-from bsnn_cli.config import ACTIVATION_LABELS, AUTO_ROOT, PAPER_ACTIVATIONS, FiguresConfig, ModelConfig
+from bsnn_cli.choices import ACTIVATION_LABELS, AUTO_ROOT, PAPER_ACTIVATIONS
+from bsnn_cli.config import FiguresConfig, ModelConfig
 from bsnn_cli.plotting import (
     COLOURS,
     DOUBLE,
@@ -67,7 +68,7 @@ def of_depth(config: FiguresConfig) -> list[Summary]:
     return [
         each
         for each in of_paper(config)
-        if each["config"]["activation"]["root"] in ("auto", AUTO_ROOT[each["config"]["activation"]["name"]])
+        if each["config"]["activation"]["root"] in ("auto", AUTO_ROOT.get(each["config"]["activation"]["name"]))
     ]
 
 

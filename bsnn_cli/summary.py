@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 from scipy.special import stdtrit
 
-from bsnn_cli.config import ACTIVATION_LABELS, DATASETS, TrainConfig
+from bsnn_cli.choices import ACTIVATION_LABELS, CUSTOM, DATASETS
+from bsnn_cli.config import TrainConfig
 from bsnn_cli.errors import ConfigError, RunDirectoryError
 from bsnn_cli.knobs import knobs
 
@@ -28,9 +29,12 @@ CELL = ["protocol", "dataset", "activation", "gpn", "batch_norm"]
 """What tells one number of the paper's tables from another: together they fix the identity of a run."""
 
 ROOT = "activation.root"
+ELSEWHERE = (ROOT, "model.weights")
+"""Protocols that set these answer a question of their own (`findings`)."""
+
 ALIASES = {"dataset.name": "dataset"}
 AXES = {
-    "activation": ["activation.name", "activation.gpn"],
+    "activation": ["activation.name", "activation.gpn", "activation.fingerprint"],
     "dataset": ["dataset.kind", "dataset.name", "dataset.fingerprint"],
 }
 """Short names of an axis of a pivot table, and the keys of the configuration that each stands for."""
@@ -43,8 +47,8 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
         runs: one row per run directory, as `runs.load_all` reads them.
 
     Returns:
-        The rows whose status is done or diverged. Where several image folders go by one name, `dataset` is
-        `<name>@<start of the fingerprint>`: different pictures are different datasets.
+        The rows whose status is done or diverged. Where several image folders or custom activations go by one name,
+        `dataset` or `activation` is `<name>@<start of the fingerprint>`: what differs in content is not the same.
 
     Raises:
         ConfigError: if there is none.
@@ -56,8 +60,8 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
         )
     runs = runs[runs["status"].isin(FINISHED)]
     return runs.assign(
-        dataset=_dataset_names(runs),
-        activation=runs["activation.name"].astype(str),
+        dataset=_told_apart(runs["dataset.name"], runs["dataset.fingerprint"]),
+        activation=_told_apart(_base_names(runs), runs["activation.fingerprint"]),
         gpn=runs["activation.gpn"].astype(bool),
         batch_norm=runs["model.norm"] == "batch",
     ).reset_index(drop=True)
@@ -69,11 +73,16 @@ def unfinished(runs: pd.DataFrame) -> str:
     return ", ".join(f"{n} {status}" for status, n in counts.items() if status not in FINISHED)
 
 
-def _dataset_names(runs: pd.DataFrame) -> pd.Series:
-    prints = runs["dataset.fingerprint"].astype(object).where(runs["dataset.fingerprint"].notna(), "").astype(str)
-    ambiguous = prints.groupby(runs["dataset.name"]).transform("nunique") > 1
-    names = runs["dataset.name"].astype(str)
-    return names.where(~ambiguous, names + "@" + prints.str[:6])
+def _base_names(runs: pd.DataFrame) -> pd.Series:
+    """Of activations, as `identity.base_name` gives them."""
+    functions = runs["activation.path"].astype(object).map(lambda path: str(path).rpartition(":")[2])
+    return functions.where(runs["activation.name"] == CUSTOM, runs["activation.name"])
+
+
+def _told_apart(names: pd.Series, fingerprints: pd.Series) -> pd.Series:
+    prints = fingerprints.astype(object).where(fingerprints.notna(), "").astype(str)
+    ambiguous = prints.groupby(names).transform("nunique") > 1
+    return names.astype(str).where(~ambiguous, names.astype(str) + "@" + prints.str[:6])
 
 
 def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
@@ -219,22 +228,26 @@ def published() -> pd.DataFrame:
         return pd.read_csv(file).rename(columns={"accuracy_percent": "published"})
 
 
-def compare(cells: pd.DataFrame) -> pd.DataFrame:
-    """Each of the paper's 96 numbers beside ours at the paper's protocol, in the order of the published table.
+def compare(cells: pd.DataFrame, protocol: str = "") -> pd.DataFrame:
+    """Each of the paper's 96 numbers beside ours, in the order of the published table.
 
     Args:
         cells: as `over_seeds(runs)` returns them.
+        protocol: of ours; the paper's, unless another is to stand beside its numbers.
 
     Returns:
-        Columns dataset, split, activation, gpn, batch_norm, ours, ours_std, n, diverged, published, difference (ours −
-        published); accuracies in percent, NaN where we have none.
+        Columns dataset, split, activation, gpn, batch_norm, ours, ours_std, ours_interval, n, diverged, published,
+        difference (ours − published); accuracies in percent, NaN where we have none.
     """
-    ours = cells[cells["protocol"] == ""].rename(columns={"mean": "ours", "std": "ours_std"})
+    ours = cells[cells["protocol"] == protocol].rename(
+        columns={"mean": "ours", "std": "ours_std", "interval": "ours_interval"}
+    )
     keys = ["dataset", "split", "activation", "gpn", "batch_norm"]
-    table = published().merge(ours[[*keys, "ours", "ours_std", "n", "diverged"]], on=keys, how="left")
+    measured = ["ours", "ours_std", "ours_interval", "n", "diverged"]
+    table = published().merge(ours[[*keys, *measured]], on=keys, how="left")
     table = table.fillna({"n": 0, "diverged": 0}).astype({"n": int, "diverged": int})
     table["difference"] = table["ours"] - table["published"]
-    return table[[*keys, "ours", "ours_std", "n", "diverged", "published", "difference"]]
+    return table[[*keys, *measured, "published", "difference"]]
 
 
 def paired(runs: pd.DataFrame) -> pd.DataFrame:
@@ -317,7 +330,7 @@ def _axis(runs: pd.DataFrame, key: str) -> pd.Series:
     """The value of each run on an axis; absent values are the string `none`."""
     if key == "activation":
         return runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""})
-    values = runs["root" if key == ROOT else key].astype(object)
+    values = runs[{ROOT: "root", "activation.name": "activation"}.get(key, key)].astype(object)
     return values.where(values.notna(), "none")
 
 

@@ -6,10 +6,11 @@ and what came of it, is read off the directories before and after.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -24,8 +25,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli import composition, job, plan
+from bsnn_cli.choices import CUSTOM
 from bsnn_cli.config import TrainConfig
-from bsnn_cli.errors import BsnnError, ConfigError, Interrupted
+from bsnn_cli.errors import BsnnError, ConfigError, Interrupted, RunDirectoryError
 from bsnn_cli.identity import run_directory
 from bsnn_cli.interruption import StopFlag
 from bsnn_cli.job import Orders
@@ -145,20 +147,28 @@ class RunSweeper(Sweeper):
         Another machine may have what this one lacks, such as a GPU.
         """
         special = config.device not in ("auto", "cpu") or config.precision != "fp32"
-        if config.dataset.kind == "folder" or (special and self.engine in ("basic", *LOCAL)):
+        if special and self.engine in ("basic", *LOCAL):
             from bsnn_cli import runner
 
             return runner.prepare(config)
+        if config.dataset.kind == "folder" or config.activation.name == CUSTOM:
+            from bsnn_cli import runner
+
+            return runner.identified(config)
         return config
 
     def launch(self, jobs: Sequence[tuple[TrainConfig, list[str]]]) -> int | None:
         """Have the launcher run the jobs; returns the number of the signal that has stopped it, if any.
 
         A launcher on this machine that breaks down is asked again as long as that brings runs to their end.
+
+        Raises:
+            RunDirectoryError: the sweep's own folder cannot be written.
         """
         folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        with writing(folder):
+            folder.mkdir(parents=True)
+            OmegaConf.save(self.config, folder / "multirun.yaml")
         gpus = local_gpus() if self.engine in LOCAL else []
         size = self.max_batch_size
         if self.engine in LOCAL:
@@ -168,7 +178,8 @@ class RunSweeper(Sweeper):
             size = workers if self.engine == "submitit_local" else size  # it would start all jobs at the same time
         while True:
             orders = Orders.here(folder, gpus, [config for config, _ in jobs])
-            orders.write()
+            with writing(folder):
+                orders.write()
             with StopFlag(orders.stop) as flag:
                 try:
                     for begin in range(0, len(jobs), size or len(jobs)):
@@ -180,6 +191,15 @@ class RunSweeper(Sweeper):
             if flag.received is not None or self.engine not in LOCAL or not 0 < len(left) < len(jobs):
                 return flag.received
             jobs = left
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn a failure to write the files of a sweep into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(f"output_root: cannot write {folder}: {error.strerror}") from error
 
 
 def work(_composed: DictConfig) -> None:

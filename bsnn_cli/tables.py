@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli import summary
-from bsnn_cli.config import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS, ModelConfig, OptimConfig
+from bsnn_cli.choices import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS
+from bsnn_cli.config import ModelConfig, OptimConfig
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.files import write_text
 from bsnn_cli.formats import markdown_table
@@ -23,8 +24,8 @@ PAPER_DATASETS = ("mnist", "cifar10")
 CSV_COLUMNS = ["split", "mean", "std", "n", "interval", "diverged", "numerics"]
 LEGEND = (
     "Accuracy in percent at the end of training; in parentheses with batch normalisation; the better of each Non-GPN "
-    "and GPN pair is bold. Several seeds: mean ± sample standard deviation [n = number of runs averaged, runs that "
-    "diverged]; otherwise n = 1. No finished run: –."
+    "and GPN pair is bold. Several seeds: mean ± sample standard deviation [n = number of runs averaged, half-width of "
+    "the 95 % interval of the mean by Student's t, runs that diverged]; otherwise n = 1. No finished run: –."
 )
 
 Record = dict[Any, Any]
@@ -37,11 +38,12 @@ class Style:
 
     bold: str
     plus_minus: str
+    percent: str
     dash: str
 
 
-MARKDOWN = Style("**{}**", "±", "–")
-LATEX = Style(r"\textbf{{{}}}", r"$\pm$", "--")
+MARKDOWN = Style("**{}**", "±", "%", "–")
+LATEX = Style(r"\textbf{{{}}}", r"$\pm$", r"\%", "--")
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def write_accuracy_tables(runs: pd.DataFrame, directory: Path) -> Tables:
         "paired.csv": _csv(paired[["protocol", "dataset", "activation", "batch_norm", *CSV_COLUMNS]]),
         "paired.md": _paired(paired),
     }
-    return _write(runs, directory, "{}_accuracy", blocks, cells[[*summary.CELL, *CSV_COLUMNS]], files)
+    shown = files["paired.md"] if (paired["n"] > 1).any() else ""
+    return _write(runs, directory, "{}_accuracy", blocks, cells[[*summary.CELL, *CSV_COLUMNS]], files, shown)
 
 
 def write_pivot_tables(runs: pd.DataFrame, directory: Path, rows: str, columns: str) -> Tables:
@@ -142,12 +145,14 @@ def _write(
     blocks: dict[str, list[Block]],
     cells: pd.DataFrame,
     files: dict[str, str],
+    also: str = "",
 ) -> Tables:
+    """Write a document for each split, and `files`; in the terminal both splits are shown, and then `also`."""
     contents = {}
     for split, tables in blocks.items():
         name, heading = stem.format(split), f"{split.capitalize()} accuracy (%)"
         contents[f"{name}.csv"] = _csv(cells[cells["split"] == split])
-        contents[f"{name}.md"] = markdown_document(heading, tables, f"{LEGEND} 95 % intervals: {name}.csv.")
+        contents[f"{name}.md"] = markdown_document(heading, tables, f"{LEGEND} Every digit: {name}.csv.")
         contents[f"{name}.tex"] = latex_document(heading, tables)
     contents |= files
     written = [_replace(directory / name, text) for name, text in contents.items()]
@@ -159,7 +164,11 @@ def _write(
     notes = [LEGEND, *([f"Not in the tables: {unfinished}; see `bsnn runs`."] if unfinished else [])]
     names = f"Written to {directory}: {', '.join(contents)}"
     warnings = dict.fromkeys(table.warning for tables in blocks.values() for table in tables)
-    return Tables("\n".join([*shown, *notes, names]), written, [warning for warning in warnings if warning is not None])
+    return Tables(
+        "\n".join([*shown, *notes, *([f"\n{also}"] if also else []), names]),
+        written,
+        [warning for warning in warnings if warning is not None],
+    )
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -234,7 +243,7 @@ def _value(value: Any) -> str:
 
 
 def entry(number: Record | None, style: Style) -> str:
-    """One number: `96.97`, `95.54 ± 0.32 [n=3]`, `95.50 ± 0.30 [n=2, 1 diverged]`, `diverged`, `3 diverged` or `–`."""
+    """One number: `96.97`, `95.54 ± 0.32 [n=3, 95 %: ±0.79]`, `[n=2, …, 1 diverged]`, `diverged`, `3 diverged`, `–`."""
     if number is None:
         return style.dash
     lost = f"{number['diverged']} diverged"
@@ -245,8 +254,12 @@ def entry(number: Record | None, style: Style) -> str:
         text += f" {style.plus_minus} {number['std']:.2f}"
     if number.get("better", False):
         text = style.bold.format(text)
-    counts = [f"n={number['n']}", *([lost] if number["diverged"] > 0 else [])]
-    return f"{text} [{', '.join(counts)}]" if number["n"] > 1 or number["diverged"] > 0 else text
+    notes = [f"n={number['n']}"]
+    if number["n"] > 1:
+        notes.append(f"95 {style.percent}: {style.plus_minus}{number['interval']:.2f}")
+    if number["diverged"] > 0:
+        notes.append(lost)
+    return f"{text} [{', '.join(notes)}]" if number["n"] > 1 or number["diverged"] > 0 else text
 
 
 def _texts(block: Block, style: Style) -> list[list[str]]:
@@ -337,7 +350,8 @@ def _comparison(table: pd.DataFrame) -> str:
 
 def _beside(record: Record) -> str:
     present = record["n"] + record["diverged"] > 0
-    ours = entry({**record, "mean": record["ours"], "std": record["ours_std"]} if present else None, MARKDOWN)
+    measured = {"mean": record["ours"], "std": record["ours_std"], "interval": record["ours_interval"]}
+    ours = entry(record | measured if present else None, MARKDOWN)
     return f"{ours} / {record['published']:.2f} / {_signed(record['difference'])}"
 
 

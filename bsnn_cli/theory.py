@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from bsnn_cli.activations import get, normalise
-from bsnn_cli.config import AUTO_ROOT, TheoryConfig
+from bsnn_cli.choices import AUTO_ROOT
+from bsnn_cli.config import TheoryConfig
 from bsnn_cli.meanfield import COLLAPSED, Transfer, fate_of_angle, fate_of_length, transfer, variance_step
 from bsnn_cli.orthogonal import stream
 from bsnn_cli.parameters import one_thread

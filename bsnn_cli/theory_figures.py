@@ -10,8 +10,21 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from bsnn_cli.config import ACTIVATION_LABELS, AUTO_ROOT, FiguresConfig
-from bsnn_cli.plotting import COLOURS, DOUBLE, GREY, Missing, Picture, canvas, key, legend_above, log_axis, note
+from bsnn_cli.choices import ACTIVATION_LABELS, AUTO_ROOT
+from bsnn_cli.config import FiguresConfig
+from bsnn_cli.plotting import (
+    COLOURS,
+    DOUBLE,
+    GREY,
+    Missing,
+    Picture,
+    canvas,
+    elsewhere,
+    key,
+    legend_above,
+    log_axis,
+    note,
+)
 
 CASES = {
     "none": "assumptions hold",
@@ -34,8 +47,7 @@ def theory(config: FiguresConfig, name: str) -> Numbers:
     path = Path(config.output_root) / "theory" / "theory.csv"
     if path.exists():
         return pd.read_csv(path), []
-    elsewhere = "" if config.output_root == FiguresConfig().output_root else f" output_root={config.output_root}"
-    return None, [Missing(name, "theory.csv is", f"bsnn theory{elsewhere}")]
+    return None, [Missing(name, "theory.csv is", f"bsnn theory{elsewhere(config)}")]
 
 
 def order(rows: pd.DataFrame) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,10 +17,12 @@ from bsnn_cli.orthogonal import stream
 from bsnn_cli.records import EpochRecord, Evaluation
 
 EVALUATION_BATCH = 500
+EVALUATION_BATCH_ON_GPU = 5000
+"""Images at once: as many as stay in a core's cache, and as many as fill a GPU."""
 
 
 class Trainer(Protocol):
-    """What trains K networks: `fleet.Fleet`, which has the meanings, or `reference_trainer.ReferenceTrainer`."""
+    """What trains K networks: `Fleet`, which has the meanings, `CapturedFleet` on a GPU, or `ReferenceTrainer`."""
 
     model: ModelConfig
     members: tuple[Member, ...]
@@ -29,7 +31,9 @@ class Trainer(Protocol):
     steps: Tensor
     alive: Tensor
 
-    def step(self, inputs: Tensor, labels: Tensor) -> Tensor: ...  # noqa: D102
+    def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]: ...  # noqa: D102
+
+    def anyone_alive(self) -> bool: ...  # noqa: D102
 
     def logits(self, inputs: Tensor) -> Tensor: ...  # noqa: D102
 
@@ -90,14 +94,13 @@ def train(
     Yields:
         a `Tick` after every update and evaluated batch; after every epoch the K records of it.
     """
-    while position.epoch < epochs and fleet.alive.any():
+    while position.epoch < epochs and fleet.anyone_alive():
         batches = epoch_batches(fleet, position.epoch, len(data.train.labels), batch_size)
-        for indices in batches[position.batch :]:
-            loss = fleet.step(data.standardise(data.train.images[indices], fleet.dtype), data.train.labels[indices])
+        for loss in fleet.updates(data, batches[position.batch :]):
             position.loss_sum += loss
             position.batch += 1
             yield Tick(loss)
-            if not fleet.alive.any():
+            if not fleet.anyone_alive():
                 return
         epoch = position.epoch + 1
         with_train = epoch == epochs or (train_every is not None and epoch % train_every == 0)
@@ -138,12 +141,18 @@ def epoch_batches(fleet: Trainer, epoch: int, samples: int, batch_size: int) -> 
     return torch.split(torch.stack(orders).to(fleet.device), batch_size, dim=1)[:steps]
 
 
+def evaluation_batch(device: torch.device) -> int:
+    """Images evaluated at once."""
+    return EVALUATION_BATCH_ON_GPU if device.type == "cuda" else EVALUATION_BATCH
+
+
 @torch.no_grad()
 def evaluate(fleet: Trainer, data: Dataset, split: Split) -> Generator[Tick, None, list[Evaluation]]:
     """Evaluate every member on a whole split, in evaluation mode; yields a `Tick` after each batch."""
     loss = torch.zeros(len(fleet.members), dtype=torch.float64, device=fleet.device)
     correct = torch.zeros(len(fleet.members), dtype=torch.int64, device=fleet.device)
-    batches = (torch.split(tensor, EVALUATION_BATCH) for tensor in (split.images, split.labels))
+    size = evaluation_batch(fleet.device)
+    batches = (torch.split(tensor, size) for tensor in (split.images, split.labels))
     for images, labels in zip(*batches, strict=True):
         logits = fleet.logits(data.standardise(images, fleet.dtype))
         target = labels.expand(len(fleet.members), -1)

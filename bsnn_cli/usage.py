@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
-from importlib.resources import files
 from typing import Any
 
+from bsnn_cli.arguments import groups
 from bsnn_cli.config import VERBS
 from bsnn_cli.knobs import allowed
 
@@ -38,21 +36,13 @@ def overview(verbs: dict[str, str]) -> str:
 
 def version() -> str:
     """The version of the installed package."""
+    from importlib.metadata import PackageNotFoundError  # a quarter of the time that `bsnn --help` would take
+    from importlib.metadata import version as installed_version
+
     try:
         return f"bsnn {installed_version('bsnn')}"
     except PackageNotFoundError:
         return "bsnn (not installed)"
-
-
-def groups() -> dict[str, list[str]]:
-    """Config groups and their choices, read off the shipped folder."""
-    found = {}
-    for folder in sorted(files("bsnn_cli.configs").iterdir(), key=lambda entry: entry.name):
-        if folder.is_dir() and not folder.name.startswith("_") and folder.name != "hydra":
-            choices = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-            if choices:
-                found[folder.name] = choices
-    return found
 
 
 def verb_help(verb: str, summary: str) -> str:

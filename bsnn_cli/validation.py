@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from bsnn_cli import approaches
-from bsnn_cli.config import DATASETS, NORM_GROUPS, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
+from bsnn_cli import approaches, tracking
+from bsnn_cli.choices import AUTO_ROOT, CUSTOM, DATASETS, NORM_GROUPS
+from bsnn_cli.config import ActivationConfig, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.knobs import allowed, complaint, knobs
 
@@ -18,6 +19,13 @@ def problems(config: Any) -> list[str]:
         rule = entry.metadata["rule"]
         if value is not None and rule is not None and not rule.accepts(value):
             found.append(complaint(key, value, allowed(entry), rule.choices))
+        elif value == "":
+            found.append(f"{key}=: must not be empty")
+    activation = getattr(config, "activation", None)
+    if activation is not None and activation.name == CUSTOM:
+        found += path_problems(activation)
+        if isinstance(config, TheoryConfig):
+            found.append(f"activation={CUSTOM}: theory knows named activations only; bsnn propagate measures any")
     dataset = getattr(config, "dataset", None)
     if dataset is not None and dataset.name not in (None, dataset.kind):
         if dataset.kind != "folder":
@@ -26,6 +34,8 @@ def problems(config: Any) -> list[str]:
             found.append(f"dataset.name={dataset.name}: belongs to another dataset; choose a name of its own")
     if isinstance(config, TrainConfig) and config.model.norm == "batch" and config.optim.batch_size == 1:
         found.append("optim.batch_size=1: must be at least 2 with model.norm=batch; one sample has no statistics")
+    if isinstance(config, TrainConfig) and config.logger == "tensorboard" and not tracking.installed():
+        found.append('logger=tensorboard: is not installed; pip install "bsnn[tensorboard]"')
     if isinstance(config, PropagateConfig) and (config.run is None or config.weights_digest is not None):
         # With run=, the network is known only once that run has been read.
         beyond = [layer for layer in config.propagate.histogram or [] if not 1 <= layer <= config.model.depth]
@@ -35,6 +45,18 @@ def problems(config: Any) -> list[str]:
         found.append(f"largest_width={config.largest_width}: must be at least smallest_width={config.smallest_width}")
     model = getattr(config, "model", None)
     return found if model is None else found + contradictions(model) + approaches.contradictions(config)
+
+
+def path_problems(activation: ActivationConfig) -> list[str]:
+    """What is wrong with where a custom activation comes from, at most one line."""
+    if activation.path is None:
+        return [f"activation.path: activation={CUSTOM} needs FILE.py:FUNCTION, such as activation.path=my.py:phi"]
+    name = activation.path.rpartition(":")[2]
+    if name in (*AUTO_ROOT, CUSTOM) or name.endswith("_gpn"):
+        return [
+            f"activation.path={activation.path}: a function called {name} would pass for another activation; rename it"
+        ]
+    return []
 
 
 def contradictions(model: ModelConfig) -> list[str]:

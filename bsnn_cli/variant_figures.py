@@ -8,14 +8,16 @@ from typing import Any, TypeAlias
 from matplotlib.ticker import FixedLocator
 
 from bsnn_cli import propagation_store
-from bsnn_cli.config import ACTIVATION_LABELS, AUTO_ROOT, FiguresConfig
+from bsnn_cli.choices import ACTIVATION_LABELS, AUTO_ROOT
+from bsnn_cli.config import FiguresConfig
 from bsnn_cli.plotting import (
-    COLOURS,
     DOUBLE,
     GREY,
     Missing,
     Picture,
     canvas,
+    colour,
+    elsewhere,
     key,
     label,
     legend_above,
@@ -47,7 +49,7 @@ Variant: TypeAlias = "tuple[str, Summary]"
 """A line style, and the measurement that it shows."""
 
 
-def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
+def root_signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """Signals, gradients and angles with the upper and the lower solution b."""
     found: dict[str, dict[str, Summary]] = {}
     for each in of_paper(config):
@@ -59,7 +61,7 @@ def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
     if absent:
         names = ",".join(f"{name}_gpn" for name in absent)
         command = f"bsnn propagate -m activation={names} activation.root=upper,lower" + size_arguments(config)
-        yield Missing("roots", f"signals with both roots of {', '.join(absent)}", command)
+        yield Missing("root_signals", f"signals with both roots of {', '.join(absent)}", command)
     styles = {"upper": "-", "lower": ":"}
     columns = {
         ACTIVATION_LABELS[name] + "-GPN": [(styles[root], found[name][root]) for root in styles if root in found[name]]
@@ -69,7 +71,7 @@ def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
     if not columns:
         return
     yield grid(
-        "roots",
+        "root_signals",
         columns,
         config.depth,
         {"upper root of $b$": "-", "lower root": ":"},
@@ -90,8 +92,7 @@ def after_training(config: FiguresConfig) -> Iterator[Picture | Missing]:
     trained = [each for each in stored if each["trained"] is not None]
     if not trained:
         command = "bsnn propagate run=RUN_DIRECTORY propagate.source=dataset"
-        elsewhere = "" if config.output_root == FiguresConfig().output_root else f" output_root={config.output_root}"
-        yield Missing("after_training", f"signals of trained networks, L = {config.depth}", command + elsewhere)
+        yield Missing("after_training", f"signals of trained networks, L = {config.depth}", command + elsewhere(config))
         return
     columns: dict[str, list[Variant]] = {}
     for each in trained:
@@ -139,7 +140,7 @@ def grid(
         for column, (heading, lines) in enumerate(tables.items()):
             ax = axes[row * len(columns) + column]
             for style, table, summary in lines:
-                looks: dict[str, Any] = {"color": COLOURS[summary["config"]["activation"]["name"]], "linestyle": style}
+                looks: dict[str, Any] = {"color": colour(summary["config"]["activation"]["name"]), "linestyle": style}
                 draw_signal(ax, table, quantity, **looks)
             log_axis(ax, "y", low, min(high, HIGHEST), ticks=5)
             ax.set_xlim(0, depth + 1)

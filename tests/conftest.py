@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+# Before anything loads torch: in networks as small as those of tests, threads cost ten times what they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 BSNN = Path(sys.executable).with_name("bsnn")
 SMALL = ["dataset=digits", "model.depth=3", "model.width=12", "optim.epochs=2", "optim.lr=0.01"]
@@ -21,11 +27,34 @@ def run_bsnn(*arguments: str, cwd: Path, **environment: str) -> subprocess.Compl
     return subprocess.run(
         [str(BSNN), *arguments],
         cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=900,
     )
+
+
+class Answer(NamedTuple):
+    """What a command line came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def bsnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """The command in this process and the test's folder, for what a process of its own adds nothing to but seconds."""
+    from bsnn_cli import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def bsnn(*arguments: str) -> Answer:
+        capsys.readouterr()
+        code = cli.dispatch(list(arguments))
+        return Answer(code, *capsys.readouterr())
+
+    return bsnn
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +68,13 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for archive in (source / "raw").glob("*.gz"):
         (root / "MNIST" / "raw" / archive.name).write_bytes(archive.read_bytes())
     return root
+
+
+@pytest.fixture
+def ray_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret of its own for the Ray of this test, instead of one in the user's home directory."""
+    path = tmp_path / "ray-token.txt"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bsnn_cli import baselines, bench
+from bsnn_cli import baselines, bench, bench_data, contestants, floors, lightning_baseline, projection
 from bsnn_cli.activations import get, normalise
+from bsnn_cli.choices import DATASETS
 from bsnn_cli.config import ActivationConfig, BenchConfig, DatasetConfig, ModelConfig
+from bsnn_cli.errors import ConfigError
 from bsnn_cli.fleet import Fleet, Member
 from bsnn_cli.network import Phi
+from bsnn_cli.stopwatch import make
 from tests.conftest import run_bsnn
 
 COLUMNS = {
-    *("implementation", "networks", "depth", "width", "batch_size", "norm", "weights", "device", "step_ms"),
+    *(
+        "comparison",
+        "ratio_to_best",
+        "implementation",
+        "networks",
+        "depth",
+        "width",
+        "batch_size",
+        "norm",
+        "weights",
+        "device",
+        "step_ms",
+    ),
     *("network_steps_per_s", "ratio_to_plain", "ratio_to_floor", "peak_memory_mb"),
 }
 
@@ -34,7 +51,7 @@ def test_the_plain_network_makes_the_same_steps(norm: str, weights: str) -> None
     solution = normalise("selu")
     member = Member(activation=get("selu"), a=solution.a, b=solution.b, seed=0, lr=0.05)
     fleet = Fleet(model, [member], inputs=6, classes=4, momentum=0.5, dtype=torch.float64)
-    plain = baselines.plain_network(model, Phi("selu", solution.a, solution.b), 6, 4, weights).double()
+    plain = baselines.plain_network(model, Phi(get("selu"), solution.a, solution.b), 6, 4, weights).double()
     bottom, *hidden, top = linears(plain)
     state = fleet.member_state(0)
     with torch.no_grad():
@@ -54,7 +71,7 @@ def test_the_plain_network_makes_the_same_steps(norm: str, weights: str) -> None
 
 @pytest.mark.parametrize("name", baselines.ORTHOGONAL_MAPS)
 def test_pytorchs_own_parametrisation_trains_and_stays_orthogonal(name: str) -> None:
-    network = baselines.plain_network(ModelConfig(depth=2, width=6), Phi("tanh"), 4, 3, name)
+    network = baselines.plain_network(ModelConfig(depth=2, width=6), Phi(get("tanh")), 4, 3, name)
     before = linears(network)[1].weight.detach().clone()
     step = baselines.plain_step(network, lr=0.1, momentum=0.5)
     for _ in range(3):
@@ -76,13 +93,14 @@ def tiny(tmp_path: Path, **options: object) -> BenchConfig:
 
 
 def test_every_implementation_is_timed_beside_its_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "peak_memory", lambda *_: 1.0)  # a process for each
+    monkeypatch.setattr(contestants, "peak_memory", lambda *_: 1.0)  # a process for each
     monkeypatch.setattr(bench, "GROWTH", {"depth": (1, 2), "width": (5, 10)})
     monkeypatch.setattr(bench, "FLEETS", {"cpu": (1, 3)})
     text = bench.run(tiny(tmp_path, growth=True, networks=[1, 2]))
     table = pd.read_csv(tmp_path / "bench" / "bench.csv")
     assert set(table.columns) >= COLUMNS
     assert {"plain", "plain_fused", "plain_dataloader", "bsnn", "floor"} < set(table.implementation)
+    assert ("lightning" in set(table.implementation)) == lightning_baseline.installed()
     assert table.implementation.str.startswith("torch_").sum() == 1
     kinds = table[table.implementation == "bsnn"][["networks", "depth", "width", "norm", "weights"]].agg(tuple, axis=1)
     wanted = {(1, 2, 10, "none", "unit_rows"), (2, 2, 10, "none", "unit_rows"), (1, 2, 10, "batch", "unit_rows")}
@@ -94,33 +112,108 @@ def test_every_implementation_is_timed_beside_its_floor(tmp_path: Path, monkeypa
     assert (table.network_steps_per_s * table.step_ms / 1e3).to_numpy() == pytest.approx(table.networks.to_numpy())
     assert (table.table_hours * table.network_steps_per_s * 3600).to_numpy() == pytest.approx(3_002_400)
     assert text == (tmp_path / "bench" / "bench.md").read_text()
-    for name in ("depth", "width", "networks"):
-        assert f"Time of a step grows like {name}^" in text
+    for name, (one, other) in {"depth (layers)": (1, 2), "width (units)": (5, 10), "networks at once": (1, 3)}.items():
+        header = rf"\| {re.escape(name)} +\| +{one} \| +{other} \| exponent \|"
+        assert re.search(rf"Milliseconds of a step against {re.escape(name)}\*\*\n\n{header}", text)
 
 
-def test_compiling_is_asked_for(tmp_path: Path) -> None:
-    dataset = bench.data.load(DatasetConfig(kind="digits"))
-    for wanted in (False, True):
-        first = next(bench.cases(tiny(tmp_path, compile=wanted), dataset))
-        assert ("plain_compiled" in [spec.implementation for spec in first]) == wanted
+def test_ratios_are_of_speed_to_plain_and_the_best_and_of_time_to_the_larger_floor() -> None:
+    model = ModelConfig(depth=2, width=10)
+    names = ("plain", "lightning", "bsnn", "floor", "floor_bytes")
+    specs = [contestants.Spec(name, 1, model) for name in names] + [contestants.Spec("bsnn", 4, model)]
+    times = np.array([[12.0, 8, 4, 1, 2, 16], [120, 80, 40, 20, 10, 160], [12, 8, 4, 1, 2, 16]])
+    ours, fleet = bench.measures(2, specs, times), bench.measures(5, specs, times)
+    assert ours["ratio_to_plain"] == fleet["ratio_to_plain"] == 3
+    assert ours["ratio_to_best"] == fleet["ratio_to_best"] == 2
+    assert ours["ratio_to_floor"] == 2
+    assert fleet["ratio_to_floor"] is None  # none of its size was timed
+    assert fleet["network_steps_per_s"] == 4 / 16
+    assert bench.measures(0, specs[:1], times[:, :1])["ratio_to_best"] == 1
 
 
 @pytest.mark.parametrize(
-    ("implementation", "networks"), [("plain", 1), ("plain_dataloader", 1), ("plain_fused", 1), ("bsnn", 2)]
+    "options", [{"weights": "orthogonal"}, {"weights": "weight_norm"}, {"norm": "layer"}, {"residual": True}]
 )
-def test_every_step_trains_on_a_batch(implementation: str, networks: int, tmp_path: Path) -> None:
+def test_only_what_has_a_plain_counterpart_is_compared(options: dict[str, object], tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    config.model = ModelConfig(depth=2, width=10, **options)
+    with pytest.raises(ConfigError, match="model: "):
+        bench.run(config)
+
+
+def test_compiling_is_asked_for(tmp_path: Path) -> None:
+    dataset = bench_data.present(DatasetConfig(kind="digits"))
+    for wanted in (False, True):
+        _, first = next(bench.comparisons(tiny(tmp_path, compile=wanted), dataset))
+        assert ("plain_compiled" in [spec.implementation for spec in first]) == wanted
+
+
+@pytest.mark.parametrize("implementation", ["plain", "plain_dataloader", "plain_fused", "lightning", "bsnn"])
+def test_every_step_trains_on_a_batch(implementation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if implementation == "lightning" and not lightning_baseline.installed():
+        pytest.skip("Lightning is not installed")
+    losses = []
+    cross_entropy = torch.nn.functional.cross_entropy
+    if implementation != "bsnn":
+        monkeypatch.setattr(
+            torch.nn.functional, "cross_entropy", lambda *of: losses.append(cross_entropy(*of)) or losses[-1]
+        )
     config = tiny(tmp_path, activation=ActivationConfig(name="tanh"))
     config.optim.lr = 0.1
-    spec = bench.Spec(implementation, networks, config.model)
-    step = bench.build(spec, config, bench.data.load(config.dataset))
-    losses = [torch.as_tensor(step()) for _ in range(200)]
-    assert isinstance(losses[0], Tensor)
-    assert losses[0].numel() == networks
-    assert torch.stack(losses[-20:]).mean() < 0.6 * torch.stack(losses[:5]).mean()
+    spec = contestants.Spec(implementation, 2 if implementation == "bsnn" else 1, config.model)
+    step = contestants.build(spec, config, bench_data.present(config.dataset))
+    if implementation == "bsnn":
+        losses = [step() for _ in range(200)]
+        assert losses[0].shape == (2,)
+    else:
+        make(step, 200)
+    losses = torch.stack(losses).detach()
+    assert len(losses) == 200
+    assert losses[-20:].mean() < 0.6 * losses[:5].mean()
+
+
+def test_the_table_is_projected_from_updates_evaluations_and_saving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = bench_data.present(DatasetConfig(kind="digits"))
+    monkeypatch.setattr(bench_data, "of_the_paper", lambda _: digits)
+    monkeypatch.setattr(projection, "MEASURED_S", 0.2)
+    projected = projection.project(tiny(tmp_path), torch.device("cpu"))
+    assert (projected.networks == 12).all()
+    assert list(projected.norm) == ["none", "batch"] * 2
+    # 1442 samples are 23 batches of 64 and 3 of 500; the 355 of the test split are 1 of 500.
+    for row, epochs in zip(projected.itertuples(), (50, 50, 100, 100), strict=True):
+        assert row.measured_s > 0.2
+        spent = epochs * 23 * row.step_ms + (epochs + 3) * row.evaluation_ms
+        assert row.hours == pytest.approx(spent / 0.98 / 3.6e6)
+
+
+@pytest.mark.parametrize("kind", ["mnist", "cifar10"])
+def test_what_has_not_been_fetched_has_a_stand_in_of_its_size(kind: str, tmp_path: Path) -> None:
+    dataset = bench_data.of_the_paper(DatasetConfig(kind=kind, root=str(tmp_path)))
+    assert (len(dataset.train.labels), len(dataset.test.labels)) == DATASETS[kind].samples
+    assert dataset.train.images.shape[1] == dataset.inputs == {"mnist": 784, "cifar10": 3072}[kind]
+    scaled = dataset.standardise(dataset.test.images[:500])
+    assert abs(scaled.mean()) < 0.01
+    assert scaled.std() == pytest.approx(1, abs=0.01)
+    updates, _ = projection.counts(dataset, DATASETS[kind].epochs, 64, "none")
+    assert updates == {"mnist": 50 * 938, "cifar10": 100 * 782}[kind]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_floor_is_the_larger_of_products_and_bytes(tmp_path: Path) -> None:
+    config = tiny(tmp_path, networks=[1, 3])
+    config.device = "cuda"
+    bench.run(config)
+    table = pd.read_csv(tmp_path / "bench" / "bench.csv").set_index("implementation")
+    assert {"floor", "floor_bytes", "bsnn", "plain"} < set(table.index)
+    assert (table.loc[["floor", "floor_bytes"], "ratio_to_floor"] <= 1).all()
+    assert (table.peak_memory_mb > 0).all()
 
 
 def test_batches_cover_an_epoch_without_repetition() -> None:
-    order = bench.batches(23, 2, 5, torch.device("cpu"))
+    order = contestants.batches(23, 2, 5, torch.device("cpu"))
     epoch = torch.cat(list(itertools.islice(order, 4)), dim=1)
     assert epoch.shape == (2, 20)
     assert all(len(set(row.tolist())) == 20 for row in epoch)
@@ -128,7 +221,7 @@ def test_batches_cover_an_epoch_without_repetition() -> None:
 
 
 def test_the_floor_is_every_product_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = bench.build_floor(bench.Spec("floor", 2, ModelConfig(depth=3, width=4)), 5, torch.device("cpu"))
+    step = floors.products(2, ModelConfig(depth=3, width=4), 5, torch.device("cpu"))
     made = []
     bmm, baddbmm_ = torch.bmm, Tensor.baddbmm_
 

@@ -7,13 +7,14 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bsnn_cli.config import VERBS
 from bsnn_cli.knobs import knobs
-from tests.conftest import BSNN, run_bsnn
+from tests.conftest import BSNN, Answer, run_bsnn
 
 
 def test_help_lists_the_verbs_quickly_and_without_torch(tmp_path: Path) -> None:
@@ -28,16 +29,16 @@ def test_help_lists_the_verbs_quickly_and_without_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_of_a_verb_names_every_key(verb: str, tmp_path: Path) -> None:
-    result = run_bsnn(verb, "--help", cwd=tmp_path)
+def test_help_of_a_verb_names_every_key(verb: str, bsnn: Callable[..., Answer]) -> None:
+    result = bsnn(verb, "--help")
     assert result.returncode == 0
     for key, entry, _ in knobs(VERBS[verb]()):
         assert f"  {key} = " in result.stdout
         assert entry.metadata["meaning"].split()[0] in result.stdout
 
 
-def test_help_of_train_lists_the_groups(tmp_path: Path) -> None:
-    shown = run_bsnn("train", "--help", cwd=tmp_path).stdout
+def test_help_of_train_lists_the_groups(bsnn: Callable[..., Answer]) -> None:
+    shown = bsnn("train", "--help").stdout
     for choice in ("selu_gpn", "gelu_exact", "identity_gpn", "cifar10_jpeg", "fashion_mnist"):
         assert choice in shown
 
@@ -55,36 +56,54 @@ def test_module_and_command_are_the_same_from_any_directory(tmp_path: Path) -> N
 
 BAD = {
     "activation=sellu_gpn": ["activation=sellu_gpn", "tanh_gpn", "did you mean selu_gpn?"],
+    "activation=[]": ["activation=[]", "one of custom, custom_gpn, elu"],
+    "activation=null": ["activation=null", "one of custom, custom_gpn, elu"],
+    "activation=": ["activation=", "one of custom, custom_gpn, elu"],
+    "activation=tänh": ["activation=tänh", "quote"],
     "activation.name=selux": ["activation.name=selux", "one of tanh", "did you mean selu?"],
     "dataset=mnits": ["dataset=mnits", "cifar10", "did you mean mnist?"],
     "model.depth=0": ["model.depth=0", "at least 1"],
     "model.width=-1": ["model.width=-1", "at least 1"],
     "model.depth=1.5": ["model.depth=1.5", "whole number"],
+    "model.depth=1e3": ["model.depth=1e3", "whole number"],
+    "model.depth=null": ["model.depth=null", "whole number"],
+    "model.norm=[batch]": ["model.norm=[batch]", "one of none"],
     "optim.lr=abc": ["optim.lr=abc", "a number above 0"],
     "optim.lr=-1": ["optim.lr=-1", "above 0"],
     "optim.lr=nan": ["optim.lr=nan", "above 0"],
-    "optim.lr=inf": ["optim.lr=inf", "above 0"],
+    "optim.lr=1e400": ["optim.lr=inf", "above 0"],
+    "optim.lr=${nothing}": ["optim.lr", "nothing"],
     "optim.epochs=0": ["optim.epochs=0", "at least 1"],
     "optim.batch_size=0": ["optim.batch_size=0", "at least 1"],
     "optim.batch_size=1798": ["optim.batch_size=1798", "at most 14"],
     "optim.momentum=1.5": ["optim.momentum=1.5", "below 1"],
+    "dataset.validation=1.0": ["dataset.validation=1.0", "below 1"],
     "seed=-1": ["seed=-1", "from 0"],
+    "seed=1.5": ["seed=1.5", "whole number from 0"],
+    "seed=": ["seed=", "whole number from 0"],
     "optim.lrr=1": ["optim.lrr", "did you mean optim.lr?"],
+    "optin.lr=1": ["optin.lr", "did you mean optim.lr?"],
     "+anything=1": ["anything", "no such key"],
-    "model=big": ["model"],
-    "optim.lr": ["optim.lr"],
+    "model=big": ["model=big", "model.depth"],
+    "model=3": ["model=3", "model.depth"],
+    "optim.lr": ["optim.lr", "KEY=VALUE"],
+    "=3": ["=3", "KEY=VALUE"],
+    "--bogus": ["--bogus", "--help"],
     "optim.epochs=1,2": ["optim.epochs=1,2", "-m"],
     "device=cuda:99": ["device=cuda:99", "device=cpu"],
     "device=tpu": ["device=tpu", "auto, cpu, cuda"],
     "precision=tf32": ["precision=tf32", "CUDA"],
     "dataset.name=other": ["dataset.name=other", "folder"],
     "checkpoint.keep=some": ["checkpoint.keep=some", "weights"],
+    "output_root=": ["output_root=", "empty"],
 }
 
 
 @pytest.mark.parametrize("argument", BAD)
-def test_bad_input_gets_one_line_and_exit_code_2_and_nothing_is_written(argument: str, tmp_path: Path) -> None:
-    result = run_bsnn("train", "dataset=digits", "device=cpu", argument, cwd=tmp_path)
+def test_bad_input_gets_one_line_and_exit_code_2_and_nothing_is_written(
+    argument: str, tmp_path: Path, bsnn: Callable[..., Answer]
+) -> None:
+    result = bsnn("train", "dataset=digits", "device=cpu", argument)
     assert result.returncode == 2, result.stderr
     [line] = result.stderr.splitlines()
     assert line.startswith("error: ")
@@ -93,8 +112,22 @@ def test_bad_input_gets_one_line_and_exit_code_2_and_nothing_is_written(argument
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
-    result = run_bsnn("train", "model.depth=0", "optim.momentum=2", "seed=-4", cwd=tmp_path)
+def test_bad_input_ends_the_process_with_2_and_without_a_traceback(tmp_path: Path) -> None:
+    result = run_bsnn("train", "dataset=digits", "model.depth=0", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: model.depth=0: must be a whole number at least 1\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_with_one_bad_job_runs_none(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
+    result = bsnn("train", "-m", "dataset=digits", "model.depth=2,0", "activation=relu", "optim.lr=-1,0.1")
+    assert result.returncode == 2
+    assert [line.split(":")[1] for line in result.stderr.splitlines()] == [" optim.lr=-1.0", " model.depth=0"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_problems_are_named_at_once(bsnn: Callable[..., Answer]) -> None:
+    result = bsnn("train", "model.depth=0", "optim.momentum=2", "seed=-4")
     assert result.returncode == 2
     assert [line.split("=")[0] for line in result.stderr.splitlines()] == [
         "error: model.depth",
@@ -103,8 +136,35 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_unknown_verb(tmp_path: Path) -> None:
-    result = run_bsnn("tran", cwd=tmp_path)
+def test_flags_may_stand_anywhere(bsnn: Callable[..., Answer]) -> None:
+    words = ["dataset=digits", "seed=0,1", "model.depth=2", "model.width=4", "dry_run=true"]
+    for place in (0, 2, 5):
+        result = bsnn("train", *words[:place], "-m", *words[place:])
+        assert "2 runs: 2 to run" in result.stdout, result.stderr
+
+
+def test_null_is_accepted_where_help_shows_it_as_the_default(bsnn: Callable[..., Answer]) -> None:
+    assert bsnn("gpn", "activation=null", "format=csv").stdout == bsnn("gpn", "format=csv").stdout
+    composed = bsnn("train", "approach=null", "--cfg", "job")
+    assert "approach: null" in composed.stdout, composed.stderr
+
+
+def test_absent_data_without_network_says_what_to_put_where(
+    bsnn: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BSNN_DATA_MIRROR", "http://127.0.0.1:9")
+    result = bsnn("train", "dataset=mnist", "dataset.root=there")
+    assert result.returncode == 2
+    first, *more = result.stderr.splitlines()
+    assert first.startswith("error: dataset.root=there: there/MNIST/raw/train-images-idx3-ubyte.gz is absent")
+    assert all(line.startswith("  ") for line in more)
+    assert "dataset=digits, which needs no network" in result.stderr
+    assert "there/MNIST/raw/t10k-labels-idx1-ubyte.gz  4542 bytes  md5 ec29112dd5afa0611ce80d1b7f02629c" in more[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_verb(bsnn: Callable[..., Answer]) -> None:
+    result = bsnn("tran")
     assert result.returncode == 2
     assert "did you mean train?" in result.stderr
 
@@ -115,26 +175,25 @@ def test_unwritable_output_as_a_user(tmp_path: Path) -> None:
     assert run_bsnn("train", "dataset=digits", cwd=tmp_path).returncode == 2
 
 
-def test_unwritable_output(tmp_path: Path) -> None:
+def test_unwritable_output(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
     (tmp_path / "outputs").write_text("a file where the folder should be")
-    result = run_bsnn("train", "dataset=digits", "model.depth=2", "model.width=4", cwd=tmp_path)
+    result = bsnn("train", "dataset=digits", "model.depth=2", "model.width=4")
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
     assert "output_root" in line
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "csv", "json"])
-def test_gpn_prints_the_constants(form: str, tmp_path: Path) -> None:
-    result = run_bsnn("gpn", f"format={form}", cwd=tmp_path)
+def test_gpn_prints_the_constants(form: str, bsnn: Callable[..., Answer]) -> None:
+    result = bsnn("gpn", f"format={form}")
     assert result.returncode == 0, result.stderr
     assert "1.467413591" in result.stdout
-    one = run_bsnn("gpn", "activation=mish", "format=json", cwd=tmp_path)
-    [row] = json.loads(one.stdout)
+    [row] = json.loads(bsnn("gpn", "activation=mish", "format=json").stdout)
     assert row["activation"] == "mish"
 
 
-def test_gpn_refuses_an_unknown_name(tmp_path: Path) -> None:
-    result = run_bsnn("gpn", "activation=mich", cwd=tmp_path)
+def test_gpn_refuses_an_unknown_name(bsnn: Callable[..., Answer]) -> None:
+    result = bsnn("gpn", "activation=mich")
     assert result.returncode == 2
     assert "did you mean mish?" in result.stderr
 
@@ -149,9 +208,12 @@ def test_gpn_refuses_an_unknown_name(tmp_path: Path) -> None:
         ("bsnn data dataset=dig", {"dataset=digits"}),
     ],
 )
-def test_shell_completion_answers_as_the_shell_asks(line: str, expected: set[str], tmp_path: Path) -> None:
-    result = run_bsnn("-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
-    assert set(result.stdout.split()) == expected
+def test_shell_completion_answers_as_the_shell_asks(
+    line: str, expected: set[str], bsnn: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert set(bsnn("-sc", "query=bash").stdout.split()) == expected
 
 
 def test_shell_completion_in_a_real_bash(tmp_path: Path) -> None:
@@ -164,3 +226,11 @@ def test_shell_completion_in_a_real_bash(tmp_path: Path) -> None:
     )
     result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert "dataset=digits" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_shell_completion_is_installed_for_this_command_alone(shell: str, bsnn: Callable[..., Answer]) -> None:
+    lines = bsnn("-sc", f"install={shell}").stdout.splitlines()
+    commands = [line for line in lines if "complete -c bsnn" in line or "complete -o" in line]
+    assert commands
+    assert not any("train" in command for command in commands)

@@ -22,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torchvision import datasets
 
 from bsnn_cli import data, fetch
+from bsnn_cli.choices import DATASETS
 from bsnn_cli.config import DatasetConfig
 from bsnn_cli.errors import ConfigError, DataError
 from bsnn_cli.validation import check
@@ -67,6 +68,7 @@ def test_mnist_is_what_the_official_files_hold(mnist_root: Path) -> None:
         labels = numpy.frombuffer(gzip.decompress((raw / f"{prefix}-labels-idx1-ubyte.gz").read_bytes()), numpy.uint8)
         assert numpy.array_equal(split.images.numpy(), images[16:].reshape(-1, 784))
         assert numpy.array_equal(split.labels.numpy(), labels[8:])
+    assert (len(dataset.train.labels), len(dataset.test.labels)) == DATASETS["mnist"].samples
     assert (dataset.shape, dataset.inputs, dataset.classes) == ((1, 28, 28), 784, 10)
     assert (dataset.train.images.dtype, dataset.train.labels.dtype) == (torch.uint8, torch.int64)
     # Digit 1: 11.24 % of the training split and 11.35 % of the test split, the paper's accuracies of a constant answer.
@@ -171,6 +173,7 @@ def test_cifar10_is_what_its_pickles_hold(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_digits_are_split_one_to_four_within_each_class_and_none_is_lost() -> None:
     dataset, bundled = digits(), load_digits()
+    assert (len(dataset.train.labels), len(dataset.test.labels)) == DATASETS["digits"].samples
     assert (len(dataset.train.labels), len(dataset.test.labels), dataset.shape) == (1442, 355, (1, 8, 8))
     for label in range(10):
         of_class = torch.from_numpy(bundled.data[bundled.target == label]).to(torch.uint8)

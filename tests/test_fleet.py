@@ -13,9 +13,11 @@ from torch.nn import functional as F
 
 from bsnn_cli import orthogonal
 from bsnn_cli.activations import get, normalise
-from bsnn_cli.config import AUTO_ROOT, ActivationConfig, ModelConfig
+from bsnn_cli.choices import AUTO_ROOT
+from bsnn_cli.config import ActivationConfig, ModelConfig
 from bsnn_cli.fleet import Fleet, Member
 from bsnn_cli.network import Network
+from bsnn_cli.workers import Workers
 
 INPUTS, CLASSES, BATCH = 7, 3, 6
 SHORT_BATCH = 2
@@ -85,6 +87,16 @@ def test_five_steps_equal_autograd(name: str, gpn: bool, norm: str, weights: str
     assert_same(network, fleet, 0, 1e-12)
     probe = torch.randn(4, INPUTS, dtype=torch.float64)
     torch.testing.assert_close(fleet.logits(probe)[0], network.eval()(probe), rtol=1e-11, atol=1e-12)
+
+
+def test_the_golden_trajectory() -> None:
+    """Losses of eight steps in float32. A change that moves them beyond rounding raises `records.NUMERICS_VERSION`."""
+    model = ModelConfig(depth=10, width=20)
+    member = make_member("tanh", True, lr=0.02)
+    fleet = Fleet(model, [member], inputs=INPUTS, classes=CLASSES, momentum=0.5)
+    losses = [fleet.step(x.float(), y).item() for x, y in batches(1, steps=8)]
+    golden = [0.957126, 1.251351, 1.223829, 0.928167, 1.397512, 1.282933, 1.240566, 1.001284]
+    assert losses == pytest.approx(golden, abs=5e-6)
 
 
 def train_densely(
@@ -265,6 +277,22 @@ def test_going_on_from_saved_states_is_exact(weights: str) -> None:
         assert torch.equal(resumed.tensors[name], tensor), name
 
 
+@pytest.mark.parametrize(("norm", "weights"), [("none", "unit_rows"), ("batch", "unit_rows"), ("none", "orthogonal")])
+def test_a_step_shared_out_to_threads_is_the_same(norm: str, weights: str) -> None:
+    """Twice with three workers: the same bytes, whoever does a part. With none, the same but for rounding."""
+    model = ModelConfig(depth=6, width=8, norm=norm, weights=weights)
+    members = [make_member("gelu", True), make_member("gelu", False, seed=1)]
+    fleets = [make_fleet(model, members) for _ in range(3)]
+    for fleet, count in zip(fleets, (3, 3, 1), strict=True):
+        fleet._workers = Workers(count)
+    for x, y in batches(2):
+        for fleet in fleets:
+            fleet.step(x, y)
+    for name, tensor in fleets[0].tensors.items():
+        assert torch.equal(tensor, fleets[1].tensors[name]), name
+        torch.testing.assert_close(tensor, fleets[2].tensors[name], rtol=1e-11, atol=1e-12)
+
+
 def test_a_resumed_run_retracts_at_the_same_steps() -> None:
     data = batches(2, steps=60)
     straight, first = orthogonal_fleet(lr=0.003, members=2), orthogonal_fleet(lr=0.003, members=2)
@@ -295,8 +323,7 @@ def test_equal_seeds_give_every_activation_the_same_start() -> None:
 
 
 def measure_rows(fleet: Fleet) -> None:
-    for V, norm in zip(fleet._V, fleet._norm, strict=True):
-        fleet._measure_rows(V, norm)
+    torch.linalg.vector_norm(fleet.tensors["hidden.weight"].transpose(0, 1), dim=-1, out=fleet._norm)
     fleet._rescale()
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from bsnn_cli.choices import DATASETS
 from bsnn_cli.config import (
-    DATASETS,
     ActivationConfig,
     CheckpointConfig,
     DatasetConfig,
@@ -42,6 +42,7 @@ ANOTHER_VALUE: dict[str, Any] = {
     "activation.name": "tanh",
     "activation.gpn": False,
     "activation.root": "lower",
+    "activation.fingerprint": "abc",
     "dataset.kind": "digits",
     "dataset.scaling": "thin_shell",
     "dataset.validation": 0.1,

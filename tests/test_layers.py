@@ -11,27 +11,52 @@ import bsnn_cli
 
 ROWS = [
     # no knowledge of the project
-    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"},
+    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"}
+    | {"batch_norm", "choices", "stopwatch", "workers"},
+    {"profiles", "signals"},
     # every knob; files from elsewhere; states on disk
-    {"config", "checkpoint", "fetch", "image_folder", "interruption"},
-    {"approaches", "memory"},
+    {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
+    {"approaches", "arguments", "memory", "activation_file", "functions"},
     {"validation"},
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
+    {"custom"},
     # networks
-    {"network", "fleet", "meanfield", "tables", "approach_table", "baselines"},
+    {
+        "network",
+        "lightning_baseline",
+        "fleet",
+        "fused",
+        "meanfield",
+        "tables",
+        "approach_table",
+        "baselines",
+        "bench_report",
+        "findings",
+        "floors",
+    },
     # what is done with them
-    {"training", "propagation", "theory", "reference_trainer", "runs"},
+    {"training", "propagation", "theory", "reference_trainer", "captured", "runs", "finding_tables"},
     # what is on disk, what a person sees
-    {"progress", "listing", "propagation_store"},
-    {"signal_figures", "theory_figures"},
+    {"progress", "listing", "propagation_store", "origins"},
+    {"stored"},
+    {"bench_data", "bench_figures"},
+    {"signal_figures", "theory_figures", "finding_figures"},
     {"comparison_figures", "variant_figures"},
     {"figures"},
+    # everything on one page
+    {"export", "report_tables", "report_plots"},
+    {"report"},
+    {"products"},
     # one run, or one fleet, from start to end
+    {"session"},
     {"runner"},
-    {"propagation_runner", "job", "plan", "bench", "rerun"},
+    {"propagation_runner", "job", "plan", "contestants", "rerun"},
+    {"projection"},
+    {"bench"},
     # many runs
-    {"sweep", "lockstep"},
+    {"sweep", "lockstep", "agenda"},
+    {"reproduction"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -65,7 +90,7 @@ def test_imports_point_upwards(module: str) -> None:
 
 
 def test_the_command_starts_without_torch_and_hydra() -> None:
-    for module in ("cli", "errors", "usage", "config"):
+    for module in ("cli", "errors", "usage", "choices", "config"):
         tree = ast.parse((PACKAGE / f"{module}.py").read_text())
         top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
         names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bsnn_cli import runner
+from bsnn_cli import memory, runner
 from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.fleet import Fleet
 from bsnn_cli.identity import run_directory
@@ -73,7 +73,7 @@ def test_a_sweep_as_a_fleet_leaves_the_runs_of_a_plain_sweep(tmp_path: Path) -> 
         root.mkdir()
     fleet = run_bsnn(*sweep, "hydra/launcher=fleet", cwd=roots[0])
     assert fleet.returncode == 0, fleet.stderr
-    assert fleet.stdout.count("done") == 6
+    assert "6 runs: 6 done" in fleet.stdout
     found = {path.relative_to(roots[0]): path for path in roots[0].glob("outputs/runs/*/*/*")}
     assert len(found) == 6
     assert run_bsnn("train", *SMALL, "activation=selu_gpn", "optim.lr=0.02", cwd=roots[1]).returncode == 0
@@ -104,3 +104,19 @@ def test_networks_that_do_not_fit_a_gpu_together_are_trained_in_halves(
     assert [result.status for result in runner.run(runs)] == ["done"] * 5
     assert sizes == [5, 2, 3, 1, 2]
     assert all((run_directory(run) / "result.json").exists() for run in runs)
+
+
+def test_fleets_are_no_larger_than_the_free_memory_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    class Counting(Fleet):
+        def __init__(self, model: ModelConfig, members: list[object], **options: object) -> None:
+            sizes.append(len(members))
+            super().__init__(model, members, **options)  # type: ignore[arg-type]
+
+    runs = [dataclasses.replace(config(seed=seed), output_root=str(tmp_path)) for seed in range(5)]
+    one = memory.training_bytes(runs[0].model, runs[0].optim.batch_size)
+    monkeypatch.setattr(runner, "Fleet", Counting)
+    monkeypatch.setattr(runner, "free_bytes", lambda _: 2.6 * one)
+    assert [result.status for result in runner.run(runs)] == ["done"] * 5
+    assert sizes == [2, 2, 1]

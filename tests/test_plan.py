@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from bsnn_cli.files import write_json
 from bsnn_cli.identity import run_directory
 from bsnn_cli.runs import RunDirectory
 from bsnn_cli.validation import resolve
-from tests.conftest import SMALL, run_bsnn
+from tests.conftest import SMALL, Answer
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_the_plan_tells_what_is_done_from_what_is_not(configs: list[TrainConfig]
     finished, resumed, missing = [line.split() for line in table.splitlines()[1:]]
     assert finished[3:] == ["finished", str(run_directory(configs[0]))]
     assert resumed[3:7] == ["resume", "at", "epoch", "4"]
-    whole = (4 * 1437 + (4 * 360 + 1437) / 3) / 64  # steps of one second
+    whole = (4 * 1442 + (4 * 355 + 1442) / 3) / 64  # steps of one second
     assert missing[3:7] == ["to", "run", *plan.formatted(whole).split()]
     assert resumed[7:9] == plan.formatted(whole / 4).split()
     assert f"time: about {plan.formatted(1.25 * whole)}" in total
@@ -90,12 +91,13 @@ def test_the_table_of_outcomes_names_what_is_varied_and_why_a_run_failed(
     lines = plan.outcome(configs).splitlines()
     assert lines[0].split() == ["dataset", "activation", "optim.lr", "seed", "outcome", "test", "directory"]
     assert lines[2].split()[2:6] == ["0.0001", "7", "not", "finished"]
-    assert lines[4] == f"failed: digits selu_gpn 0.5 2: ValueError: no; see {path / 'log.txt'}"
+    assert lines[4] == "3 runs: 1 failed, 2 not finished"
+    assert lines[5] == f"failed: digits selu_gpn 0.5 2: ValueError: no; see {path / 'log.txt'}"
 
 
-def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
-    one = run_bsnn("train", *SMALL, "dry_run=true", cwd=tmp_path)
-    many = run_bsnn("train", "-m", *SMALL, "seed=0,1", "dry_run=true", cwd=tmp_path)
+def test_a_dry_run_writes_nothing(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
+    one = bsnn("train", *SMALL, "dry_run=true")
+    many = bsnn("train", "-m", *SMALL, "seed=0,1", "dry_run=true")
     assert one.returncode == many.returncode == 0, one.stderr + many.stderr
     assert "1 run: 1 to run" in one.stdout
     assert "2 runs: 2 to run" in many.stdout

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bsnn_cli import checkpoint, load_run, runs
+from bsnn_cli import checkpoint, load_run, runner, runs
 from bsnn_cli.config import DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.data import load
 from bsnn_cli.errors import Interrupted, RunDirectoryError, RunLockedError
@@ -19,6 +19,7 @@ from bsnn_cli.identity import run_directory
 from bsnn_cli.listing import overview
 from bsnn_cli.runner import prepare, run
 from bsnn_cli.runs import RunDirectory, load_all, read_config
+from bsnn_cli.session import Session
 from bsnn_cli.training import evaluate, train
 from bsnn_cli.validation import resolve
 
@@ -186,3 +187,27 @@ def test_an_interrupted_fleet_goes_on_with_those_that_had_diverged_left_alone(
         assert dataclasses.replace(result, elapsed_s=0) == dataclasses.replace(reference, elapsed_s=0)
         ours, theirs = (checkpoint.load(run_directory(config) / "weights.pt") for config in (one, other))
         assert checkpoint.digest(ours) == checkpoint.digest(theirs)
+
+
+@pytest.mark.parametrize(("seconds", "until_next"), [(0.5, 60), (3, 150)])
+def test_saving_takes_at_most_a_fiftieth_of_the_time(
+    seconds: float, until_next: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default a minute lies between two saves, and more where they are slow."""
+    now = [1000.0]
+    next_saves = []
+
+    def slow(*_: object) -> None:
+        now[0] += seconds
+
+    def stop(session: Session, _: object) -> None:
+        session.save()
+        next_saves.append(session.save_again_at - now[0])
+        raise Interrupted(signal.SIGTERM, "enough")
+
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(checkpoint, "rotate", slow)
+    monkeypatch.setattr(runner, "work", stop)
+    with pytest.raises(Interrupted):
+        run([small(tmp_path)])
+    assert next_saves == [until_next]

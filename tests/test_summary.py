@@ -200,7 +200,7 @@ def test_settings_inverts_protocol():
 def test_compare_holds_the_96_numbers_in_published_order():
     cells = summary.over_seeds(summary.finished(frame(seeds("selu", "mnist", [97.0, 98.0, None]))))
     table = summary.compare(cells)
-    expected = "dataset split activation gpn batch_norm ours ours_std n diverged published difference"
+    expected = "dataset split activation gpn batch_norm ours ours_std ours_interval n diverged published difference"
     assert " ".join(table.columns) == expected
     keys = ["dataset", "split", "activation", "gpn", "batch_norm", "published"]
     assert table[keys].equals(summary.published()[keys])

@@ -54,7 +54,7 @@ PAPER_CELLS = [
     ["Tanh", "**96.57** (86.00)", "95.54 (**87.11**)", "– (–)", "– (–)"],
     ["ReLU", "diverged (–)", "**28.00** (–)", "– (–)", "– (–)"],
     ["LReLU", "– (–)", "– (–)", "10.00 (–)", "10.00 (–)"],
-    ["ELU", "– (–)", "– (–)", "45.50 ± 0.71 [n=2, 1 diverged] (–)", "44.00 ± 1.00 [n=3] (–)"],
+    ["ELU", "– (–)", "– (–)", "45.50 ± 0.71 [n=2, 95 %: ±6.35, 1 diverged] (–)", "44.00 ± 1.00 [n=3, 95 %: ±2.48] (–)"],
     ["SELU", "– (–)", "– (–)", "– (–)", "– (2 diverged)"],
     ["GELU", "– (–)", "– (–)", "– (–)", "36.00 [n=1, 1 diverged] (–)"],
     ["SiLU", "50.00 (–)", "– (–)", "– (–)", "– (–)"],
@@ -87,7 +87,8 @@ def test_latex_holds_the_same_cells_and_balances(tmp_path):
         [cell.strip() for cell in line.strip().removesuffix(r"\\").split("&")] for line in body.strip().split("\n")
     ]
     bold = [[re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", cell) for cell in row] for row in PAPER_CELLS[1:]]
-    assert cells == [[cell.replace("±", r"$\pm$").replace("–", "--") for cell in row] for row in bold]
+    special = {"±": r"$\pm$", "–": "--", "%": r"\%"}
+    assert cells == [["".join(special.get(character, character) for character in cell) for cell in row] for row in bold]
     assert r"\multicolumn{2}{c}{MNIST} & \multicolumn{2}{c}{CIFAR-10} \\" in text
     assert r"\cmidrule(lr){2-3} \cmidrule(lr){4-5}" in text
     assert r"\begin{tabular}{lcccc}" in text
@@ -190,14 +191,18 @@ def test_comparison_sets_ours_beside_each_of_the_96_numbers(tmp_path):
     assert test[1] == ["Tanh", "96.57 / 96.57 / +0.00", "95.54 / 95.54 / +0.00", "– / 42.71 / –", "– / 40.95 / –"]
     assert test[2][:3] == ["Tanh + batch norm", "86.00 / 89.32 / −3.32", "87.11 / 87.11 / +0.00"]
     assert test[3][1:3] == ["diverged / 11.35 / –", "28.00 / 28.13 / −0.13"]
-    assert test[7][3:] == ["45.50 ± 0.71 [n=2, 1 diverged] / 45.76 / −0.26", "44.00 ± 1.00 [n=3] / 43.12 / +0.88"]
+    assert test[7][3:] == [
+        "45.50 ± 0.71 [n=2, 95 %: ±6.35, 1 diverged] / 45.76 / −0.26",
+        "44.00 ± 1.00 [n=3, 95 %: ±2.48] / 43.12 / +0.88",
+    ]
     assert train[1][1] == "97.57 / 99.05 / −1.48"
     shown = [cell.split(" / ")[1] for rows in (test, train) for row in rows[1:] for cell in row[1:]]
     assert sorted(shown) == sorted(f"{value:.2f}" for value in table["published"])
 
 
 def test_paired_differences_are_written_with_n_and_interval(tmp_path):
-    write(tmp_path, seeds("selu_gpn", "mnist", [95.0, 96.0, 98.0, None]), seeds("selu", "mnist", [96.0] * 4))
+    tables = write(tmp_path, seeds("selu_gpn", "mnist", [95.0, 96.0, 98.0, None]), seeds("selu", "mnist", [96.0] * 4))
+    assert (tmp_path / "paired.md").read_text() in tables.text
     (record,) = pd.read_csv(tmp_path / "paired.csv").query("split == 'test'").to_dict("records")
     assert (record["n"], record["diverged"]) == (3, 1)
     lines = (tmp_path / "paired.md").read_text().splitlines()
@@ -206,7 +211,8 @@ def test_paired_differences_are_written_with_n_and_interval(tmp_path):
 
 
 def test_without_pairs_the_file_says_so(tmp_path):
-    write(tmp_path, run("selu_gpn", "mnist", 95.0))
+    tables = write(tmp_path, run("selu_gpn", "mnist", 95.0))
+    assert "paired by seed" not in tables.text
     assert "No seed has both yet." in (tmp_path / "paired.md").read_text()
     assert pd.read_csv(tmp_path / "paired.csv").empty
 
@@ -260,8 +266,8 @@ def test_pivot_table_over_a_swept_key(tmp_path):
     assert found == {
         "dataset=digits, otherwise the paper's protocol": [
             ["model.depth / activation", "selu", "selu_gpn"],
-            ["9", "– (–)", "91.00 ± 1.41 [n=2] (–)"],
-            ["10", "80.00 (81.00)", "**91.00 ± 1.41** [n=2] (–)"],
+            ["9", "– (–)", "91.00 ± 1.41 [n=2, 95 %: ±12.71] (–)"],
+            ["10", "80.00 (81.00)", "**91.00 ± 1.41** [n=2, 95 %: ±12.71] (–)"],
         ],
         "dataset=digits, optim.lr=0.5, otherwise the paper's protocol": [
             ["model.depth / activation", "selu"],
@@ -344,4 +350,8 @@ def test_real_run_directories_fill_the_table(tmp_path):
         )  # fmt: skip
     write_tables(load_all(tmp_path), tmp_path / "tables")
     found = blocks((tmp_path / "tables" / "test_accuracy.md").read_text())
-    assert found["Paper's protocol except model.depth=10"][6] == ["GELU", "–", "91.00 ± 1.41 [n=2, 1 diverged]"]
+    assert found["Paper's protocol except model.depth=10"][6] == [
+        "GELU",
+        "–",
+        "91.00 ± 1.41 [n=2, 95 %: ±12.71, 1 diverged]",
+    ]

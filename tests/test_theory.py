@@ -9,7 +9,8 @@ import torch
 from scipy.stats import ks_2samp
 
 from bsnn_cli.activations import GPN
-from bsnn_cli.config import AUTO_ROOT, ActivationConfig, TheoryConfig
+from bsnn_cli.choices import AUTO_ROOT
+from bsnn_cli.config import ActivationConfig, TheoryConfig
 from bsnn_cli.meanfield import COLLAPSED, fate_of_angle, fate_of_length, transfer
 from bsnn_cli.orthogonal import haar
 from bsnn_cli.theory import (

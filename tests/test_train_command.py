@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import time
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from bsnn_cli import checkpoint
-from tests.conftest import BSNN, SMALL, run_bsnn
+from tests.conftest import BSNN, SMALL, Answer, run_bsnn
 
 TIMING = {"elapsed_s"}
 """Columns that are allowed to differ between two runs of the same thing."""
@@ -54,7 +53,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
             subprocess.Popen(
                 [str(BSNN), "train", *arguments],
                 cwd=tmp_path,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -98,7 +96,7 @@ def test_a_run_leaves_what_the_contract_says(uninterrupted: Path) -> None:
     ]
     rows = metrics(uninterrupted)
     assert [int(row["epoch"]) for row in rows] == list(range(1, 41))
-    steps = -(-(1437 - 144) // 64)  # a tenth of the training split is set aside
+    steps = -(-(1442 - 144) // 64)  # a tenth of the training split is set aside
     assert [int(row["step"]) for row in rows] == [steps * epoch for epoch in range(1, 41)]
     assert [row["train_accuracy"] == "" for row in rows] == [True] * 39 + [False]
     assert all(row["validation_accuracy"] for row in rows)
@@ -133,7 +131,7 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_the_same_to_the_byte(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_signal_saves_at_the_next_step(
-    number: int, code: int, uninterrupted: Path, tmp_path: Path, start: Start
+    number: int, code: int, uninterrupted: Path, tmp_path: Path, start: Start, bsnn: Callable[..., Answer]
 ) -> None:
     arguments = [*LONG[:-2], "checkpoint.every_s=3600", "dataset.validation=0.1"]
     process = start(*arguments)
@@ -144,16 +142,16 @@ def test_a_stop_signal_saves_at_the_next_step(
     _, stderr = process.communicate()
     assert process.returncode == code, stderr
     assert "the same command goes on" in stderr
-    listed = run_bsnn("runs", "status=interrupted", "format=json", cwd=tmp_path)
+    listed = bsnn("runs", "status=interrupted", "format=json")
     assert len(json.loads(listed.stdout)) == 1
-    second = run_bsnn("train", *arguments, cwd=tmp_path)
+    second = bsnn("train", *arguments)
     assert second.returncode == 0, second.stderr
     assert "resuming" in second.stderr
     assert_same_end(uninterrupted, run_directory(tmp_path))
 
 
 def test_a_damaged_checkpoint_costs_only_the_time_since_the_one_before(
-    uninterrupted: Path, tmp_path: Path, start: Start
+    uninterrupted: Path, tmp_path: Path, start: Start, bsnn: Callable[..., Answer]
 ) -> None:
     process = start(*LONG)
     wait_for_checkpoint(tmp_path)
@@ -161,61 +159,74 @@ def test_a_damaged_checkpoint_costs_only_the_time_since_the_one_before(
     process.communicate()
     newest = run_directory(tmp_path) / "checkpoint.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
-    second = run_bsnn("train", *LONG, cwd=tmp_path)
+    second = bsnn("train", *LONG)
     assert second.returncode == 0, second.stderr
     assert f"warning: {newest.relative_to(tmp_path)}" in second.stderr
     assert "resuming" in second.stderr
     assert_same_end(uninterrupted, run_directory(tmp_path))
 
 
-def test_no_usable_checkpoint_ends_with_1_and_force_starts_over(tmp_path: Path, start: Start) -> None:
+def test_no_usable_checkpoint_ends_with_1_and_force_starts_over(
+    tmp_path: Path, start: Start, bsnn: Callable[..., Answer]
+) -> None:
     process = start(*LONG)
     wait_for_checkpoint(tmp_path)
     process.kill()
     process.communicate()
     for path in run_directory(tmp_path).glob("checkpoint*"):
         path.write_bytes(b"")
-    second = run_bsnn("train", *LONG, cwd=tmp_path)
+    second = bsnn("train", *LONG)
     assert second.returncode == 1
     assert "force=true" in second.stderr
-    assert "force=true" in run_bsnn("runs", "status=failed", cwd=tmp_path).stdout
-    third = run_bsnn("train", *LONG, "optim.epochs=40", "force=true", cwd=tmp_path)
+    assert "force=true" in bsnn("runs", "status=failed").stdout
+    third = bsnn("train", *LONG, "force=true")
     assert third.returncode == 0, third.stderr
     assert not (run_directory(tmp_path) / "failed.json").exists()
 
 
-def test_twice_the_same_is_the_same_and_another_seed_is_another(tmp_path: Path) -> None:
-    roots = [tmp_path / name for name in ("one", "two", "other")]
-    for root, seed in zip(roots, ("0", "0", "1"), strict=True):
-        root.mkdir()
-        assert run_bsnn("train", *SMALL, f"seed={seed}", cwd=root).returncode == 0
-    one, two, other = (run_directory(root) for root in roots)
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Put the number of threads back to what it was."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("number", [1, 2])
+def test_twice_the_same_is_the_same_and_another_seed_is_another(
+    number: int, tmp_path: Path, bsnn: Callable[..., Answer]
+) -> None:
+    for root, seed in (("one", 0), ("two", 0), ("other", 1)):
+        result = bsnn("train", *SMALL, f"seed={seed}", f"threads={number}", f"output_root={root}/outputs")
+        assert result.returncode == 0
+    one, two, other = (run_directory(tmp_path / root) for root in ("one", "two", "other"))
     assert (one / "weights.pt").read_bytes() == (two / "weights.pt").read_bytes()
     assert_same_end(one, two)
     assert metrics(one) != metrics(other)
 
 
-def test_a_finished_run_is_not_run_again_unless_forced(tmp_path: Path) -> None:
-    first = run_bsnn("train", *SMALL, cwd=tmp_path)
+def test_a_finished_run_is_not_run_again_unless_forced(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
+    first = bsnn("train", *SMALL)
     directory = run_directory(tmp_path)
     written = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
-    again = run_bsnn("train", *SMALL, cwd=tmp_path)
+    again = bsnn("train", *SMALL)
     assert again.returncode == 0
     assert "finished already" in again.stderr
     assert again.stdout == first.stdout
     assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == written
-    forced = run_bsnn("train", *SMALL, "force=true", cwd=tmp_path)
+    forced = bsnn("train", *SMALL, "force=true")
     assert forced.returncode == 0
     assert (directory / "result.json").stat().st_mtime_ns != written["result.json"]
 
 
-def test_two_processes_never_work_on_one_run(tmp_path: Path, start: Start) -> None:
+def test_two_processes_never_work_on_one_run(tmp_path: Path, start: Start, bsnn: Callable[..., Answer]) -> None:
     process = start(*LONG)
     wait_for_checkpoint(tmp_path, epoch=0)
     process.send_signal(signal.SIGSTOP)
     try:
-        intruder = run_bsnn("train", *LONG, cwd=tmp_path)
-        running = run_bsnn("runs", "format=json", cwd=tmp_path)
+        intruder = bsnn("train", *LONG)
+        running = bsnn("runs", "format=json")
     finally:
         process.send_signal(signal.SIGCONT)
     assert intruder.returncode == 1
@@ -225,20 +236,20 @@ def test_two_processes_never_work_on_one_run(tmp_path: Path, start: Start) -> No
     assert process.returncode == 0
 
 
-def test_a_directory_of_another_configuration_is_refused(tmp_path: Path) -> None:
-    assert run_bsnn("train", *SMALL, cwd=tmp_path).returncode == 0
+def test_a_directory_of_another_configuration_is_refused(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
+    assert bsnn("train", *SMALL).returncode == 0
     directory = run_directory(tmp_path)
     (directory / "result.json").unlink()
     config = (directory / "config.yaml").read_text()
     (directory / "config.yaml").write_text(config.replace("momentum: 0.5", "momentum: 0.9"))
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
-    result = run_bsnn("train", *SMALL, cwd=tmp_path)
+    result = bsnn("train", *SMALL)
     assert result.returncode == 2
     assert "another configuration" in result.stderr
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
 
 
-def test_divergence_is_a_result(tmp_path: Path) -> None:
+def test_divergence_is_a_result(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
     arguments = [
         "dataset=digits",
         "model.depth=3",
@@ -247,7 +258,7 @@ def test_divergence_is_a_result(tmp_path: Path) -> None:
         "optim.lr=1e30",
         "optim.epochs=2",
     ]
-    result = run_bsnn("train", *arguments, cwd=tmp_path)
+    result = bsnn("train", *arguments)
     assert result.returncode == 0, result.stderr
     assert "diverged in epoch 1" in result.stdout
     content = json.loads((run_directory(tmp_path) / "result.json").read_text())
@@ -255,17 +266,17 @@ def test_divergence_is_a_result(tmp_path: Path) -> None:
     assert content["diverged_step"] == content["steps"] + 1
     weights = checkpoint.load(run_directory(tmp_path) / "weights.pt")
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
-    assert "diverged" in run_bsnn("table", cwd=tmp_path).stdout
+    assert "diverged" in bsnn("table").stdout
 
 
-def test_a_small_sweep_fills_its_block_of_the_table(tmp_path: Path) -> None:
-    from bsnn_cli.config import PAPER_ACTIVATIONS
+def test_a_small_sweep_fills_its_block_of_the_table(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
+    from bsnn_cli.choices import PAPER_ACTIVATIONS
 
     names = [f"{name}{suffix}" for name in PAPER_ACTIVATIONS for suffix in ("", "_gpn")]
-    sweep = run_bsnn("train", "-m", f"activation={','.join(names)}", *SMALL, cwd=tmp_path)
+    sweep = run_bsnn("train", "-m", "hydra/launcher=fleet", f"activation={','.join(names)}", *SMALL, cwd=tmp_path)
     assert sweep.returncode == 0, sweep.stderr
     assert len(list(tmp_path.glob("outputs/runs/digits/*/*/result.json"))) == 12
-    table = run_bsnn("table", cwd=tmp_path)
+    table = bsnn("table")
     assert table.returncode == 0, table.stderr
     with (tmp_path / "outputs" / "tables" / "test_accuracy.csv").open() as file:
         cells = {(row["activation"], row["gpn"]): row for row in csv.DictReader(file) if row["dataset"] == "digits"}
@@ -276,12 +287,12 @@ def test_a_small_sweep_fills_its_block_of_the_table(tmp_path: Path) -> None:
     assert "model.depth=3, model.width=12" in (tmp_path / "outputs" / "tables" / "test_accuracy.md").read_text()
 
 
-def test_prune_says_what_it_would_free_and_frees_it_with_yes(tmp_path: Path) -> None:
-    assert run_bsnn("train", *SMALL, "checkpoint.keep=all", "checkpoint.every_s=0", cwd=tmp_path).returncode == 0
+def test_prune_says_what_it_would_free_and_frees_it_with_yes(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
+    assert bsnn("train", *SMALL, "checkpoint.keep=all", "checkpoint.every_s=0").returncode == 0
     checkpoints = list(run_directory(tmp_path).glob("checkpoint*.pt"))
     assert checkpoints
-    assert "would free" in run_bsnn("runs", "prune=true", cwd=tmp_path).stdout
+    assert "would free" in bsnn("runs", "prune=true").stdout
     assert all(path.exists() for path in checkpoints)
-    assert "freed" in run_bsnn("runs", "prune=true", "yes=true", cwd=tmp_path).stdout
+    assert "freed" in bsnn("runs", "prune=true", "yes=true").stdout
     assert not any(path.exists() for path in checkpoints)
     assert (run_directory(tmp_path) / "weights.pt").exists()

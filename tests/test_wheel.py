@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import SMALL
 
@@ -51,5 +54,17 @@ def test_an_installed_wheel_trains_resumes_sweeps_and_tabulates(installed: Path,
     assert "test" in call(installed, "train", *SMALL, cwd=tmp_path)
     assert len(list(tmp_path.glob("outputs/runs/digits/*/*/result.json"))) == 2
     assert "SELU" in call(installed, "table", cwd=tmp_path)
+    assert "index.html" in call(installed, "report", cwd=tmp_path)  # its template is shipped
     provenance = next(tmp_path.glob("outputs/runs/digits/*/*/provenance.json")).read_text()
     assert '"commit": null' in provenance
+
+
+def test_the_lock_file_has_a_version_of_everything_that_is_asked_for() -> None:
+    unlocked = []
+    lines = (CHECKOUT / "requirements.lock").read_text().splitlines()[1:]
+    locked = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    for asked in map(Requirement, distribution("bsnn").requires or []):
+        version = locked.get(canonicalize_name(asked.name))
+        if asked.name != "setuptools" and (version is None or version not in asked.specifier):
+            unlocked.append(str(asked))
+    assert not unlocked

@@ -1,0 +1,91 @@
+"""The named choices of each kind, with what is fixed about each. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+AUTO_ROOT = {
+    "tanh": "upper",
+    "relu": "upper",
+    "lrelu": "upper",
+    "elu": "upper",
+    "selu": "upper",
+    "gelu": "lower",
+    "gelu_exact": "lower",
+    "silu": "lower",
+    "mish": "lower",
+    "softplus": "lower",
+    "sigmoid": "upper",
+    "identity": "upper",
+}
+"""Named activations, and the root of b that `activation.root=auto` takes; a test compares with `activations`."""
+
+ACTIVATION_LABELS = {
+    "tanh": "Tanh",
+    "relu": "ReLU",
+    "lrelu": "LReLU",
+    "elu": "ELU",
+    "selu": "SELU",
+    "gelu": "GELU",
+    "gelu_exact": "GELU (exact)",
+    "silu": "SiLU",
+    "mish": "Mish",
+    "softplus": "Softplus",
+    "sigmoid": "Sigmoid",
+    "identity": "Identity",
+}
+"""Named activations as tables and figures show them."""
+
+CUSTOM = "custom"
+"""`activation.name` of a function from a file; paths and tables call it by the name of the function."""
+
+PAPER_ACTIVATIONS = ("tanh", "relu", "lrelu", "elu", "selu", "gelu")
+"""Rows of the published tables, in their order."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is fixed about a kind of dataset before it is read.
+
+    Attributes:
+        label: as a table shows it.
+        epochs: passes over the training split that the protocol asks for.
+        samples: in the training and the test split; None where that depends on the files.
+    """
+
+    label: str
+    epochs: int
+    samples: tuple[int, int] | None
+
+
+DATASETS = {
+    "mnist": DatasetSpec("MNIST", 50, (60_000, 10_000)),
+    "cifar10": DatasetSpec("CIFAR-10", 100, (50_000, 10_000)),
+    "fashion_mnist": DatasetSpec("Fashion-MNIST", 50, (60_000, 10_000)),
+    "digits": DatasetSpec("digits", 50, (1_442, 355)),
+    "folder": DatasetSpec("folder", 100, None),
+}
+"""Kinds of dataset; 50 and 100 epochs are the paper's for MNIST and CIFAR-10."""
+
+
+NORM_GROUPS = 10
+"""Groups of `model.norm=group`; a divisor of all widths of the paper's experiments."""
+
+FIGURES = (
+    "activations",
+    "propagation",
+    "propagation_all",
+    "derivatives",
+    "width",
+    "root_signals",
+    "after_training",
+    "curves",
+    "approaches",
+    "theorems",
+    "lengths",
+    "angles",
+    "bench",
+    "constraint",
+    "roots",
+)
+FORMATS = ("png", "svg", "pdf")

@@ -1,0 +1,69 @@
+"""A function of somebody's as an activation: calling it, differentiating it, and whether it is elementwise at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from bsnn_cli.errors import ActivationError
+
+Phi = Callable[[Tensor], Tensor]
+"""An elementwise function of preactivations h."""
+
+
+@contextlib.contextmanager
+def evaluating(name: str) -> Iterator[None]:
+    """Where the function of this name is called: gradients are on, and what it raises becomes `ActivationError`."""
+    with torch.inference_mode(False):  # switches gradients on as well, should the caller have them off
+        try:
+            yield
+        except ActivationError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ActivationError(
+                f"activation {name}: cannot be evaluated and differentiated by torch ({reason});"
+                " write it in differentiable torch operations that take a float64 tensor of any shape"
+            ) from error
+
+
+def autograd_pair(phi: Phi, h: Tensor) -> tuple[Tensor, Tensor]:
+    """(φ(h), φ'(h)) by autograd; a φ that autograd cannot follow counts as constant."""
+    h = h.detach().requires_grad_()
+    value = phi(h.clone())  # a copy, for functions that work in place
+    if not value.requires_grad:
+        return value, torch.zeros_like(value)
+    (derivative,) = torch.autograd.grad(value.sum(), h)
+    return value.detach(), derivative
+
+
+def require_elementwise(name: str, phi: Phi) -> None:
+    """Raise unless φ maps each of some float64 places by itself, and always in the same way."""
+    h = torch.linspace(-3, 3, 64, dtype=torch.float64, device="cpu")
+    with torch.no_grad():
+        whole, part = phi(h.clone()), phi(h[20:40].clone())
+    require_likeness(name, whole, h)
+    if torch.equal(whole, whole.float().double()) and len(set(whole.tolist())) > len(h) // 2:
+        raise ActivationError(
+            f"activation {name}: rounds its values to float32 or coarser, which leaves too few digits to solve for"
+            " the constants; it must compute in the dtype that it is given"
+        )
+    rounding = 1e-9 * float(whole.nan_to_num(0, 0, 0).abs().max())
+    if not torch.allclose(whole[20:40], part, rtol=0, atol=rounding, equal_nan=True):
+        raise ActivationError(
+            f"activation {name}: gives other values for the same h beside other inputs or at another time;"
+            " it must be elementwise and not random (not softmax, not dropout)"
+        )
+
+
+def require_likeness(name: str, value: object, h: Tensor) -> None:
+    """Raise unless φ(h) is a tensor of the shape and dtype of h."""
+    if not isinstance(value, Tensor) or value.shape != h.shape or value.dtype != h.dtype:
+        found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ActivationError(
+            f"activation {name}: returns {found} for {h.dtype} of shape {tuple(h.shape)};"
+            " it must keep shape and dtype, as torch.tanh does"
+        )

@@ -1,0 +1,161 @@
+"""What README and docs tell to type is typed here: run, or where it takes long, composed and checked.
+
+A fenced block of `sh` or `python` is run, in the order of its page. One that follows the comment `<!-- long -->` is
+not: each `bsnn` line in it has to make sound configs, each `make` line has to name a target.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from bsnn_cli import cli, composition
+from bsnn_cli.errors import ConfigError
+
+CHECKOUT = Path(__file__).parents[1]
+PAGES = ["README.md", *sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^(?P<long><!-- long -->\n+)?```(?P<language>sh|python)\n(?P<text>.*?)^```$", re.M | re.S)
+LIBRARY = "docs/library.md"
+EXAMPLES = sorted(path.name for path in (CHECKOUT / "examples").glob("*.py"))
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    language: str
+    long: bool
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    found = FENCE.finditer((CHECKOUT / page).read_text())
+    return [Block(match["language"], match["long"] is not None, match["text"]) for match in found]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each line, without comments; file names are expanded as a shell does."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            yield [name for word in words for name in (sorted(glob.glob(word)) if "=" not in word else []) or [word]]
+
+
+def execute(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *arguments = words
+    if program == "bsnn":
+        assert cli.dispatch(arguments) == 0, words
+    else:
+        assert program == "python", f"mark the block as long: {words}"
+        monkeypatch.setattr(sys, "argv", arguments)
+        runpy.run_path(arguments[0], run_name="__main__")
+
+
+def check(words: list[str]) -> None:
+    """Raise unless a command could be given."""
+    program, *arguments = words
+    if program == "make":
+        assert re.search(rf"^{arguments[0]}:", (CHECKOUT / "Makefile").read_text(), re.M), words
+    if program != "bsnn" or arguments[0].startswith("-"):
+        return
+    verb, *overrides = arguments
+    assert verb in cli.VERBS, words
+    cli.register_plugins(verb)
+    for one in jobs([each for each in overrides if not each.startswith(("-m", "--", "hydra/launcher=", "hydra."))]):
+        compose(verb, one)
+
+
+@functools.cache
+def compose(verb: str, overrides: tuple[str, ...]) -> None:
+    try:
+        composition.run(verb, list(overrides), lambda composed: composition.typed(verb, composed))
+    except ConfigError as error:
+        raise AssertionError(f"bsnn {verb} {shlex.join(overrides)}: {error}") from error
+
+
+def jobs(overrides: list[str]) -> set[tuple[str, ...]]:
+    """The first and the last job of a sweep, for the launcher that is always there."""
+    pairs = [each.split("=", 1) for each in overrides if "=" in each and "glob(" not in each]
+    choices = [(key, [value] if value[:1] in "[{'\"" else value.split(",")) for key, value in pairs]
+    return {tuple(f"{key}={values[end]}" for key, values in choices) for end in (0, -1) if choices}
+
+
+def follow(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what a page tells to do, in a folder with nothing but the examples."""
+    monkeypatch.chdir(folder)
+    shutil.copytree(CHECKOUT / "examples", folder / "examples")
+    for block in blocks(page):
+        if block.language == "python":
+            code = compile(block.text, page, "exec")
+            if not block.long:
+                exec(code, {"__name__": "__main__"})
+            continue
+        for words in commands(block.text):
+            if block.long:
+                check(words)
+            else:
+                execute(words, monkeypatch)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page) and page != LIBRARY])
+def test_what_a_page_tells_to_type_works(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    follow(page, tmp_path, monkeypatch)
+
+
+def test_the_examples_print_what_they_promise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follow(LIBRARY, tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    [out] = re.findall(r"in and out of 50 layers: [\d.]+, ([\d.]+)", printed)
+    assert float(out) == pytest.approx(1, abs=0.1)
+    [accuracy] = re.findall(r"test accuracy after 3 epochs: ([\d.]+)", printed)
+    assert float(accuracy) > 70
+    _, trained_gpn, orthogonal, orthogonal_gpn = map(float, re.findall(r"Tanh.*‖x‖²/n = ([\d.]+), gradient", printed))
+    assert orthogonal_gpn == pytest.approx(1, abs=0.1)
+    assert orthogonal < 0.1
+    assert abs(trained_gpn - 1) > 0.5
+    [ours] = re.findall(r"test accuracy ([\d.]+) %, of 355 images", printed)
+    [theirs] = re.findall(r"the run says +([\d.]+) %", printed)
+    assert ours == theirs
+
+
+def test_long_blocks_are_held_to_the_configs() -> None:
+    check(["bsnn", "train", "-m", "activation=tanh,selu_gpn", "dataset=digits", "model.depth=3,4"])
+    for wrong in ("activation=tanh,seluu", "model.depth=3,0", "optim.lrr=1"):
+        with pytest.raises(AssertionError, match="bsnn train"):
+            check(["bsnn", "train", "-m", wrong])
+    with pytest.raises(AssertionError):
+        check(["make", "nothing"])
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_is_on_the_page_for_it(name: str) -> None:
+    assert f"examples/{name}" in (CHECKOUT / LIBRARY).read_text()
+
+
+def test_the_citation_has_what_its_schema_asks_for() -> None:
+    citation = yaml.safe_load((CHECKOUT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    project = re.search(r'^version = "(.*)"$', (CHECKOUT / "pyproject.toml").read_text(), re.M)
+    assert project is not None
+    assert citation["version"] == project[1]
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors", "journal", "year"} <= paper.keys()
+    assert all(author.keys() <= {"given-names", "family-names"} for author in paper["authors"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (CHECKOUT / page).read_text()):
+        assert ((CHECKOUT / page).parent / target).exists(), target

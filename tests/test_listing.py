@@ -1,0 +1,132 @@
+"""`bsnn runs`: which runs are shown, in which order, as what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bsnn_cli import cli, listing
+from bsnn_cli.arguments import filters
+from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
+from bsnn_cli.files import write_text
+from bsnn_cli.identity import run_directory
+from bsnn_cli.records import RunResult
+from bsnn_cli.runs import RunDirectory
+from bsnn_cli.validation import resolve
+
+
+def leave(root: Path, name: str, depth: int, seed: int, accuracy: float | None) -> None:
+    """A run on disk, finished unless it has no accuracy; then it is in its second epoch."""
+    config = resolve(
+        TrainConfig(
+            activation=ActivationConfig(name=name.removesuffix("_gpn"), gpn=name.endswith("_gpn")),
+            dataset=DatasetConfig(kind="digits"),
+            model=ModelConfig(depth=depth),
+            optim=OptimConfig(epochs=2),
+            seed=seed,
+            output_root=str(root),
+        )
+    )
+    directory = RunDirectory(run_directory(config))
+    with directory.lock():
+        directory.claim(config)
+    write_text(directory.path / "epochs.csv", "epoch,train_loss,test_accuracy\n1,2.5,12.5\n")
+    if accuracy is not None:
+        write_text(directory.path / "epochs.csv", f"epoch,train_loss,test_accuracy\n1,2,3\n2,1.5,{accuracy}\n")
+        result = RunResult(
+            status="done",
+            train_accuracy=accuracy + 1,
+            test_accuracy=accuracy,
+            train_loss=1.5,
+            test_loss=1.5,
+            epochs=2,
+            steps=46,
+            elapsed_s=1.0,
+            activation=config.activation.name,
+            gpn=config.activation.gpn,
+            root=None,
+            norm="none",
+            batch_norm=False,
+            dataset="digits",
+            depth=depth,
+            width=500,
+            weights="unit_rows",
+            seed=seed,
+            parameters=1,
+        )
+        directory.finish(result, keep="none")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("listing")
+    for name, depth, seed, accuracy in [
+        ("tanh", 9, 0, 50.0),
+        ("tanh_gpn", 9, 0, 70.0),
+        ("tanh_gpn", 9, 1, 60.0),
+        ("tanh_gpn", 100, 0, None),
+        ("relu", 100, 0, 80.0),
+    ]:
+        leave(root, name, depth, seed, accuracy)
+    return root
+
+
+def shown(root: Path, *arguments: str, capsys: pytest.CaptureFixture[str]) -> list[tuple[str, float, int]]:
+    assert cli.dispatch(["runs", f"output_root={root}", "format=json", *arguments]) == 0
+    return [(row["activation"], row["test_accuracy"], row["seed"]) for row in json.loads(capsys.readouterr().out)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "accuracies"),
+    [
+        ("activation=tanh_gpn", [12.5, 60, 70]),
+        ("activation=tanh,relu dataset=digits", [50, 80]),
+        ("model.depth=9 seed=0", [50, 70]),
+        ("model.depth=9,100 activation.gpn=true status=done", [60, 70]),
+        ("optim.lr=1e-4 status=interrupted", [12.5]),
+        ("optim.lr=0.1", []),
+        ("threads=null activation=relu", [80]),
+        ("where=['seed=1']", [60]),
+    ],
+)
+def test_settings_choose_runs(
+    arguments: str, accuracies: list[float], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sorted(accuracy for _, accuracy, _ in shown(root, *arguments.split(), capsys=capsys)) == accuracies
+
+
+def test_sorted_by_what_is_shown_and_by_what_is_not(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    by_accuracy = [accuracy for _, accuracy, _ in shown(root, "sort=test_accuracy", capsys=capsys)]
+    assert by_accuracy == [12.5, 50, 60, 70, 80]
+    assert [a for _, a, _ in shown(root, "sort=-test_accuracy", capsys=capsys)] == by_accuracy[::-1]
+    depths = listing.overview(str(root), sort="model.depth")["model.depth"]
+    assert depths.tolist() == [9, 9, 9, 100, 100]  # as numbers
+    finished = listing.overview(str(root), sort="-train_accuracy")["train_accuracy"]
+    assert finished[:4].tolist() == [81, 71, 61, 51]
+    assert finished.isna()[4]  # what has no value comes last in either direction
+    assert listing.overview(str(root), sort="train_accuracy")["train_accuracy"].isna()[4]
+
+
+@pytest.mark.parametrize("argument", ["model.dept=3", "sort=-model.dept"])
+def test_an_unknown_name_is_answered_with_the_nearest(
+    argument: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.dispatch(["runs", f"output_root={root}", argument]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {argument}: there is no column model.dept; near it: model.depth")
+
+
+def test_keys_of_the_verb_and_flags_are_left_to_hydra() -> None:
+    own = ["status=done", "format=csv", "output_root=x", "hydra.verbose=true", "--cfg", "+a=1", "sort=seed"]
+    assert filters(own) == own
+    assert filters(["--cfg", "job", "seed=0,1", "dataset=it's"]) == [
+        "--cfg",
+        "job",
+        r"where=['seed=0,1','dataset=it\'s']",
+    ]
+
+
+def test_nothing_to_show_is_no_error(tmp_path: Path) -> None:
+    assert listing.overview(str(tmp_path), "failed", ["seed=0"], "seed").empty

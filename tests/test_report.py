@@ -1,0 +1,177 @@
+"""The report in a real browser: what it shows is what is stored, and choosing changes the picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+
+from bsnn_cli import cli, report_plots, report_tables, tables
+from bsnn_cli.choices import ACTIVATION_LABELS
+from bsnn_cli.report import write_report
+from bsnn_cli.stored import Stored
+from tests.storage import PROVENANCE, store
+from tests.test_figures import measured, theorised
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+
+
+def fill(root: Path) -> Stored:
+    """Runs at the published protocol and beside it, signals, theory."""
+    store(root, "tanh", [50.0, 96.576])
+    store(root, "tanh_gpn", [60.0, 95.5])
+    store(root, "relu", [])
+    store(root, "selu_gpn", [70.0, 97.0], seed=0)
+    store(root, "selu_gpn", [70.0, 98.0], seed=1)
+    store(root, "elu_gpn", [10.0, 11.0], dataset="cifar10", model__norm="batch")
+    store(root, "gelu_gpn", [33.0], dataset="digits", optim__epochs=1)
+    for weights, accuracy in (("unit_rows", 90.0), ("orthogonal", 91.5)):
+        store(root, "selu_gpn", [accuracy], optim__epochs=1, model__weights=weights)
+    for activation in ("tanh", "tanh_gpn", "relu", "selu_gpn"):
+        measured(root, activation)
+    measured(root, "gelu_gpn", approach="bsnn")
+    theorised(root)
+    return Stored(root)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    stored = fill(tmp_path_factory.mktemp("report") / "outputs")
+    tables.write_tables(stored.runs, stored.root / "tables")
+    write_report(stored)
+    return stored
+
+
+@pytest.fixture(scope="module")
+def browser(filled: Stored, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium with the report open."""
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*QUIET.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}", "--window-size=1200,1000"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.get((filled.root / "report" / "index.html").as_uri())
+    yield driver
+    driver.quit()
+
+
+def cells(browser: Any, dataset: str, split: str) -> dict[str, list[str]]:
+    """A table of the published protocol as a reader sees it: by row label."""
+    script = """
+        const [dataset, split] = arguments, where = `[data-dataset="${dataset}"][data-split="${split}"]`;
+        const table = document.querySelector(`table[data-protocol=paper]${where}`);
+        return [...table.querySelectorAll("tbody tr")].map(row => [...row.children].map(cell => cell.textContent));
+    """
+    return {label: numbers for label, *numbers in browser.execute_script(script, dataset, split)}
+
+
+def test_the_page_is_whole_without_network_and_without_errors(browser: Any) -> None:
+    assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(browser.get_screenshot_as_base64())))
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 100
+    width = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1]
+
+
+def test_tables_have_the_numbers_of_the_csv_beside_the_published_ones(browser: Any, filled: Stored) -> None:
+    shown = cells(browser, "MNIST", "test")
+    assert shown["Tanh"] == ["96.58", "96.57", "+0.01", "95.50", "95.54", "−0.04"]
+    assert shown["ReLU"][0] == "diverged"
+    assert shown["SELU"][3] == "97.50 ± 0.71 [n=2, 95 %: ±6.35]"
+    assert shown["GELU"][0] == shown["GELU"][3] == "–"
+    for split in ("test", "train"):
+        csv = pd.read_csv(filled.root / "tables" / f"{split}_accuracy.csv")
+        rows = csv[(csv["protocol"] == "paper") & (csv["n"] > 0)]
+        assert len(rows) == 4
+        for row in rows.to_dict("records"):
+            table = cells(browser, "MNIST" if row["dataset"] == "mnist" else "CIFAR-10", split)
+            label = ACTIVATION_LABELS[row["activation"]] + (" + batch norm" if row["batch_norm"] else "")
+            assert table[label][3 if row["gpn"] else 0].startswith(f"{row['mean']:.2f}")
+
+
+def test_choosing_an_activation_changes_the_plot(browser: Any) -> None:
+    def drawn() -> list[str]:
+        script = """
+            const plot = document.querySelector(".plot[data-plot=signals]");
+            return [...plot.querySelectorAll(".legendtext")].map(entry => entry.textContent);
+        """
+        return list(browser.execute_script(script))
+
+    assert drawn() == ["Tanh", "Tanh-GPN", "SELU-GPN"]
+    click = "document.querySelector(`.plot[data-plot=signals] input[value=${arguments[0]}]`).click()"
+    browser.execute_script(click, "ReLU")
+    assert drawn() == ["Tanh", "Tanh-GPN", "ReLU", "SELU-GPN"]
+    browser.execute_script(click, "Tanh")
+    assert drawn() == ["ReLU", "SELU-GPN"]
+
+
+def test_a_cell_leads_to_the_config_of_its_runs(browser: Any) -> None:
+    script = """
+        document.querySelector("table[data-protocol=paper][data-dataset=MNIST] a").click();
+        return new Promise(done => setTimeout(() => {
+            const run = document.querySelector(location.hash);
+            done([run.open, run.textContent, run.querySelector("a").href]);
+        }, 200));
+    """
+    is_open, text, href = browser.execute_script(script)
+    assert is_open
+    assert "bsnn train activation=tanh dataset=mnist optim" not in text
+    assert "bsnn train activation=tanh dataset=mnist seed=0" in text
+    assert "lr: 0.0001" in text
+    assert Path(href.removeprefix("file://")).is_file()
+
+
+def test_plots_hold_what_is_stored(filled: Stored) -> None:
+    made = report_plots.plots(filled)
+    layers = pd.read_csv(next(filled.root.glob("propagation/tanh/*/layers.csv")))
+    [line] = [each for each in made["signals"]["series"] if each["name"] == "Tanh" and each["panel"] == 0]
+    assert line["y"] == [float(f"{value:.5g}") for value in layers["forward_norm"]]
+    curves = {each["facet"]: each for each in made["curves"]["series"] if each["name"] == "SELU-GPN"}
+    assert curves["MNIST: the published protocol"]["y"] == [70.0, 97.5]
+    assert curves["MNIST: the published protocol"]["high"] == [70.0, 98.207]
+    assert {"theorems", "depths"} <= set(made)
+    assert "widths" not in made  # one width, one repeat
+
+
+@pytest.mark.parametrize(
+    ("difference", "level"),
+    [(0.0, "same"), (1.0, "same"), (-1.01, "down-1"), (4.9, "up-1"), (-19, "down-2"), (-20.5, "down-3"), (88, "up-3")],
+)
+def test_colours_follow_the_size_of_a_difference(difference: float, level: str) -> None:
+    assert report_tables.level(difference) == level
+
+
+def test_nobody_s_paths_and_names_leave_the_machine(filled: Stored) -> None:
+    page = (filled.root / "report" / "index.html").read_text()
+    assert PROVENANCE["host"] not in page
+    assert "/home/somebody" not in page
+    assert "01234567" in page
+
+
+def test_an_empty_folder_makes_a_page_of_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.dispatch(["report"]) == 0
+    assert capsys.readouterr().out.strip() == os.path.join("outputs", "report", "index.html")
+    page = Path("outputs/report/index.html").read_text()
+    assert "<code>bsnn reproduce profile=short</code>" in page
+    assert "Plotly" not in page
+    assert not re.search(r"(src|href)=\"https?://(?!arxiv)", page)

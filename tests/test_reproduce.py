@@ -1,0 +1,193 @@
+"""`bsnn reproduce` as a newcomer uses it: the plan, the work, stopping and going on, and what cannot be done."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from bsnn_cli import agenda, cli, reproduction
+from bsnn_cli.config import PropagateConfig, TheoryConfig, TrainConfig
+from bsnn_cli.records import RunResult
+from bsnn_cli.validation import resolve
+from tests.conftest import BSNN
+
+TINY = "dataset=digits model.depth=3 model.width=20 optim.lr=0.01"
+DEAD_MIRROR = "http://127.0.0.1:9"
+
+
+def profile(*steps: str) -> str:
+    """A profile of these command lines, as an argument; `>` before one measures what it trains."""
+    entries = [
+        f'{{title: step {place}, command: "{step.lstrip(">")}", measure: {str(step.startswith(">")).lower()}}}'
+        for place, step in enumerate(steps, 1)
+    ]
+    return f"profile.steps=[{', '.join(entries)}]"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["smoke", "short", "paper"])
+def test_every_profile_composes_and_only_looks(
+    name: str, here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agenda.plan, "step_seconds", lambda _: 0.5)
+    assert cli.dispatch(["reproduce", f"profile={name}", "dry_run=true", "seeds=3", "batch_norm=true"]) == 0
+    output = capfd.readouterr().out
+    assert f"profile {name}: " in output
+    assert "in all about" in output
+    assert "activation=tanh,tanh_gpn,relu" in output
+    assert "36 runs: 36 to run" in output  # twelve activations, three seeds
+    assert ("MNIST is not here; it is fetched" in output) == (name != "smoke")
+    assert ("CIFAR-10 is not here; it is fetched" in output) == (name != "smoke")
+    assert list(here.iterdir()) == []
+
+
+def test_it_runs_what_is_missing_and_makes_everything(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [
+        "reproduce",
+        profile(
+            f">train -m {TINY} activation=tanh_gpn,selu_gpn model.weights=unit_rows,orthogonal optim.epochs=2",
+            f"train -m {TINY} activation=selu_gpn,tanh_gpn optim.epochs=2",
+            f"train -m {TINY} optim.batch_size=5000",
+            "propagate -m activation=relu_gpn model.depth=3 model.width=20,1000000 activation.root=upper,lower",
+            "train -m dataset=cifar10",
+        ),
+        "export=results",
+    ]
+    monkeypatch.setenv("BSNN_DATA_MIRROR", DEAD_MIRROR)
+    assert cli.dispatch(arguments) == 1
+    said = capfd.readouterr()
+    assert "step 1: 4 runs: 4 to run" in said.out
+    assert "step 2: 2 runs: 2 shared with a step above" in said.out
+    assert "CIFAR-10 is absent, and its cells stay dashed: dataset.root=data" in said.out
+    assert "failed: step 3: selu_gpn, seed 0: optim.batch_size=5000: must be at most 1442" in said.err
+    assert "failed: step 4: see outputs/sweeps/" in said.err
+    assert "2 failed; the same command tries them again" in said.err
+    assert "left in all" in said.err
+
+    runs = pd.read_csv("results/runs.csv")
+    assert len(runs) == 4
+    assert set(runs["networks"]) == {2}  # alike in all but activation and seed: trained together
+    command = runs[(runs["activation"] == "tanh") & (runs["weights"] == "orthogonal")]["command"].item()
+    assert command == (
+        "bsnn train activation=tanh_gpn dataset=digits model.depth=3 model.width=20 model.weights=orthogonal "
+        "optim.lr=0.01 optim.epochs=2 seed=0"
+    )
+    constraint = pd.read_csv("outputs/tables/constraint.csv")
+    assert list(constraint["weights"]) == ["unit_rows", "orthogonal"] * 2
+    assert list(constraint["measured"]) == [1] * 4
+    exact = constraint[constraint["weights"] == "orthogonal"]["orthogonality_error"]
+    assert (exact < 1e-5).all()
+    assert (constraint["step_ms"] > 0).all()
+    assert Path("outputs/report/index.html").stat().st_size > 1e6
+    for name in ("README.md", "constraint.csv", "roots.png", "test_accuracy.csv", "captions.md"):
+        assert (Path("results") / name).exists() == (name != "captions.md")
+    page = Path("results/README.md").read_text()
+    assert str(here) not in page
+    assert "| SELU" in page
+
+    before = {path: path.stat().st_mtime_ns for path in Path("outputs/runs").rglob("result.json")}
+    finished = ["reproduce", profile(f"train -m {TINY} activation=selu_gpn,tanh_gpn optim.epochs=2")]
+    assert cli.dispatch(finished) == 0
+    assert "all is done" in capfd.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in Path("outputs/runs").rglob("result.json")}
+
+
+def test_stopped_anywhere_the_same_command_goes_on(here: Path) -> None:
+    step = f"train -m {TINY} activation=selu_gpn optim.epochs=60 checkpoint.every_s=0"
+    command = [str(BSNN), "reproduce", profile(step)]
+    seen = -1
+    for number in (signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen(command, cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while (saved := changed(here)) in (0, seen) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == (130 if number == signal.SIGINT else -9)
+        assert ("the same command goes on from here" in errors) == (number == signal.SIGINT)
+        _, alive = psutil.wait_procs(children, timeout=60)
+        assert alive == []
+        seen = max(saved, changed(here))
+    again = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert "1 run: 1 to resume" in again.stdout
+    [log] = here.glob("outputs/runs/*/*/*/log.txt")
+    assert log.read_text().count("resuming after") == 2
+
+
+def changed(folder: Path) -> int:
+    """When a checkpoint was written last; 0 if there is none."""
+    return max((path.stat().st_mtime_ns for path in folder.glob("outputs/runs/*/*/*/checkpoint.pt")), default=0)
+
+
+def test_small_networks_share_a_fleet_and_large_ones_do_not(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    monkeypatch.setattr(agenda.plan, "step_seconds", lambda _: 0.5)
+    config = reproduction.ReproduceConfig(device="cpu")
+
+    def sizes(depth: int, width: int) -> list[int]:
+        configs = [TrainConfig(seed=seed) for seed in range(30)]
+        for each in configs:
+            each.model.depth, each.model.width = depth, width
+        step = agenda.Step("", "train", [""], configs, [resolve(each) for each in configs])
+        return [len(job.configs) for job in reproduction.jobs(config, [step], {})]
+
+    assert sizes(20, 100) == [24, 6]
+    assert sizes(200, 500) == [1] * 30
+
+
+def test_time_left_is_corrected_by_what_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(reproduction.time, "monotonic", lambda: now[0])
+    step = agenda.Step("", "train", [""], [], [])
+    other = agenda.Step("", "propagate", ["activation=tanh"], [], [])
+    todo = [reproduction.Job(step, [], 10.0)] * 3 + [reproduction.Job(other, [], 7.0)]
+    monkeypatch.setattr(reproduction.Job, "name", "")
+    outlook = reproduction.Outlook(todo)
+    outlook.begin(1, todo[0])
+    assert outlook.seconds() == 37
+    now[0] = 4.0
+    assert outlook.seconds() == 33
+    now[0] = 20.0  # twice as long as estimated
+    outlook.end()
+    outlook.begin(2, todo[1])
+    assert outlook.seconds() == 20 + 20 + 7
+    outlook.close()
+
+
+def test_theory_is_finished_only_with_the_same_settings(here: Path) -> None:  # noqa: ARG001
+    arguments = ["theory", "trials=20", "largest_width=64", "depth=3", "width=8", "networks=2"]
+    assert cli.dispatch(arguments) == 0
+    asked = TheoryConfig(trials=20, largest_width=64, depth=3, width=8, networks=2)
+    assert agenda.studied(asked)
+    assert not agenda.studied(dataclasses.replace(asked, trials=21))
+    Path("outputs/theory/config.yaml").unlink()
+    assert not agenda.studied(asked)
+
+
+def test_what_is_no_longer_there_is_not_measured(here: Path) -> None:
+    run = here / "outputs" / "runs" / "digits" / "selu_gpn" / "0123456789-s0"
+    run.mkdir(parents=True)
+    config = PropagateConfig(run=str(run))
+    assert not agenda.finished(config)
+    result = {field.name: None for field in dataclasses.fields(RunResult)} | {"status": "done"}
+    (run / "result.json").write_text(json.dumps(result))
+    assert agenda.finished(config)  # the weights were not kept
+    (run / "weights.pt").touch()
+    assert not agenda.finished(config)

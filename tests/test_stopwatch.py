@@ -1,0 +1,51 @@
+"""Steps are made in turns, also those of a framework that makes them itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from bsnn_cli import stopwatch
+from bsnn_cli.stopwatch import Loop, make, ratio, timed
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that only moves when a step moves it."""
+    now = [0.0]
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_every_round_times_each_step_once_after_one_that_does_not_count(looped: bool, clock: list[float]) -> None:
+    made = []
+
+    def step(name: str, seconds: float) -> None:
+        clock[0] += seconds * (1 + made.count(name))
+        made.append(name)
+
+    def loop(turns: Iterator[None]) -> None:
+        for _ in turns:
+            step("b", 10)
+
+    steps = [lambda: step("a", 1), Loop(loop) if looped else lambda: step("b", 10), lambda: step("c", 100)]
+    times = timed(steps, 2, CPU)
+    assert made == ["a", "b", "c"] * 3
+    np.testing.assert_array_equal(times, [[2, 20, 200], [3, 30, 300]])
+
+
+def test_steps_are_made_without_a_clock() -> None:
+    made = []
+    make(lambda: made.append("step"), 2)
+    make(Loop(lambda turns: made.extend("loop" for _ in turns)), 3)
+    assert made == ["step"] * 2 + ["loop"] * 3
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    assert ratio(np.array([2.0, 200.0, 6.0]), np.array([1.0, 100.0, 2.0])) == 2

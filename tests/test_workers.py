@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from bsnn_cli.workers import Workers
+
+
+def test_every_part_is_done_once_by_a_thread_that_has_one_core() -> None:
+    threads = torch.get_num_threads()
+    done: list[tuple[int, int, str]] = []
+
+    def work(part: int) -> None:
+        done.append((part, torch.get_num_threads(), threading.current_thread().name))
+        time.sleep(0.001)  # so that no worker takes all
+
+    Workers(3).each(work, range(60))
+    assert sorted(part for part, _, _ in done) == list(range(60))
+    assert {intra for _, intra, _ in done} == {1}
+    assert len({name for _, _, name in done}) == 3
+    assert torch.get_num_threads() == threads
+
+
+def test_a_lone_worker_is_the_caller() -> None:
+    names: list[str] = []
+    Workers(1).each(lambda _: names.append(threading.current_thread().name), [1, 2])
+    assert names == [threading.current_thread().name] * 2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_failure_reaches_the_caller(count: int) -> None:
+    def work(part: int) -> None:
+        if part == 5:
+            raise RuntimeError("part 5")
+
+    with pytest.raises(RuntimeError, match="part 5"):
+        Workers(count).each(work, range(10))
