@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bsnn_cli.bench_report import VARIED, activation, exponent, heading, label, significant
 from bsnn_cli.config import FiguresConfig
-from bsnn_cli.plotting import COLOURS, DOUBLE, GREY, Missing, Picture, canvas, key, legend_above, note
+from bsnn_cli.plotting import COLOURS, DOUBLE, GREY, Missing, Picture, canvas, elsewhere, key, legend_above, note
 
 OURS, FLOOR = COLOURS["tanh"], COLOURS["lrelu"]
 
@@ -21,7 +21,7 @@ OURS, FLOOR = COLOURS["tanh"], COLOURS["lrelu"]
 def bench(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """Speed of all implementations; growth with depth, width and number of networks."""
     path = Path(config.output_root) / "bench" / "bench.csv"
-    arguments = "" if config.output_root == FiguresConfig().output_root else f" output_root={config.output_root}"
+    arguments = elsewhere(config)
     if not path.is_file():
         yield Missing("bench", "times of steps", f"bsnn bench growth=true{arguments}")
         return

@@ -77,6 +77,8 @@ FIGURES = (
     "propagation_all",
     "derivatives",
     "width",
+    "root_signals",
+    "after_training",
     "curves",
     "approaches",
     "theorems",

@@ -58,11 +58,10 @@ def propagate(config: PropagateConfig) -> None:
     """Measure signals and gradients of every layer, at the start or of a trained network; -m sweeps."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch then uses huge pages: a tenth faster
     from bsnn_cli.propagation_runner import run
-    from bsnn_cli.verdict import verdict
+    from bsnn_cli.verdict import title, verdict
 
     path, summary = run(config)
-    name = summary["activation"] if summary["approach"] is None else f"{summary['approach']} ({summary['activation']})"
-    print(f"{name}, {summary['depth']} layers of {summary['width']}: " + "; ".join(verdict(summary)))
+    print(f"{title(summary)}: " + "; ".join(verdict(summary)))
     print(f"  {path}")
 
 

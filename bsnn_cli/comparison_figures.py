@@ -82,7 +82,7 @@ def width(config: FiguresConfig) -> Iterator[Picture | Missing]:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     ax.set_ylim(bottom=1)
     ax.set_xlabel("width $n$ (units)")
-    ax.set_ylabel("gradient norm ratio, largest / smallest")
+    ax.set_ylabel("gradient norm ratio, max / min")
     ax.legend()
     small, sizes = counted(repeated.values())
     note(figure, small)

@@ -24,6 +24,7 @@ from bsnn_cli import (
     signal_figures,
     summary,
     theory_figures,
+    variant_figures,
 )
 from bsnn_cli.choices import ACTIVATION_LABELS, DATASETS, FIGURES, FORMATS, PAPER_ACTIVATIONS
 from bsnn_cli.config import FiguresConfig
@@ -35,6 +36,7 @@ from bsnn_cli.plotting import (
     Picture,
     canvas,
     colour,
+    elsewhere,
     key,
     label,
     legend_above,
@@ -126,8 +128,7 @@ def curves(config: FiguresConfig) -> Iterator[Picture | Missing]:
     stored = runs.load_all(config.output_root)
     counted = summary.finished(stored) if len(stored) > 0 and stored["status"].isin(summary.FINISHED).any() else stored
     command = "bsnn train -m activation=tanh,tanh_gpn,selu,selu_gpn dataset=cifar10 seed=0,1,2"
-    if config.output_root != FiguresConfig().output_root:
-        command += f" output_root={config.output_root}"
+    command += elsewhere(config)
     if not ("test_accuracy" in counted and counted["test_accuracy"].notna().any()):
         yield Missing("curves", "training runs", command)
         return
@@ -211,6 +212,8 @@ BUILDERS: dict[str, Builder] = {
     "propagation_all": signal_figures.propagation_all,
     "derivatives": signal_figures.derivatives,
     "width": comparison_figures.width,
+    "root_signals": variant_figures.root_signals,
+    "after_training": variant_figures.after_training,
     "curves": curves,
     "approaches": comparison_figures.approaches,
     "theorems": theory_figures.theorems,

@@ -14,7 +14,19 @@ from bsnn_cli import finding_tables
 from bsnn_cli.choices import ACTIVATION_LABELS
 from bsnn_cli.config import FiguresConfig
 from bsnn_cli.finding_tables import Row, label, records, setting
-from bsnn_cli.plotting import DOUBLE, GREY, Missing, Picture, canvas, colour, key, legend_above, log_axis, note
+from bsnn_cli.plotting import (
+    DOUBLE,
+    GREY,
+    Missing,
+    Picture,
+    canvas,
+    colour,
+    elsewhere,
+    key,
+    legend_above,
+    log_axis,
+    note,
+)
 from bsnn_cli.stored import Stored
 
 
@@ -41,7 +53,9 @@ def constraint(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """Accuracy, error, cost and signals of exactly orthogonal weights and of unit rows."""
     table = Stored(config.output_root).constraint
     if table.empty:
-        yield Missing("constraint", "trainings with both weights are", finding_tables.CONSTRAINT_COMMAND)
+        yield Missing(
+            "constraint", "trainings with both weights are", finding_tables.CONSTRAINT_COMMAND + elsewhere(config)
+        )
         return
     rows = records(table)
     panels = [
@@ -68,10 +82,10 @@ def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
     stored = Stored(config.output_root)
     signals, accuracies = stored.root_signals, stored.roots
     if signals.empty:
-        yield Missing("roots", "signals with both roots are", finding_tables.ROOT_SIGNALS_COMMAND)
+        yield Missing("roots", "signals with both roots are", finding_tables.ROOT_SIGNALS_COMMAND + elsewhere(config))
         return
     if accuracies.empty:
-        yield Missing("roots", "trainings with both roots are", finding_tables.ROOTS_COMMAND)
+        yield Missing("roots", "trainings with both roots are", finding_tables.ROOTS_COMMAND + elsewhere(config))
     else:
         first = accuracies[common_setting(accuracies)]
         signals = signals.merge(

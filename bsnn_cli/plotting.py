@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from bsnn_cli.choices import ACTIVATION_LABELS
+from bsnn_cli.config import FiguresConfig
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.files import write_atomically, write_text
 
@@ -117,6 +118,11 @@ class Missing:
     name: str
     what: str
     command: str
+
+
+def elsewhere(config: FiguresConfig) -> str:
+    """What a command must say of the folder, so that its numbers are found again."""
+    return "" if config.output_root == FiguresConfig().output_root else f" output_root={config.output_root}"
 
 
 def looks() -> AbstractContextManager[None]:

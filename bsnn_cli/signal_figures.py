@@ -67,10 +67,18 @@ def of_depth(config: FiguresConfig) -> list[Summary]:
     """The paper's networks of the wanted depth, with the published root of b."""
     return [
         each
+        for each in of_paper(config)
+        if each["config"]["activation"]["root"] in ("auto", AUTO_ROOT.get(each["config"]["activation"]["name"]))
+    ]
+
+
+def of_paper(config: FiguresConfig) -> list[Summary]:
+    """The paper's networks of the wanted depth, with either root of b."""
+    return [
+        each
         for each in fresh(config)
         if each["depth"] == config.depth
         and each["approach"] is None
-        and each["config"]["activation"]["root"] in ("auto", AUTO_ROOT.get(each["config"]["activation"]["name"]))
         and asdict(ModelConfig(depth=each["depth"], width=each["width"])) == asdict(ModelConfig()) | _model(each)
     ]
 
@@ -127,7 +135,9 @@ def counted(summaries: Iterable[Summary]) -> tuple[str, str]:
         extent(row[name] for row in rows) for name in ("depth", "width", "inputs", "repeats")
     )
     short = f"L = {depth}, n = {width}, {inputs} inputs, repeats: {repeats}"
-    long = f"L = {depth} layers, n = {width} units, {inputs} standard Gaussian inputs, repeats (seeds): {repeats}"
+    sources = sorted({row["dataset"] or "standard Gaussian" for row in rows})
+    kind = " or ".join(sources)
+    long = f"L = {depth} layers, n = {width} units, {inputs} {kind} inputs, repeats (seeds): {repeats}"
     return short, long
 
 
@@ -179,7 +189,8 @@ def propagation(config: FiguresConfig) -> Iterator[Picture | Missing]:
         figure,
         "Squared length of the signal per unit (left) and Frobenius norm of the gradient of each layer's weights "
         "(right) against the layer, at the start of training. Plain Tanh lets the signal shrink until the network is "
-        f"linear, plain SELU lets gradients explode towards the input; with GPN both stay. {sizes}.",
+        "linear, plain SELU keeps it (its line lies under those of GPN) and lets gradients explode towards the input; "
+        f"with GPN both stay. {sizes}.",
     )
 
 

@@ -12,7 +12,19 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bsnn_cli.choices import ACTIVATION_LABELS, AUTO_ROOT
 from bsnn_cli.config import FiguresConfig
-from bsnn_cli.plotting import COLOURS, DOUBLE, GREY, Missing, Picture, canvas, key, legend_above, log_axis, note
+from bsnn_cli.plotting import (
+    COLOURS,
+    DOUBLE,
+    GREY,
+    Missing,
+    Picture,
+    canvas,
+    elsewhere,
+    key,
+    legend_above,
+    log_axis,
+    note,
+)
 
 CASES = {
     "none": "assumptions hold",
@@ -35,8 +47,7 @@ def theory(config: FiguresConfig, name: str) -> Numbers:
     path = Path(config.output_root) / "theory" / "theory.csv"
     if path.exists():
         return pd.read_csv(path), []
-    elsewhere = "" if config.output_root == FiguresConfig().output_root else f" output_root={config.output_root}"
-    return None, [Missing(name, "theory.csv is", f"bsnn theory{elsewhere}")]
+    return None, [Missing(name, "theory.csv is", f"bsnn theory{elsewhere(config)}")]
 
 
 def order(rows: pd.DataFrame) -> list[str]:
@@ -150,7 +161,7 @@ def over_depth(table: pd.DataFrame, what: str, axis: str, span: tuple[float, flo
             follow(ax, path.sort_values("layer"), name, root if isinstance(root, str) else None, span)
         ax.set_title(ACTIVATION_LABELS[name], pad=3)
         log_axis(ax, "y", *span, ticks=5)
-        log_axis(ax, "x", 1, depth, ticks=4)
+        log_axis(ax, "x", 0.85, 1.2 * depth, ticks=4)  # dots at the ends stay whole
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     for ax in axes[len(names) :]:
         ax.set_visible(False)

@@ -11,6 +11,16 @@ ALIKE = 0.005
 """Below this mean 1 − c inputs are hard to tell apart: the plain and normalised ReLU's fate after 200 layers."""
 
 
+def title(summary: dict[str, Any]) -> str:
+    """Which network was measured, such as `relu_gpn with the lower root, 200 layers of 500`."""
+    name, activation = summary["activation"], summary["config"]["activation"]
+    if summary["approach"] is not None:
+        name = f"{summary['approach']} ({name})"
+    if activation["gpn"] and activation["root"] != "auto":
+        name += f" with the {activation['root']} root"
+    return f"{'trained ' if summary['trained'] else ''}{name}, {summary['depth']} layers of {summary['width']}"
+
+
 def verdict(summary: dict[str, Any]) -> list[str]:
     """Judge absolute lengths and the gradient norm ratio.
 

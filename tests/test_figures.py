@@ -36,7 +36,8 @@ def measured(root: Path, activation: str, scale: float = 1.0, repeats: int = 1, 
     """Store a measurement whose signal is scale·2^-l and whose gradient is scale·l; returns its `layers.csv`."""
     config = PropagateConfig(output_root=str(root))
     config.activation.name, config.activation.gpn = plotting.split(activation)
-    config.approach = model.pop("approach", None)
+    config.approach, config.run = model.pop("approach", None), model.pop("run", None)
+    config.weights_digest, config.activation.root = config.run, model.pop("root_of_b", "auto")
     config.propagate.inputs, config.propagate.repeats = 8, repeats
     for name, value in {"depth": DEPTH, "width": WIDTH, **model}.items():
         setattr(config.model, name, value)
@@ -213,6 +214,32 @@ def test_width_shows_mean_and_spread_over_repeats(tmp_path: Path) -> None:
     assert "model.width=100,250,500,1000,1500 activation=tanh_gpn,selu_gpn propagate.repeats=5" in missing.command
 
 
+def test_both_roots_stand_beside_each_other(tmp_path: Path) -> None:
+    upper = measured(tmp_path, "gelu_gpn", 3.0, root_of_b="upper")
+    lower = measured(tmp_path, "gelu_gpn", 1.0)  # the published root of GELU
+    measured(tmp_path, "silu_gpn", 7.0, width=20)
+    [picture], [missing] = built(tmp_path, "root_signals")
+    forward, gradient, _ = picture.figure.axes
+    for ax, quantity in ((forward, "forward_norm"), (gradient, "gradient_norm")):
+        drawn = {line.get_linestyle(): line.get_ydata() for line in ax.get_lines()}
+        np.testing.assert_array_equal(drawn["-"], upper[quantity].dropna())
+        np.testing.assert_array_equal(drawn[":"], lower[quantity].dropna())
+    assert "activation=relu_gpn,lrelu_gpn,silu_gpn activation.root=upper,lower" in missing.command
+
+
+def test_trained_networks_stand_beside_their_start(tmp_path: Path) -> None:
+    stored = {
+        "-": measured(tmp_path, "tanh_gpn", 2.0, run="one"),
+        "--": measured(tmp_path, "tanh_gpn", 3.0, run="other", weights="orthogonal"),
+        ":": measured(tmp_path, "tanh_gpn", 1.0),
+    }
+    measured(tmp_path, "tanh_gpn", 9.0, init="he_normal")
+    [picture], missing = built(tmp_path, "after_training")
+    assert missing == []
+    drawn = {line.get_linestyle(): list(line.get_ydata()) for line in picture.figure.axes[0].get_lines()}
+    assert drawn == {style: list(table["forward_norm"]) for style, table in stored.items()}
+
+
 def test_approaches_are_dots_or_words(tmp_path: Path) -> None:
     measured(tmp_path, "tanh_gpn", approach="bsnn")
     measured(tmp_path, "relu", 0.0, approach="spectral_norm", init="glorot_uniform", weights="spectral_norm")
@@ -289,11 +316,15 @@ def test_no_picture_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         measured(tmp_path, name)
     measured(tmp_path, "tanh_gpn", repeats=2)
     measured(tmp_path, "tanh_gpn", approach="bsnn")
+    measured(tmp_path, "gelu_gpn", root_of_b="upper")
+    measured(tmp_path, "tanh_gpn", run="one")
     trained(tmp_path, "selu_gpn", 0, [50.0, 70.0])
     theorised(tmp_path)
     benched(tmp_path)
     drawn = figures.draw(settings(tmp_path, formats=["png"]))
-    names = {"curves_digits" if name == "curves" else name for name in FIGURES} | {"bench_growth"}
+    elsewhere = {"constraint", "roots"}  # of full size and of several trainings: tests/test_findings.py draws them
+    names = {"curves_digits" if name == "curves" else name for name in FIGURES if name not in elsewhere}
+    names.add("bench_growth")
     assert {path.name for path in drawn.files} == {f"{name}.png" for name in names}
     for path in drawn.files:
         ink = (matplotlib.image.imread(path)[..., :3] < 0.6).any(axis=2)

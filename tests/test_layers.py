@@ -42,7 +42,7 @@ ROWS = [
     {"stored"},
     {"bench_data", "bench_figures"},
     {"signal_figures", "theory_figures", "finding_figures"},
-    {"comparison_figures"},
+    {"comparison_figures", "variant_figures"},
     {"figures"},
     # everything on one page
     {"export", "report_tables", "report_plots"},
