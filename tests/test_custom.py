@@ -268,7 +268,7 @@ def test_propagate_gpn_table_and_figures_know_it(swept: Path, capsys: pytest.Cap
     [directory] = swept.glob("outputs/runs/digits/bent_gpn/*-s0")
     measured = said("propagate", *custom_gpn, "model.depth=5", "model.width=20", outputs)
     assert measured.startswith("bent_gpn, 5 layers of 20: signal keeps its length")
-    assert said("propagate", f"run={directory}", outputs).startswith("bent_gpn, 3 layers of 12")
+    assert said("propagate", f"run={directory}", outputs).startswith("trained bent_gpn, 3 layers of 12")
     [row] = json.loads(said("gpn", *custom_gpn, "format=json"))
     assert (row["activation"], row["E[f²]"], row["published a"]) == ("bent", pytest.approx(1), None)
     assert all(f"| {name}" in said("table", outputs) for name in ("bent", "mine"))
