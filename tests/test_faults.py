@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -67,21 +68,26 @@ def save_all_the_time() -> None:
     session.SAVING_SHARE = 1.0
 
 
+def saved_at(folder: Path) -> dict[Path, int]:
+    """When each newest checkpoint was written, in ns; without one that is just being replaced."""
+    times = {}
+    for path in folder.glob(f"outputs/runs/*/*/*/{CURRENT}"):
+        with contextlib.suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime_ns
+    return times
+
+
 def killed_at_random(folder: Path, arguments: list[str], kills: int, seed: int) -> None:
     """Kill a run so often: every other time in the middle of a save; each process goes on from a step above 0."""
     moments = random.Random(seed)
     pending = ".checkpoint.next.pt.tmp"
     at = 0
     for kill in range(kills):
-        known = {path: path.stat().st_mtime_ns for path in folder.glob(f"outputs/runs/*/*/*/{CURRENT}")}
+        known = saved_at(folder)
         (folder / "output.txt").unlink(missing_ok=True)
         process = forked.start(folder, *arguments, inject=save_all_the_time)
         deadline = time.monotonic() + 60
-        while not any(  # until it has made headway
-            path.stat().st_mtime_ns != known.get(path)
-            for path in list(folder.glob(f"outputs/runs/*/*/*/{CURRENT}"))
-            if path.exists()
-        ):
+        while all(known.get(path) == moment for path, moment in saved_at(folder).items()):  # until it has made headway
             assert process.is_alive(), (folder / "output.txt").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.001)
