@@ -9,20 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bsnn_cli.activations import GPN, gpn_coefficients
-    from bsnn_cli.network import UnitRows
-    from bsnn_cli.runs import load_all as load_runs
-    from bsnn_cli.runs import load_dataset, load_run
+    from bsnn_cli.gpn.activations import GPN, gpn_coefficients
+    from bsnn_cli.networks.network import UnitRows
+    from bsnn_cli.storage.runs import load_all as load_runs
+    from bsnn_cli.storage.runs import load_dataset, load_run
 
 __all__ = ["GPN", "UnitRows", "gpn_coefficients", "load_dataset", "load_run", "load_runs"]
 
 _HOMES = {
-    "GPN": ("activations", "GPN"),
-    "UnitRows": ("network", "UnitRows"),
-    "gpn_coefficients": ("activations", "gpn_coefficients"),
-    "load_dataset": ("runs", "load_dataset"),
-    "load_run": ("runs", "load_run"),
-    "load_runs": ("runs", "load_all"),
+    "GPN": ("gpn.activations", "GPN"),
+    "UnitRows": ("networks.network", "UnitRows"),
+    "gpn_coefficients": ("gpn.activations", "gpn_coefficients"),
+    "load_dataset": ("storage.runs", "load_dataset"),
+    "load_run": ("storage.runs", "load_run"),
+    "load_runs": ("storage.runs", "load_all"),
 }
 
 

@@ -15,7 +15,7 @@ from bsnn_cli.errors import BsnnError, Interrupted
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from bsnn_cli.config import (
+    from bsnn_cli.settings.config import (
         BenchConfig,
         DataConfig,
         FiguresConfig,
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
         TheoryConfig,
         TrainConfig,
     )
-    from bsnn_cli.profiles import ReportConfig, ReproduceConfig
+    from bsnn_cli.settings.profiles import ReportConfig, ReproduceConfig
 
 
 def train(config: TrainConfig) -> None:
     """Train a network and write its run directory; -m sweeps."""
-    from bsnn_cli.identity import activation_label, run_directory
-    from bsnn_cli.validation import resolve
+    from bsnn_cli.settings.identity import activation_label, run_directory
+    from bsnn_cli.settings.validation import resolve
 
     config = resolve(config)  # before torch is loaded: a mistake is answered at once
-    from bsnn_cli import runner
+    from bsnn_cli.running import runner
 
     config = runner.prepare(config)
     if config.dry_run:
-        from bsnn_cli import plan
+        from bsnn_cli.running import plan
 
         print(plan.preview([config]))
         return
@@ -57,8 +57,8 @@ def train(config: TrainConfig) -> None:
 def propagate(config: PropagateConfig) -> None:
     """Measure signals and gradients of every layer, at the start or of a trained network; -m sweeps."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch then uses huge pages: a tenth faster
-    from bsnn_cli.propagation_runner import run
-    from bsnn_cli.verdict import title, verdict
+    from bsnn_cli.measuring.propagation_runner import run
+    from bsnn_cli.measuring.verdict import title, verdict
 
     path, summary = run(config)
     print(f"{title(summary)}: " + "; ".join(verdict(summary)))
@@ -71,29 +71,29 @@ def table(config: TableConfig) -> None:
 
     folder = Path(config.output_root) / "tables"
     if config.kind != "accuracy":
-        from bsnn_cli.products import TABLES
-        from bsnn_cli.stored import Stored
+        from bsnn_cli.reproducing.products import TABLES
+        from bsnn_cli.storage.stored import Stored
 
         print(TABLES[config.kind](Stored(config.output_root), folder))
         return
-    from bsnn_cli.runs import load_all
-    from bsnn_cli.tables import write_tables
+    from bsnn_cli.storage.runs import load_all
+    from bsnn_cli.tabulating.tables import write_tables
 
     print(write_tables(load_all(config.output_root), folder, config.rows, config.columns).text)
 
 
 def figures(config: FiguresConfig) -> None:
     """Draw the paper's figures from stored numbers."""
-    from bsnn_cli.figures import draw
+    from bsnn_cli.drawing.figures import draw
 
     print(draw(config).text)
 
 
 def gpn(config: GpnConfig) -> None:
     """Print the constants a, b that make activations Gaussian-Poincaré normalised."""
-    from bsnn_cli import activations, custom
-    from bsnn_cli.choices import AUTO_ROOT
-    from bsnn_cli.formats import render
+    from bsnn_cli.gpn import activations, custom
+    from bsnn_cli.settings.choices import AUTO_ROOT
+    from bsnn_cli.tabulating.formats import render
 
     if config.activation is None:
         solutions = activations.gpn_table(AUTO_ROOT, config.root)
@@ -108,8 +108,8 @@ def theory(config: TheoryConfig) -> None:
 
     from omegaconf import OmegaConf
 
-    from bsnn_cli import theory as theorems
-    from bsnn_cli.files import write_text
+    from bsnn_cli.measuring import theory as theorems
+    from bsnn_cli.storage.files import write_text
 
     path = Path(config.output_root) / "theory" / "theory.csv"
     path.with_name("config.yaml").unlink(missing_ok=True)
@@ -122,8 +122,8 @@ def theory(config: TheoryConfig) -> None:
 
 def runs(config: RunsConfig) -> None:
     """List runs with their status and metrics; free disk space."""
-    from bsnn_cli import listing
-    from bsnn_cli.formats import render
+    from bsnn_cli.storage import listing
+    from bsnn_cli.tabulating.formats import render
 
     if config.prune:
         print(listing.prune(config.output_root, delete=config.yes))
@@ -136,36 +136,36 @@ def rerun(config: RerunConfig) -> None:
     """Repeat a finished run and say whether the result is identical."""
     from pathlib import Path
 
-    from bsnn_cli.rerun import repeat
+    from bsnn_cli.running.rerun import repeat
 
     print(repeat(Path(config.directory)))
 
 
 def data(config: DataConfig) -> None:
     """Fetch and verify a dataset, and print what is in it."""
-    from bsnn_cli import data as datasets
+    from bsnn_cli.datasets import data as datasets
 
     print(datasets.describe(config.dataset))
 
 
 def bench(config: BenchConfig) -> None:
     """Time a training step beside plain PyTorch and the matrix products alone."""
-    from bsnn_cli.bench import run
+    from bsnn_cli.timing.bench import run
 
     print(run(config))
 
 
 def reproduce(config: ReproduceConfig) -> None:
     """Make the paper's results from start to end: trainings, measurements, tables, figures, report."""
-    from bsnn_cli.reproduction import run
+    from bsnn_cli.reproducing.reproduction import run
 
     run(config)
 
 
 def report(config: ReportConfig) -> None:
     """Write one HTML page of everything that is stored."""
-    from bsnn_cli.report import write_report
-    from bsnn_cli.stored import Stored
+    from bsnn_cli.reproducing.report import write_report
+    from bsnn_cli.storage.stored import Stored
 
     print(write_report(Stored(config.output_root)))
 
@@ -200,7 +200,7 @@ def main() -> None:
 
 def dispatch(arguments: list[str]) -> int:
     """Take the verb off the arguments and run it; returns the exit code."""
-    from bsnn_cli import usage
+    from bsnn_cli.settings import usage
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage.overview({name: str(verb.__doc__) for name, verb in VERBS.items()}))
@@ -226,8 +226,8 @@ def dispatch(arguments: list[str]) -> int:
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Compose the verb's config and act on it, once or for each job of a sweep; returns the exit code."""
-    from bsnn_cli import composition
-    from bsnn_cli.arguments import filters
+    from bsnn_cli.settings import composition
+    from bsnn_cli.settings.arguments import filters
 
     codes: list[int] = []
     register_plugins(verb)
@@ -246,7 +246,7 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 def register_plugins(verb: str) -> None:
     """Make our sweeper and launcher known to Hydra, for the verbs whose runs they know."""
     if verb in ("train", "reproduce"):
-        from bsnn_cli import lockstep, sweep
+        from bsnn_cli.running import lockstep, sweep
 
         sweep.register()
         lockstep.register()
@@ -273,7 +273,7 @@ def attempt(act: Callable[[], None]) -> int:
 
 def complete(arguments: list[str]) -> int:
     """Shell completion: print Hydra's script for a shell, or answer a query from it."""
-    from bsnn_cli import composition
+    from bsnn_cli.settings import composition
 
     line = os.environ.get("COMP_LINE", "")
     words = line.split()

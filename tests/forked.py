@@ -14,7 +14,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PRELOADED = ["bsnn_cli.cli", "bsnn_cli.composition", "bsnn_cli.sweep", "bsnn_cli.runner", "sklearn.datasets"]
+MODULES = ("cli", "settings.composition", "running.sweep", "running.runner")
+PRELOADED = [*(f"bsnn_cli.{name}" for name in MODULES), "sklearn.datasets"]
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(PRELOADED)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bsnn_cli.activations import ACTIVATIONS, PUBLISHED, get
-from bsnn_cli.choices import ACTIVATION_LABELS, AUTO_ROOT, PAPER_ACTIVATIONS
+from bsnn_cli.gpn.activations import ACTIVATIONS, PUBLISHED, get
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT, PAPER_ACTIVATIONS
 
 NAMES = list(ACTIVATIONS)
 

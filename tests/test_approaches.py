@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bsnn_cli import activations, cli
-from bsnn_cli.approach_table import APPROACHES, write_approaches
-from bsnn_cli.approaches import preset
-from bsnn_cli.config import ModelConfig
-from bsnn_cli.fleet import Fleet, Member
-from bsnn_cli.propagation_store import load_all
-from bsnn_cli.reference_trainer import ReferenceTrainer, covers
+from bsnn_cli import cli
+from bsnn_cli.gpn import activations
+from bsnn_cli.measuring.propagation_store import load_all
+from bsnn_cli.networks.fleet import Fleet, Member
+from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
+from bsnn_cli.settings.approaches import preset
+from bsnn_cli.settings.config import ModelConfig
+from bsnn_cli.tabulating.approach_table import APPROACHES, write_approaches
 
 SHAPE = ["model.depth=3", "model.width=20", "progress=false"]
 MODELS = {name: ModelConfig(depth=3, width=20, **preset(name)) for name in APPROACHES}
@@ -57,8 +58,8 @@ def test_a_sweep_over_all_approaches_fills_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bsnn_cli.approach_table.DEPTH", 3)
-    monkeypatch.setattr("bsnn_cli.approach_table.WIDTH", 20)
+    monkeypatch.setattr("bsnn_cli.tabulating.approach_table.DEPTH", 3)
+    monkeypatch.setattr("bsnn_cli.tabulating.approach_table.WIDTH", 20)
     some = ["approach=bsnn,lsuv", "propagate.inputs=10", *SHAPE]
     assert cli.dispatch(["propagate", "-m", *some]) == 0
     assert cli.dispatch(["table", "kind=approaches"]) == 0

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bsnn_cli import baselines, bench, bench_data, contestants, floors, lightning_baseline, projection
-from bsnn_cli.activations import get, normalise
-from bsnn_cli.choices import DATASETS
-from bsnn_cli.config import ActivationConfig, BenchConfig, DatasetConfig, ModelConfig
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.fleet import Fleet, Member
-from bsnn_cli.network import Phi
-from bsnn_cli.stopwatch import make
+from bsnn_cli.gpn.activations import get, normalise
+from bsnn_cli.networks.fleet import Fleet, Member
+from bsnn_cli.networks.network import Phi
+from bsnn_cli.settings.choices import DATASETS
+from bsnn_cli.settings.config import ActivationConfig, BenchConfig, DatasetConfig, ModelConfig
+from bsnn_cli.timing import baselines, bench, bench_data, contestants, floors, lightning_baseline, projection
+from bsnn_cli.timing.stopwatch import make
 from tests.conftest import run_bsnn
 
 COLUMNS = {

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bsnn_cli import bench_figures
-from bsnn_cli.config import FiguresConfig
-from bsnn_cli.plotting import Missing, Picture
+from bsnn_cli.drawing.plotting import Missing, Picture
+from bsnn_cli.settings.config import FiguresConfig
+from bsnn_cli.timing import bench_figures
 
 
 def benched(root: Path, growth: bool = True) -> pd.DataFrame:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bsnn_cli import captured, fused, orthogonal
-from bsnn_cli.activations import ACTIVATIONS
-from bsnn_cli.captured import CapturedFleet, Lookback
-from bsnn_cli.config import ModelConfig
-from bsnn_cli.data import Dataset, Split
-from bsnn_cli.fleet import Fleet, Member
+from bsnn_cli.datasets.data import Dataset, Split
+from bsnn_cli.gpn.activations import ACTIVATIONS
+from bsnn_cli.networks import captured, fused, orthogonal
+from bsnn_cli.networks.captured import CapturedFleet, Lookback
+from bsnn_cli.networks.fleet import Fleet, Member
+from bsnn_cli.settings.config import ModelConfig
 from tests.test_fleet import make_member
 
 SAMPLES, BATCH, SHAPE = 22, 6, (1, 1, 7)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from bsnn_cli import checkpoint
-from bsnn_cli.checkpoint import CURRENT, PREVIOUS
 from bsnn_cli.errors import CheckpointError
+from bsnn_cli.storage import checkpoint
+from bsnn_cli.storage.checkpoint import CURRENT, PREVIOUS
 
 
 def state(value: float) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bsnn_cli.config import VERBS
-from bsnn_cli.knobs import knobs
+from bsnn_cli.settings.config import VERBS
+from bsnn_cli.settings.knobs import knobs
 from tests.conftest import BSNN, Answer, run_bsnn
 
 

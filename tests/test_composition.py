@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from bsnn_cli import composition, job, sweep
 from bsnn_cli.cli import VERBS
-from bsnn_cli.config import TrainConfig
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.identity import canonical, differences, identity
-from bsnn_cli.knobs import knobs
-from bsnn_cli.validation import resolve
+from bsnn_cli.running import job, sweep
+from bsnn_cli.settings import composition
+from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.identity import canonical, differences, identity
+from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.validation import resolve
 
 KEYS = [key for key, _, _ in knobs(TrainConfig())]
 RESULTS = {key for key, entry, _ in knobs(TrainConfig()) if entry.metadata["result"]}

@@ -15,16 +15,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from bsnn_cli import activation_file, cli, custom, load_run, runner, summary
-from bsnn_cli.activations import Activation, get, normalise
-from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TheoryConfig, TrainConfig
-from bsnn_cli.data import load
+from bsnn_cli import cli, load_run
+from bsnn_cli.datasets.data import load
 from bsnn_cli.errors import ActivationError, ConfigError, Interrupted
-from bsnn_cli.fleet import Fleet
-from bsnn_cli.identity import identity, run_directory
-from bsnn_cli.rerun import repeat
-from bsnn_cli.runs import read_config
-from bsnn_cli.validation import problems, resolve
+from bsnn_cli.gpn import activation_file, custom
+from bsnn_cli.gpn.activations import Activation, get, normalise
+from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.running import runner
+from bsnn_cli.running.rerun import repeat
+from bsnn_cli.settings.config import (
+    ActivationConfig,
+    DatasetConfig,
+    ModelConfig,
+    OptimConfig,
+    TheoryConfig,
+    TrainConfig,
+)
+from bsnn_cli.settings.identity import identity, run_directory
+from bsnn_cli.settings.validation import problems, resolve
+from bsnn_cli.storage.runs import read_config
+from bsnn_cli.tabulating import summary
 from tests import handmade
 from tests.conftest import SMALL, run_bsnn
 from tests.test_train_command import assert_same_end

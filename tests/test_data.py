@@ -21,11 +21,11 @@ from sklearn.datasets import load_digits
 from torch.fx.experimental.proxy_tensor import make_fx
 from torchvision import datasets
 
-from bsnn_cli import data, fetch
-from bsnn_cli.choices import DATASETS
-from bsnn_cli.config import DatasetConfig
+from bsnn_cli.datasets import data, fetch
 from bsnn_cli.errors import ConfigError, DataError
-from bsnn_cli.validation import check
+from bsnn_cli.settings.choices import DATASETS
+from bsnn_cli.settings.config import DatasetConfig
+from bsnn_cli.settings.validation import check
 from tests.conftest import SHARED_DATA
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "dataset"

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from bsnn_cli import cli, composition
+from bsnn_cli import cli
 from bsnn_cli.errors import ConfigError
+from bsnn_cli.settings import composition
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "docs").rglob("*.md"))]

@@ -17,8 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from bsnn_cli import checkpoint, data, files, fleet, runner, runs, session, training
-from bsnn_cli.checkpoint import CURRENT, PREVIOUS
+from bsnn_cli.datasets import data
+from bsnn_cli.networks import fleet, training
+from bsnn_cli.running import runner, session
+from bsnn_cli.storage import checkpoint, files, runs
+from bsnn_cli.storage.checkpoint import CURRENT, PREVIOUS
 from tests import forked
 from tests.conftest import SMALL
 

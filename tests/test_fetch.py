@@ -20,7 +20,7 @@ import filelock
 import pooch  # noqa: F401 - imported while all of Python can be read, see `read_only`
 import pytest
 
-from bsnn_cli import fetch
+from bsnn_cli.datasets import fetch
 from bsnn_cli.errors import DataError
 from tests.conftest import SHARED_DATA
 

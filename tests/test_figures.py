@@ -16,16 +16,17 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from bsnn_cli import figures, plotting, propagation_store
-from bsnn_cli.choices import ACTIVATION_LABELS, FIGURES
-from bsnn_cli.config import VERBS, FiguresConfig, PropagateConfig, TrainConfig
+from bsnn_cli.drawing import figures, plotting
+from bsnn_cli.drawing.plotting import Missing, Picture
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.identity import run_directory
-from bsnn_cli.plotting import Missing, Picture
-from bsnn_cli.propagation import Measurement
-from bsnn_cli.records import EpochRecord, LayerRecord, RunResult
-from bsnn_cli.runs import RunDirectory
-from bsnn_cli.validation import check, resolve
+from bsnn_cli.measuring import propagation_store
+from bsnn_cli.measuring.propagation import Measurement
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, FIGURES
+from bsnn_cli.settings.config import VERBS, FiguresConfig, PropagateConfig, TrainConfig
+from bsnn_cli.settings.identity import run_directory
+from bsnn_cli.settings.validation import check, resolve
+from bsnn_cli.storage.records import EpochRecord, LayerRecord, RunResult
+from bsnn_cli.storage.runs import RunDirectory
 from tests.conftest import run_bsnn
 from tests.test_bench_figures import benched
 

@@ -9,11 +9,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bsnn_cli import cli, figures, finding_tables, propagation_store
-from bsnn_cli.config import FiguresConfig, PropagateConfig
-from bsnn_cli.propagation import Measurement
-from bsnn_cli.records import LayerRecord
-from bsnn_cli.stored import Stored
+from bsnn_cli import cli
+from bsnn_cli.drawing import figures
+from bsnn_cli.measuring import propagation_store
+from bsnn_cli.measuring.propagation import Measurement
+from bsnn_cli.settings.config import FiguresConfig, PropagateConfig
+from bsnn_cli.storage.records import LayerRecord
+from bsnn_cli.storage.stored import Stored
+from bsnn_cli.tabulating import finding_tables
 from tests.storage import store
 
 

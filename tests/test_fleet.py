@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bsnn_cli import orthogonal
-from bsnn_cli.activations import get, normalise
-from bsnn_cli.choices import AUTO_ROOT
-from bsnn_cli.config import ActivationConfig, ModelConfig
-from bsnn_cli.fleet import Fleet, Member
-from bsnn_cli.network import Network
-from bsnn_cli.workers import Workers
+from bsnn_cli.gpn.activations import get, normalise
+from bsnn_cli.networks import orthogonal
+from bsnn_cli.networks.fleet import Fleet, Member
+from bsnn_cli.networks.network import Network
+from bsnn_cli.networks.workers import Workers
+from bsnn_cli.settings.choices import AUTO_ROOT
+from bsnn_cli.settings.config import ActivationConfig, ModelConfig
 
 INPUTS, CLASSES, BATCH = 7, 3, 6
 SHORT_BATCH = 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bsnn_cli.gaussian import IntegrationError, Rule, adapt, moment_rule, sqrt_density
+from bsnn_cli.gpn.gaussian import IntegrationError, Rule, adapt, moment_rule, sqrt_density
 
 ROOT2 = math.sqrt(2)
 

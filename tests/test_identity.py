@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bsnn_cli.choices import DATASETS
-from bsnn_cli.config import (
+from bsnn_cli.settings.choices import DATASETS
+from bsnn_cli.settings.config import (
     ActivationConfig,
     CheckpointConfig,
     DatasetConfig,
@@ -16,9 +16,9 @@ from bsnn_cli.config import (
     OptimConfig,
     TrainConfig,
 )
-from bsnn_cli.identity import differences, identity, protocol, run_directory
-from bsnn_cli.knobs import knobs
-from bsnn_cli.validation import resolve
+from bsnn_cli.settings.identity import differences, identity, protocol, run_directory
+from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.validation import resolve
 
 RECORDED = {
     "c9dca30088": TrainConfig(),

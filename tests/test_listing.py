@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from bsnn_cli import cli, listing
-from bsnn_cli.arguments import filters
-from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
-from bsnn_cli.files import write_text
-from bsnn_cli.identity import run_directory
-from bsnn_cli.records import RunResult
-from bsnn_cli.runs import RunDirectory
-from bsnn_cli.validation import resolve
+from bsnn_cli import cli
+from bsnn_cli.settings.arguments import filters
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
+from bsnn_cli.settings.identity import run_directory
+from bsnn_cli.settings.validation import resolve
+from bsnn_cli.storage import listing
+from bsnn_cli.storage.files import write_text
+from bsnn_cli.storage.records import RunResult
+from bsnn_cli.storage.runs import RunDirectory
 
 
 def leave(root: Path, name: str, depth: int, seed: int, accuracy: float | None) -> None:

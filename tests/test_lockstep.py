@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bsnn_cli import memory, runner
-from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
-from bsnn_cli.fleet import Fleet
-from bsnn_cli.identity import run_directory
-from bsnn_cli.lockstep import OWN, fleets
-from bsnn_cli.memory import training_bytes
-from bsnn_cli.validation import resolve
+from bsnn_cli.networks import memory
+from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.networks.memory import training_bytes
+from bsnn_cli.running import runner
+from bsnn_cli.running.lockstep import OWN, fleets
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
+from bsnn_cli.settings.identity import run_directory
+from bsnn_cli.settings.validation import resolve
 from tests.conftest import SMALL, run_bsnn
 
 

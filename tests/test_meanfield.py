@@ -8,9 +8,9 @@ import torch
 from scipy.integrate import quad
 from scipy.special import erf
 
-from bsnn_cli.activations import ACTIVATIONS, normalise
 from bsnn_cli.errors import ActivationError
-from bsnn_cli.meanfield import (
+from bsnn_cli.gpn.activations import ACTIVATIONS, normalise
+from bsnn_cli.gpn.meanfield import (
     Step,
     Transfer,
     fate_of_angle,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import linalg, stats
 
-from bsnn_cli.orthogonal import haar, orthogonality_error, retract, stream
+from bsnn_cli.networks.orthogonal import haar, orthogonality_error, retract, stream
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 100])

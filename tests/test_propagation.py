@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from bsnn_cli import activations, cli, data, parameters, propagation, propagation_runner
-from bsnn_cli.config import ActivationConfig, DatasetConfig, ModelConfig
-from bsnn_cli.network import Network
-from bsnn_cli.orthogonal import haar, stream
-from bsnn_cli.propagation import (
+from bsnn_cli import cli
+from bsnn_cli.datasets import data
+from bsnn_cli.gpn import activations
+from bsnn_cli.measuring import propagation, propagation_runner
+from bsnn_cli.measuring.propagation import (
     Layers,
     Measurement,
     dataset_passage,
@@ -28,8 +28,12 @@ from bsnn_cli.propagation import (
     pseudo_linearity,
     summarise,
 )
-from bsnn_cli.records import Summary
-from bsnn_cli.verdict import verdict
+from bsnn_cli.measuring.verdict import verdict
+from bsnn_cli.networks import parameters
+from bsnn_cli.networks.network import Network
+from bsnn_cli.networks.orthogonal import haar, stream
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig
+from bsnn_cli.storage.records import Summary
 from tests.conftest import SMALL, run_bsnn
 
 CPU = torch.device("cpu")
@@ -332,7 +336,7 @@ def test_bad_input_gets_one_line_before_anything_is_measured(
 
 
 def test_the_memory_estimate_is_of_the_right_size() -> None:
-    from bsnn_cli.config import PropagateConfig
+    from bsnn_cli.settings.config import PropagateConfig
 
     full = propagation_runner.estimate_bytes(PropagateConfig())
     assert 0.8e9 < full < 1.4e9  # 400 MB of signals, 200 MB of matrices, PyTorch itself

@@ -13,10 +13,11 @@ import pandas as pd
 import psutil
 import pytest
 
-from bsnn_cli import agenda, cli, reproduction
-from bsnn_cli.config import PropagateConfig, TheoryConfig, TrainConfig
-from bsnn_cli.records import RunResult
-from bsnn_cli.validation import resolve
+from bsnn_cli import cli
+from bsnn_cli.reproducing import agenda, reproduction
+from bsnn_cli.settings.config import PropagateConfig, TheoryConfig, TrainConfig
+from bsnn_cli.settings.validation import resolve
+from bsnn_cli.storage.records import RunResult
 from tests.conftest import BSNN
 
 TINY = "dataset=digits model.depth=3 model.width=20 optim.lr=0.01"

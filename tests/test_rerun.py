@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bsnn_cli import checkpoint
 from bsnn_cli.errors import RunDirectoryError
-from bsnn_cli.rerun import NotIdentical, repeat
+from bsnn_cli.running.rerun import NotIdentical, repeat
+from bsnn_cli.storage import checkpoint
 from tests import forked
 from tests.conftest import SMALL, run_bsnn
 

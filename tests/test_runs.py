@@ -11,17 +11,19 @@ import pandas as pd
 import pytest
 import torch
 
-from bsnn_cli import checkpoint, load_run, runner, runs
-from bsnn_cli.config import DatasetConfig, ModelConfig, OptimConfig, TrainConfig
-from bsnn_cli.data import load
+from bsnn_cli import load_run
+from bsnn_cli.datasets.data import load
 from bsnn_cli.errors import Interrupted, RunDirectoryError, RunLockedError
-from bsnn_cli.identity import run_directory
-from bsnn_cli.listing import overview
-from bsnn_cli.runner import prepare, run
-from bsnn_cli.runs import RunDirectory, load_all, read_config
-from bsnn_cli.session import Session
-from bsnn_cli.training import evaluate, train
-from bsnn_cli.validation import resolve
+from bsnn_cli.networks.training import evaluate, train
+from bsnn_cli.running import runner
+from bsnn_cli.running.runner import prepare, run
+from bsnn_cli.running.session import Session
+from bsnn_cli.settings.config import DatasetConfig, ModelConfig, OptimConfig, TrainConfig
+from bsnn_cli.settings.identity import run_directory
+from bsnn_cli.settings.validation import resolve
+from bsnn_cli.storage import checkpoint, runs
+from bsnn_cli.storage.listing import overview
+from bsnn_cli.storage.runs import RunDirectory, load_all, read_config
 
 
 def small(tmp_path: Path, **changes: object) -> TrainConfig:
@@ -107,7 +109,7 @@ def test_a_failure_is_recorded_with_its_traceback_and_shown(tmp_path: Path, monk
         raise RuntimeError("no more memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("bsnn_cli.runner.train", broken)
+        patch.setattr("bsnn_cli.running.runner.train", broken)
         with pytest.raises(RuntimeError):
             run([config])
     content = json.loads((run_directory(config) / "failed.json").read_text())
@@ -121,7 +123,7 @@ def test_a_failure_is_recorded_with_its_traceback_and_shown(tmp_path: Path, monk
 
 def test_evaluation_counts_every_sample_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The split is larger than a batch of the evaluation and not a multiple of it."""
-    from bsnn_cli import runner
+    from bsnn_cli.running import runner
 
     config = small(tmp_path)
     digits = load(config.dataset, progress=False)
@@ -138,7 +140,7 @@ def test_evaluation_counts_every_sample_once(tmp_path: Path, monkeypatch: pytest
                 return end.value[0].loss
 
     whole = result()
-    monkeypatch.setattr("bsnn_cli.training.EVALUATION_BATCH", 97)
+    monkeypatch.setattr("bsnn_cli.networks.training.EVALUATION_BATCH", 97)
     assert result() == pytest.approx(whole, rel=1e-5)
 
 
@@ -177,7 +179,7 @@ def test_an_interrupted_fleet_goes_on_with_those_that_had_diverged_left_alone(
     straight, broken = fleet_of_three(tmp_path / "straight"), fleet_of_three(tmp_path / "broken")
     expected = run(straight)
     with monkeypatch.context() as patch:
-        patch.setattr("bsnn_cli.runner.train", signalled)
+        patch.setattr("bsnn_cli.running.runner.train", signalled)
         with pytest.raises(Interrupted):
             run(broken)
     assert [RunDirectory(run_directory(config)).status() for config in broken] == ["interrupted"] * 3

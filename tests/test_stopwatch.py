@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bsnn_cli import stopwatch
-from bsnn_cli.stopwatch import Loop, make, ratio, timed
+from bsnn_cli.timing import stopwatch
+from bsnn_cli.timing.stopwatch import Loop, make, ratio, timed
 
 CPU = torch.device("cpu")
 

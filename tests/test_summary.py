@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from bsnn_cli import identity, summary
-from bsnn_cli.config import TrainConfig
 from bsnn_cli.errors import ConfigError, RunDirectoryError
+from bsnn_cli.settings import identity
+from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.tabulating import summary
 from tests.handmade import frame, run, seeds, unfinished
 
 T_2 = 4.302652729749464

@@ -15,7 +15,7 @@ from tests.sweeps import seeds, statuses
 FAULTS = """
 import os, signal, sys
 
-if "bsnn_cli.job" in sys.orig_argv:
+if "bsnn_cli.running.job" in sys.orig_argv:
     from bsnn_cli import runner
 
     original = runner.work

@@ -8,12 +8,9 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from bsnn_cli.activations import GPN
-from bsnn_cli.choices import AUTO_ROOT
-from bsnn_cli.config import ActivationConfig, TheoryConfig
-from bsnn_cli.meanfield import COLLAPSED, fate_of_angle, fate_of_length, transfer
-from bsnn_cli.orthogonal import haar
-from bsnn_cli.theory import (
+from bsnn_cli.gpn.activations import GPN
+from bsnn_cli.gpn.meanfield import COLLAPSED, fate_of_angle, fate_of_length, transfer
+from bsnn_cli.measuring.theory import (
     COLUMNS,
     DEVIATIONS,
     ROUNDING,
@@ -31,6 +28,9 @@ from bsnn_cli.theory import (
     widths,
     wilson,
 )
+from bsnn_cli.networks.orthogonal import haar
+from bsnn_cli.settings.choices import AUTO_ROOT
+from bsnn_cli.settings.config import ActivationConfig, TheoryConfig
 from tests.conftest import run_bsnn
 
 WIDTHS = TheoryConfig(smallest_width=32, largest_width=512, trials=400)

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from bsnn_cli import tracking
-from bsnn_cli.config import TrainConfig
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.runs import RunDirectory
-from bsnn_cli.validation import resolve
+from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.validation import resolve
+from bsnn_cli.storage import tracking
+from bsnn_cli.storage.runs import RunDirectory
 from tests import forked
 from tests.conftest import SMALL
 
@@ -52,7 +52,7 @@ def approximately(expected: dict[str, list[tuple[int, float]]]) -> dict[str, lis
 
 def after_publishing(epochs: int, end: Callable[[], object]) -> None:
     """Something happens after so many epochs have been written, and before the next checkpoint."""
-    from bsnn_cli.session import Session
+    from bsnn_cli.running.session import Session
 
     publish = Session.publish
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import pytest
 import torch
 
-from bsnn_cli import checkpoint
+from bsnn_cli.storage import checkpoint
 from tests.conftest import BSNN, SMALL, Answer, run_bsnn
 
 TIMING = {"elapsed_s"}
@@ -270,7 +270,7 @@ def test_divergence_is_a_result(tmp_path: Path, bsnn: Callable[..., Answer]) -> 
 
 
 def test_a_small_sweep_fills_its_block_of_the_table(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
-    from bsnn_cli.choices import PAPER_ACTIVATIONS
+    from bsnn_cli.settings.choices import PAPER_ACTIVATIONS
 
     names = [f"{name}{suffix}" for name in PAPER_ACTIVATIONS for suffix in ("", "_gpn")]
     sweep = run_bsnn("train", "-m", "hydra/launcher=fleet", f"activation={','.join(names)}", *SMALL, cwd=tmp_path)

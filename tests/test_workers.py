@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from bsnn_cli.workers import Workers
+from bsnn_cli.networks.workers import Workers
 
 
 def test_every_part_is_done_once_by_a_thread_that_has_one_core() -> None:

@@ -1,0 +1,1 @@
+"""Datasets as tensors in memory, fetched and verified where they are not here."""

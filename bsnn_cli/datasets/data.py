@@ -1,0 +1,366 @@
+"""Datasets as in-memory tensors with their official split.
+
+Images stay uint8 in memory, at their grey levels, and are standardised batch by batch: MNIST takes 55 MB, and a whole
+dataset can live on the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bsnn_cli.datasets import fetch, image_folder
+from bsnn_cli.errors import ConfigError, DataError
+from bsnn_cli.settings.config import DatasetConfig
+
+CONSTANTS = {
+    "mnist": ((33.318421449829934,), (78.56748998339799,)),
+    "fashion_mnist": ((72.94035223214286,), (90.02118235130526,)),
+    "cifar10": (
+        (125.306918046875, 122.950394140625, 113.86538318359375),
+        (62.993219278136884, 62.08870764001421, 66.70489964063091),
+    ),
+    "digits": ((4.882173196948682,), (6.0185209112871405,)),
+}
+"""(means, standard deviations) per channel over all pixels of the official training split, in grey levels: 0 to 255,
+digits 0 to 16. Divided by 255, MNIST's are the usual 0.1307 and 0.3081. They do not depend on `dataset.validation`."""
+
+VALIDATION_SEED = 20_061_2169
+"""Of the permutation that sets samples aside for validation: one for all runs, so that they choose on the same."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples for one purpose.
+
+    Attributes:
+        images: uint8 grey levels (N, d), each row a flattened (channels, height, width).
+        labels: int64 (N,), index into the class names.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same samples on a device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images of one size with labels, and how they are scaled.
+
+    Attributes:
+        name: as paths and tables show it.
+        class_names: by label.
+        shape: (channels, height, width); d is their product.
+        train: what is learned from, without what is set aside for validation.
+        test: the official test split, whole.
+        validation: what was set aside from the training split for choosing things; None if nothing.
+        mean, std: float32 (d,), per channel and repeated over its pixels, in grey levels.
+        scaling: `standardize` or `thin_shell`.
+
+    Raises:
+        DataError: if the labels do not fit the classes or the images.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    train: Split
+    test: Split
+    validation: Split | None
+    mean: Tensor
+    std: Tensor
+    scaling: str
+
+    def __post_init__(self) -> None:
+        for split in (self.train, self.test):
+            low, high = (int(bound) for bound in split.labels.aminmax())
+            if low < 0 or high >= self.classes:
+                raise DataError(f"{self.name}: labels from {low} to {high}, but there are {self.classes} classes")
+            if len(split.labels) != len(split.images):
+                raise DataError(f"{self.name}: {len(split.images)} images, but {len(split.labels)} labels")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def inputs(self) -> int:
+        """Number d of values of an image."""
+        channels, height, width = self.shape
+        return channels * height * width
+
+    def standardise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """What the network sees: mean 0 and variance 1 per channel and, for `thin_shell`, norm √d for each image.
+
+        Inputs on the sphere of radius √d meet the thin-shell assumption of the paper's theorems exactly. An image that
+        standardises to 0 has no direction and stays 0.
+
+        Args:
+            images: uint8 (..., d), on this dataset's device.
+            dtype: of the result.
+
+        Returns:
+            (..., d). Neither a branch nor a host synchronisation depends on the values, so that a CUDA graph can
+            capture it.
+        """
+        values = (images - self.mean.to(dtype)) / self.std.to(dtype)
+        if self.scaling == "thin_shell":
+            radius = values.square().mean(-1, keepdim=True).sqrt()
+            values = values / radius.clamp_min(torch.finfo(dtype).tiny)
+        return values
+
+    def batch(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Standardised images (..., d) and labels (...) of the training split, by their indices (...)."""
+        return self.standardise(self.train.images[indices], dtype), self.train.labels[indices]
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same dataset on a device."""
+        return dataclasses.replace(
+            self,
+            train=self.train.to(device),
+            test=self.test.to(device),
+            validation=None if self.validation is None else self.validation.to(device),
+            mean=self.mean.to(device),
+            std=self.std.to(device),
+        )
+
+
+class _Content(NamedTuple):
+    """What a reader has read."""
+
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    train: Split
+    test: Split
+
+
+def load(config: DatasetConfig, progress: bool = True) -> Dataset:
+    """Read a dataset into memory, fetching and verifying its files first where needed.
+
+    Args:
+        config: checked; `kind` says what is read.
+        progress: show bars, on a terminal.
+
+    Raises:
+        DataError: if a file is absent, damaged or does not fit the others.
+        ConfigError: if `dataset.validation` leaves nothing to train on or nothing to choose on.
+    """
+    content = _READERS[config.kind](config, progress)
+    channels, height, width = content.shape
+    constants = CONSTANTS.get(config.kind)
+    means, deviations = channel_statistics(content.train.images, channels) if constants is None else constants
+    train, validation = _set_aside(content.train, config.validation)
+    return Dataset(
+        name=config.kind if config.name is None else config.name,
+        class_names=content.class_names,
+        shape=content.shape,
+        train=train,
+        test=content.test,
+        validation=validation,
+        mean=torch.tensor(means).repeat_interleave(height * width),
+        std=torch.tensor(deviations).repeat_interleave(height * width),
+        scaling=config.scaling,
+    )
+
+
+def channel_statistics(images: Tensor, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Means and standard deviations per channel, exact up to the rounding of the result.
+
+    Args:
+        images: uint8 (N, d).
+        channels: the first factor of d.
+
+    Returns:
+        (means, standard deviations) in grey levels. A channel of one grey level gets the deviation 1, which makes it 0
+        once standardised.
+    """
+    counts = torch.zeros(channels, 256, dtype=torch.int64)
+    for chunk in torch.split(images, 1000):
+        for channel, values in enumerate(chunk.view(len(chunk), channels, -1).unbind(1)):
+            counts[channel] += torch.bincount(values.flatten(), minlength=256)
+    levels = torch.arange(256, dtype=torch.float64)
+    shares = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
+    means = shares @ levels
+    variances = (shares * (levels - means[:, None]).square()).sum(1)
+    deviations = torch.where(variances > 0, variances.sqrt(), 1)
+    return tuple(means.tolist()), tuple(deviations.tolist())
+
+
+def _set_aside(train: Split, share: float) -> tuple[Split, Split | None]:
+    """Split off the last round(share · N) samples of a fixed permutation that depends on nothing but N."""
+    if share == 0:
+        return train, None
+    total = len(train.labels)
+    kept = total - round(share * total)
+    if not 0 < kept < total:
+        raise ConfigError(f"dataset.validation={share}: leaves {kept} of {total} samples for training; both need some")
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(VALIDATION_SEED))
+    first, last = order[:kept], order[kept:]
+    return Split(train.images[first], train.labels[first]), Split(train.images[last], train.labels[last])
+
+
+def _root(config: DatasetConfig) -> Path:
+    return Path(config.root).expanduser()
+
+
+def _read_mnist(config: DatasetConfig, progress: bool) -> _Content:
+    """MNIST or Fashion-MNIST, by torchvision's parser.
+
+    The parser's functions are called directly: the dataset class would prefer files of an old torchvision in a folder
+    `processed`, which nothing verifies.
+    """
+    from torchvision import datasets
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    published = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[config.kind]
+    with fetch.unpacked(_root(config), fetch.ARCHIVES[config.kind], progress) as folder:
+        raw = folder / published.__name__ / "raw"
+        train, test = (
+            Split(
+                read_image_file(str(raw / f"{name}-images-idx3-ubyte")).flatten(1),
+                read_label_file(str(raw / f"{name}-labels-idx1-ubyte")),
+            )
+            for name in ("train", "t10k")
+        )
+    return _Content(tuple(published.classes), (1, 28, 28), train, test)
+
+
+def _read_cifar10(config: DatasetConfig, progress: bool) -> _Content:
+    """CIFAR-10, by torchvision's parser."""
+    from torchvision.datasets import CIFAR10
+
+    splits = []
+    with fetch.unpacked(_root(config), fetch.ARCHIVES["cifar10"], progress) as folder, warnings.catch_warnings():
+        # The pickles of 2009 spell a flag of numpy's dtype as 0, which numpy 2.4.0 to 2.4.4 warn of.
+        warnings.filterwarnings("ignore", message=".*align should be passed")
+        for train in (True, False):
+            parsed = CIFAR10(folder, train=train, download=False)
+            images = torch.from_numpy(parsed.data).permute(0, 3, 1, 2)
+            splits.append(Split(images.flatten(1).contiguous(), torch.tensor(parsed.targets)))
+    return _Content(tuple(parsed.classes), (3, 32, 32), *splits)
+
+
+def _read_digits(config: DatasetConfig, progress: bool) -> _Content:  # noqa: ARG001 - the signature of a reader
+    """The 1797 handwritten digits of scikit-learn, 8 × 8 pixels with levels 0 to 16.
+
+    They come without a split. Here every fifth image of each class, in scikit-learn's order, is the test split (355
+    images), the other 1442 the training split: stratified, without chance, and writers appear in both, as in MNIST's
+    usual random validation splits but unlike in its test split.
+    """
+    from sklearn.datasets import load_digits
+
+    bundled = load_digits()
+    images = torch.from_numpy(bundled.data).to(torch.uint8)
+    labels = torch.from_numpy(bundled.target).to(torch.int64)
+    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(10):
+        is_test[(labels == label).nonzero()[4::5]] = True
+    return _Content(
+        tuple(str(name) for name in bundled.target_names),
+        (1, 8, 8),
+        Split(images[~is_test], labels[~is_test]),
+        Split(images[is_test], labels[is_test]),
+    )
+
+
+def _read_folder(config: DatasetConfig, progress: bool) -> _Content:
+    """Any images of one size, by torchvision's rules for an image folder."""
+    folder = image_folder.scan(_root(config))
+    shape = image_folder.common_shape(folder)
+    train, test = (
+        Split(
+            torch.from_numpy(image_folder.decode(samples, shape, progress)),
+            torch.tensor([label for _, label in samples]),
+        )
+        for samples in (folder.train, folder.test)
+    )
+    return _Content(folder.class_names, shape, train, test)
+
+
+_READERS: dict[str, Callable[[DatasetConfig, bool], _Content]] = {
+    "mnist": _read_mnist,
+    "fashion_mnist": _read_mnist,
+    "cifar10": _read_cifar10,
+    "digits": _read_digits,
+    "folder": _read_folder,
+}
+
+
+def fingerprint(config: DatasetConfig) -> str | None:
+    """What identifies the content of an image folder, wherever it lies; None for datasets that are fixed by name.
+
+    Raises:
+        DataError: if the folder is absent or a file cannot be read.
+    """
+    return image_folder.fingerprint(_root(config)) if config.kind == "folder" else None
+
+
+def describe(config: DatasetConfig) -> str:
+    """Load a dataset and tell what it is: files with checksums, counts per class, shape, scaling constants.
+
+    Raises:
+        DataError, ConfigError: as `load`.
+    """
+    dataset = load(config)
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    present = {name: split for name, split in splits.items() if split is not None}
+    counts = [split.labels.bincount(minlength=dataset.classes).tolist() for split in present.values()]
+    shape = " × ".join(str(length) for length in dataset.shape)
+    pixels = dataset.inputs // dataset.shape[0]
+    levels = zip(dataset.mean[::pixels].tolist(), dataset.std[::pixels].tolist(), strict=True)
+    blocks = [
+        [[f"{dataset.name}: {dataset.classes} classes, images of {shape} values (channels × height × width)"]],
+        _files(config),
+        [
+            ["class", *present],
+            *(
+                [name, *map(_with_share, row, map(sum, counts))]
+                for name, *row in zip(dataset.class_names, *counts, strict=True)
+            ),
+            ["all", *(str(sum(column)) for column in counts)],
+        ],
+        [
+            ["channel", "mean", "standard deviation", "(grey levels of the whole training split)"],
+            *([str(channel), f"{mean:.4f}", f"{std:.4f}"] for channel, (mean, std) in enumerate(levels)),
+        ],
+    ]
+    return "\n\n".join(_aligned(rows) for rows in blocks)
+
+
+def _with_share(count: int, total: int) -> str:
+    return f"{count} ({100 * count / total:.2f} %)"
+
+
+def _files(config: DatasetConfig) -> list[list[str]]:
+    """Rows of a table of the files a dataset was read from."""
+    if config.kind == "digits":
+        return [["bundled with scikit-learn; test split: every fifth image of each class"]]
+    root = _root(config)
+    if config.kind == "folder":
+        return [[f"{root}: fingerprint of the content {image_folder.fingerprint(root)}"]]
+    rows = [[f"file in {root}", "bytes", "md5", "state"]]
+    for archive in fetch.ARCHIVES[config.kind]:
+        for name, md5 in {archive.path: archive.md5, **archive.contents}.items():
+            if (root / name).is_file():
+                wrong = fetch.flaw(root / name, md5)
+                state = "verified" if wrong is None else f"{wrong}; not used"
+                rows.append([name, str((root / name).stat().st_size), md5, state])
+    return rows
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """A table as text, columns two spaces apart."""
+    widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

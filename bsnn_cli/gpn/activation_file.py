@@ -1,0 +1,51 @@
+"""The file of a custom activation: its text, and what a run is identified by. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+from bsnn_cli.errors import ConfigError
+from bsnn_cli.settings.choices import CUSTOM
+from bsnn_cli.settings.config import ActivationConfig
+
+COPY = "activation.py"
+"""In a run directory: the file as it was, so that the run goes on meaning the same."""
+
+
+def parts(config: ActivationConfig) -> tuple[Path, str]:
+    """File and function of `activation.path`."""
+    file, _, function = str(config.path).rpartition(":")
+    return Path(file), function
+
+
+def source(config: ActivationConfig) -> str | None:
+    """The text of the file; None for a named activation.
+
+    Raises:
+        ConfigError: it cannot be read, or is not the one that `config.fingerprint` tells.
+    """
+    if config.name != CUSTOM:
+        return None
+    path, function = parts(config)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"activation.path={config.path}: cannot read {path}: {reason}") from error
+    if config.fingerprint not in (None, fingerprint(text, function)):
+        raise ConfigError(f"activation.path={config.path}: {path} is not what it was when this run was planned")
+    return text
+
+
+def fingerprint(text: str, function: str) -> str:
+    """Sixteen hexadecimal digits of the file's content and the function's name; where the file lies does not enter."""
+    return hashlib.sha256(f"{function}\0{text}".encode()).hexdigest()[:16]
+
+
+def moved(config: ActivationConfig, folder: Path) -> ActivationConfig:
+    """The config with the copy of its file in a run directory; one of a named activation as it is."""
+    if config.name != CUSTOM:
+        return config
+    return dataclasses.replace(config, path=f"{folder / COPY}:{parts(config)[1]}")

@@ -1,0 +1,125 @@
+"""An activation of the user's own, from a Python file: `activation=custom activation.path=FILE.py:FUNCTION`.
+
+The function maps tensors of any shape and floating dtype, entry by entry, in differentiable torch operations. If the
+file also has FUNCTION_derivative, that is φ'; otherwise autograd gives it. The file stands for itself: its content and
+the name of the function are what a run is identified by, and a run directory keeps a copy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from bsnn_cli.errors import ActivationError
+from bsnn_cli.gpn import activation_file, activations
+from bsnn_cli.gpn.activations import Activation, normalise
+from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, require_elementwise, require_likeness
+from bsnn_cli.settings.config import ActivationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomActivation(Activation):
+    """A function of the user's. Pickles and copies by the source of its file.
+
+    Attributes:
+        origin: arguments of `compiled` that make it.
+    """
+
+    origin: tuple[str, str, str]
+
+    def __reduce__(self) -> tuple[Callable[..., Activation], tuple[str, ...]]:
+        return compiled, self.origin
+
+
+def activation(config: ActivationConfig) -> Activation:
+    """The base activation φ of a config, named or from a file.
+
+    Raises:
+        ActivationError: the file has no such function, or the function is no activation.
+        ConfigError: the file cannot be read, or is not the one that `config.fingerprint` tells.
+    """
+    text = activation_file.source(config)
+    if text is None:
+        return activations.get(config.name)
+    path, function = activation_file.parts(config)
+    return compiled(text, function, str(path))
+
+
+def identified(config: ActivationConfig) -> ActivationConfig:
+    """The config with the fingerprint of its file, once that is found to be in order.
+
+    Raises:
+        ActivationError, ConfigError: as `activation`.
+    """
+    found = activation(config)
+    if not isinstance(found, CustomActivation):
+        return config
+    text, function, _ = found.origin
+    return dataclasses.replace(config, fingerprint=activation_file.fingerprint(text, function))
+
+
+@functools.cache
+def compiled(text: str, function: str, path: str) -> Activation:
+    """The activation that a source text defines, checked to be one.
+
+    Args:
+        text: Python; executed once in a process.
+        function: its name.
+        path: where the text comes from, for messages.
+
+    Raises:
+        ActivationError: the text cannot be executed, has no such function, or the function is no activation.
+    """
+    key = f"activation.path={path}:{function}"
+    names = executed(text, path, key)
+    phi, derivative = names.get(function), names.get(f"{function}_derivative")
+    if not callable(phi):
+        defined = ", ".join(name for name, value in names.items() if callable(value) and name[0] != "_")
+        raise ActivationError(f"{key}: {path} defines no function {function}; there is {defined or 'none'}")
+    slope: Phi = derivative if callable(derivative) else lambda h: autograd_pair(phi, h)[1]
+
+    def pull_back(g: Tensor, h: Tensor) -> Tensor:
+        with torch.enable_grad():  # signals are measured without
+            return g * slope(h)
+
+    found = CustomActivation(function, function, phi, pull_back, origin=(text, function, path))
+    try:
+        check(found)
+    except ActivationError as error:
+        raise ActivationError(f"{key}: {str(error).removeprefix(f'activation {function}: ')}") from error
+    return found
+
+
+def executed(text: str, path: str, key: str) -> dict[str, object]:
+    """What a source text defines, as a module of its own."""
+    module = ModuleType(f"bsnn_activation_{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # where dataclasses and pickles look for what it defines
+    try:
+        exec(compile(text, path, "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ActivationError(f"{key}: {path} cannot be executed ({reason})") from error
+    return vars(module)
+
+
+def check(found: Activation) -> None:
+    """Raise `ActivationError` unless it is elementwise and keeps its input, with a GPN form and φ' its derivative."""
+    with evaluating(found.name):
+        require_elementwise(found.name, found.phi)
+        for dtype in (torch.float64, torch.float32):
+            h = torch.linspace(-3, 3, 64, dtype=dtype, device="cpu").view(4, 16)
+            before = h.clone()
+            for value in (found.phi(h), found.derivative(h)):
+                require_likeness(found.name, value, h)
+            if not torch.equal(h, before):
+                raise ActivationError(f"activation {found.name}: changes its input; return a new tensor instead")
+        normalise(found)

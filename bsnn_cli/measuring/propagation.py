@@ -1,0 +1,375 @@
+"""Signals per layer: how long they are forwards and backwards, how alike, and how nonlinear the layers are.
+
+The paper's synthetic experiment (Lu, Gould and Ajanthan 2020, arXiv 2006.12169): standard Gaussian inputs go in as x^1,
+a standard Gaussian gradient at the top as ∂E_b/∂x^{L+1}, without input and output layers. With a dataset, real inputs
+pass the input layer, and the top gradient is that of the real loss.
+
+Where the network is small, its matrices and the product of each layer are kept for the way back. Otherwise only what
+enters each layer is: the product is computed again, and the weights are drawn again from their random stream, ahead of
+use, so that 200 matrices never lie in memory together. Autograd from the product on makes the same few lines serve
+every normalisation and residual connection.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bsnn_cli.datasets.data import Dataset
+from bsnn_cli.gpn import custom
+from bsnn_cli.gpn.activations import normalise
+from bsnn_cli.networks import parameters
+from bsnn_cli.networks.network import Hidden, nonlinearity, unit_variance
+from bsnn_cli.networks.orthogonal import stream
+from bsnn_cli.settings.config import ActivationConfig, ModelConfig
+from bsnn_cli.storage.records import LayerRecord, Summary
+
+SATURATION = 0.01
+"""A unit counts as saturated where |f'(h)| is below this share of the largest |f'| over |h| ≤ 8."""
+
+KEPT_BYTES = 200 * 500 * 500 * 4
+"""Up to this size the drawn matrices of a network are kept, for the way back and for the next activation; so are the
+products of its layers, for the way back."""
+
+DRAWERS = 4
+"""Threads, at most, that draw matrices ahead of use; each holds some four of them while it works."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One passage through the network, forwards and backwards.
+
+    Attributes:
+        layers: rows l = 1 … L + 1.
+        derivatives: {l: all f'(h^l_i) of the batch}, for the layers asked for; (B·n,) float32 on the CPU.
+    """
+
+    layers: list[LayerRecord]
+    derivatives: dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What is sent through the hidden layers.
+
+    Attributes:
+        x: (B, n) signals x^1.
+        top: (B, n) x^{L+1} → (B, n) gradient ∂E_b/∂x^{L+1} of each sample's own loss.
+    """
+
+    x: Tensor
+    top: Callable[[Tensor], Tensor]
+
+
+class Layers:
+    """The hidden layers one at a time, in one module whose values are replaced.
+
+    Args:
+        model, activation: of the network.
+        seed: of the start of training.
+        trained: tensors of a finished run, by the names of `parameters.shapes`; None for the start of training.
+        device, dtype: where and in which precision to compute.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        activation: ActivationConfig,
+        seed: int,
+        trained: Mapping[str, Tensor] | None,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.model, self.seed, self.trained = model, seed, trained
+        self.scales: dict[int, float] = {}
+        self.layer = Hidden(model, nonlinearity(activation)).to(device, dtype)
+        self.layer.linear.eval()  # spectral normalisation then leaves its singular vectors as they are
+
+    def each(self, order: Sequence[int]) -> Iterator[tuple[int, Hidden]]:
+        """Numbers, counted from 0, and the module with the values of that layer, until the next one is asked for."""
+        stored = self.layer.stored()
+        if self.trained is not None:
+            for layer in order:
+                for name, value in stored.items():
+                    value.copy_(self.trained[name][layer])
+                yield layer, self.layer
+            return
+        for layer, weight in zip(order, drawn.each(self.model, self.seed, order), strict=True):
+            parameters.initialise_layer(stored, weight, self.seed, layer)
+            if layer in self.scales:
+                self.layer.scale(self.scales[layer])
+            yield layer, self.layer
+
+    def settle(self, layer: int, x: Tensor) -> None:
+        """On the way forward: fix what depends on the batch x (B, n) that enters the layer at hand."""
+        if self.trained is None and self.model.init == "lsuv":
+            self.scales[layer] = unit_variance(self.layer, x)
+
+
+def measure(
+    layers: Layers, activation: ActivationConfig, passage: Passage, histogram: Sequence[int], tick: Callable[[], object]
+) -> Measurement:
+    """Send signals forwards and gradients backwards through all hidden layers.
+
+    Args:
+        layers: of the network.
+        activation: as in `layers`.
+        passage: what goes in at both ends.
+        histogram: layers, counted from 1, whose f'(h) are wanted.
+        tick: called after each layer, twice for each.
+    """
+    slope, x, depth = Slope(activation), passage.x, layers.model.depth
+    entering = x.new_empty(depth, *x.shape)  # one block: freed piece by piece, the memory would not go back
+    keep = 4 * entering.numel() <= KEPT_BYTES
+    products = torch.empty_like(entering) if keep else None
+    rows, derivatives = [], {}
+    with torch.no_grad():
+        for index, layer in layers.each(range(depth)):
+            layers.settle(index, x)
+            entering[index] = x
+            product = layer.linear(x)
+            if products is not None:
+                products[index] = product
+            h = layer.norm(product)
+            f, derivative = layer.activation(h), slope(h)
+            rows.append(record(index + 1, x, h, f, derivative, slope.largest))
+            if index + 1 in histogram:
+                derivatives[index + 1] = derivative.flatten().float().cpu()
+            x = layer.leave(x, f)
+            tick()
+    length_squared, alike = lengths_and_angle(x)
+    rows.append(LayerRecord(layer=depth + 1, forward_norm=length_squared, one_minus_cosine=alike))
+    g = passage.top(x)
+    for index, layer in layers.each(range(depth - 1, -1, -1)):
+        g, d, weight_gradient = pull_back(layer, entering[index], None if products is None else products[index], g)
+        gradient_norm = length(weight_gradient) / len(d)
+        rows[index] = dataclasses.replace(
+            rows[index], backward_norm=length(d) ** 2 / d.numel(), gradient_norm=gradient_norm
+        )
+        tick()
+    return Measurement(rows, derivatives)
+
+
+def record(layer: int, x: Tensor, h: Tensor, f: Tensor, derivative: Tensor, steepest: float) -> LayerRecord:
+    """What the way forward shows of a layer; no gradients yet.
+
+    Args:
+        layer: counted from 1.
+        x: (B, n) what enters.
+        h: (B, n) preactivations.
+        f: (B, n) f(h).
+        derivative: (B, n) f'(h).
+        steepest: as `Slope.largest`.
+    """
+    forward_norm, alike = lengths_and_angle(x)
+    h_mean, h_variance = mean_and_variance(h)
+    slope_mean, slope_variance = mean_and_variance(derivative)
+    return LayerRecord(
+        layer=layer,
+        forward_norm=forward_norm,
+        one_minus_cosine=alike,
+        preactivation_mean=h_mean,
+        preactivation_variance=h_variance,
+        derivative_mean=slope_mean,
+        derivative_std=math.sqrt(slope_variance),
+        pseudo_linearity=pseudo_linearity(h, f),
+        saturated=int((derivative.abs() < SATURATION * steepest).count_nonzero()) / derivative.numel(),
+    )
+
+
+def pull_back(layer: Hidden, x: Tensor, product: Tensor | None, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ΣE_b at one layer.
+
+    Args:
+        layer: with its values.
+        x: (B, n) what enters it.
+        product: Wx, (B, n), if it is known.
+        g: (B, n) gradient of what leaves it.
+
+    Returns:
+        gradients of x (B, n), of the preactivations h (B, n), and of W itself (n, n), whatever W is made of.
+    """
+    W = layer.linear.weight.detach()
+    product = (F.linear(x, W) if product is None else product).detach().requires_grad_()
+    h = layer.norm(product)
+    d, of_product = torch.autograd.grad(layer.activation(h), (h, product), g)
+    bottom = of_product @ W
+    return bottom + g if layer.residual else bottom, d, of_product.T @ x
+
+
+def summarise(rows: Sequence[LayerRecord]) -> Summary:
+    """The numbers that say what becomes of the signals over depth."""
+    *hidden, end = rows
+    gradients = [row.gradient_norm for row in hidden]
+    last = hidden[-1]
+    return Summary(
+        forward_norm_first=rows[0].forward_norm,
+        forward_norm_last=end.forward_norm,
+        backward_norm_first=rows[0].backward_norm,
+        backward_norm_last=last.backward_norm,
+        gradient_norm_first=gradients[0],
+        gradient_norm_last=gradients[-1],
+        gradient_norm_max=max(gradients) if all(map(math.isfinite, gradients)) else math.nan,
+        gradient_norm_ratio=max(gradients) / min(gradients) if all(gradients) else math.nan,
+        zero_gradients=gradients.count(0),
+        preactivation_mean=last.preactivation_mean,
+        preactivation_variance=last.preactivation_variance,
+        derivative_mean=last.derivative_mean,
+        derivative_std=last.derivative_std,
+        pseudo_linearity=last.pseudo_linearity,
+        saturated=last.saturated,
+        one_minus_cosine_last=end.one_minus_cosine,
+    )
+
+
+class Slope:
+    """f' of the activation in use, f = aφ + b or φ.
+
+    Attributes:
+        largest: of |f'| over |h| ≤ 8.
+    """
+
+    def __init__(self, activation: ActivationConfig) -> None:
+        self._phi = custom.activation(activation)
+        self._a = normalise(self._phi, activation.root).a if activation.gpn else 1.0
+        self.largest = float(self(torch.linspace(-8, 8, 1601, dtype=torch.float64)).abs().max())
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """f'(h), a new tensor of the shape of h."""
+        return self._phi.derivative(h).mul_(self._a)
+
+
+def lengths_and_angle(x: Tensor) -> tuple[float, float]:
+    """Mean over the batch of ‖x‖²/n, and 1 − c, where c is the mean cosine between two different rows of x (B, n).
+
+    In float64: 1 − c = (B − ‖Σu‖²/B)/(B − 1), with u = x/‖x‖, then keeps its digits down to 1e-14 at a cost linear in
+    B, and squares of small or large float32 numbers are none. 1 − c is NaN where a row is 0.
+    """
+    x, B = x.double(), len(x)
+    norms = torch.linalg.vector_norm(x, dim=1)
+    total = x.T @ (1 / norms)
+    return float(norms.square().sum()) / x.numel(), float((B - total.square().sum() / B).clamp(min=0)) / (B - 1)
+
+
+def mean_and_variance(x: Tensor) -> tuple[float, float]:
+    """Over all entries, accumulated in float64."""
+    mean = x.mean(dtype=torch.float64)
+    return float(mean), length(x - mean.to(x.dtype)) ** 2 / x.numel()
+
+
+def pseudo_linearity(h: Tensor, f: Tensor) -> float:
+    """Squared correlation of h_i with f_i over the batch, averaged over the units; h, f: (B, n).
+
+    1 means that each unit is a linear function on the inputs it sees. Units that do not vary are left out, NaN if none
+    does.
+    """
+    (h, h_norm), (f, f_norm) = centred(h), centred(f)
+    correlation = (h * f).sum(0).double() / (h_norm * f_norm)
+    return float(correlation.square().nanmean())
+
+
+def centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each column of x (B, n) less its mean, all over one number that brings them near 1; and their lengths (n,)."""
+    x = x - x.mean(0)
+    x /= x.abs().amax()
+    return x, (x * x).sum(0).double().sqrt()
+
+
+def length(x: Tensor) -> float:
+    """‖x‖ over all entries, accumulated in float64: squares of small or large float32 numbers are none."""
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64))
+
+
+def gaussian_passage(inputs: int, width: int, seed: int, device: torch.device, dtype: torch.dtype) -> Passage:
+    """The paper's synthetic experiment: x^1 and ∂E_b/∂x^{L+1} are standard Gaussian, each from its own stream."""
+    x, g = (
+        torch.randn(inputs, width, generator=stream(seed, purpose), dtype=torch.float32).to(device, dtype)
+        for purpose in ("propagated inputs", "top gradient")
+    )
+    return Passage(x, lambda _: g)
+
+
+def dataset_passage(
+    data: Dataset,
+    model: ModelConfig,
+    inputs: int,
+    seed: int,
+    trained: Mapping[str, Tensor] | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Passage:
+    """Training samples through the input layer, and the gradient of the cross-entropy through the output layer."""
+    ends = {
+        name: torch.empty(shape)
+        for name, shape in parameters.shapes(model, data.inputs, data.classes).items()
+        if name.startswith(parameters.ENDS)
+    }
+    if trained is None:
+        parameters.initialise_ends(ends, model, seed)
+    else:
+        ends = {name: trained[name] for name in ends}
+    ends = {name: value.to(device, dtype) for name, value in ends.items()}
+    chosen = torch.randperm(len(data.train.labels), generator=stream(seed, "propagated inputs"))[:inputs]
+    images, labels = data.train.images[chosen], data.train.labels[chosen].to(device)
+    x = F.linear(data.standardise(images, dtype).to(device), ends["input.weight"], ends["input.bias"])
+
+    def top(last: Tensor) -> Tensor:
+        last = last.detach().requires_grad_()
+        loss = F.cross_entropy(F.linear(last, ends["output.weight"], ends["output.bias"]), labels, reduction="sum")
+        return torch.autograd.grad(loss, last)[0]
+
+    return Passage(x, top)
+
+
+class Matrices:
+    """`parameters.hidden_start` of one network at a time, in one block of memory where `KEPT_BYTES` suffice for all.
+
+    Matrices are drawn side by side, with a thread each: see `parameters.one_thread`.
+    """
+
+    def __init__(self) -> None:
+        self._owner: tuple[object, ...] = ()
+        self._block = torch.empty(0)
+
+    def each(self, model: ModelConfig, seed: int, order: Sequence[int]) -> Iterator[Tensor]:
+        """The starts of hidden matrices, (n, n) float32 on the CPU, in this order of layers, counted from 0."""
+        L, n = model.depth, model.width
+        if 4 * L * n * n > KEPT_BYTES:
+            yield from ahead(model, seed, order)
+            return
+        owner = (model.init, L, n, seed)
+        if owner != self._owner:
+            self._owner = ()  # until all are there
+            if self._block.shape != (L, n, n):
+                self._block = torch.empty(0)  # before the next one is made
+                self._block = torch.empty(L, n, n)
+            for layer, weight in enumerate(ahead(model, seed, range(L))):
+                self._block[layer] = weight
+            self._owner = owner
+        for layer in order:
+            yield self._block[layer]
+
+
+def ahead(model: ModelConfig, seed: int, order: Sequence[int]) -> Iterator[Tensor]:
+    """`parameters.hidden_start` of layers in this order; as many as there are threads are drawn ahead of use."""
+    drawers = min(torch.get_num_threads(), DRAWERS)
+    waiting: deque[Future[Tensor]] = deque()
+    with parameters.one_thread(), ThreadPoolExecutor(drawers) as pool:
+        for layer in order:
+            waiting.append(pool.submit(parameters.hidden_start, model, seed, layer))
+            if len(waiting) > drawers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+drawn = Matrices()
+"""Shared by the way forward, the way back and the activations of a sweep at one seed."""

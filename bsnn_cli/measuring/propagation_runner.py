@@ -1,0 +1,128 @@
+"""From a config to measured signals: the network, the data, the repeats, and the files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bsnn_cli.datasets import data
+from bsnn_cli.datasets.data import Dataset
+from bsnn_cli.errors import CheckpointError, ConfigError
+from bsnn_cli.gpn import custom
+from bsnn_cli.measuring import propagation, propagation_store
+from bsnn_cli.measuring.propagation import Layers, Measurement
+from bsnn_cli.networks import memory
+from bsnn_cli.running.progress import say
+from bsnn_cli.running.runner import choose_device
+from bsnn_cli.settings.config import PropagateConfig
+from bsnn_cli.settings.validation import check
+from bsnn_cli.storage import checkpoint, provenance, runs
+
+OVERHEAD_BYTES = 550 * 2**20
+"""The program itself with PyTorch, and the signals of the layer at work."""
+
+
+def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
+    """Measure what the config asks for, or find it measured; returns the directory and the summary.
+
+    Raises:
+        ConfigError: what cannot be measured here, such as a network too large for the memory.
+        RunDirectoryError: `run` is no run directory.
+    """
+    config, trained = of_trained_run(config)
+    check(config)
+    config = dataclasses.replace(config, activation=custom.identified(config.activation))
+    device = choose_device(config.device)
+    if config.propagate.source == "dataset":
+        found = dataclasses.replace(config.dataset, fingerprint=data.fingerprint(config.dataset))
+        config = dataclasses.replace(config, dataset=found)
+    path = propagation_store.directory(config)
+    summary = propagation_store.finished(path)
+    if summary is not None and not config.force:
+        say(f"{path}: finished already; force=true measures it again")
+        return path, summary
+    memory.require(estimate_bytes(config), config.model, f"propagate.inputs={config.propagate.inputs}")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    begin = provenance.collect(device)
+    measurements = measure(config, trained, device)
+    return path, propagation_store.write(path, config, measurements, begin | {"ended": provenance.now()})
+
+
+def measure(config: PropagateConfig, trained: Mapping[str, Tensor] | None, device: torch.device) -> list[Measurement]:
+    """The measurements of all repeats."""
+    options, depth, dtype = config.propagate, config.model.depth, torch.float32
+    dataset = load_dataset(config) if options.source == "dataset" else None
+    chosen = options.histogram or sorted({1, (depth + 1) // 2, depth})
+    measurements = []
+    with tqdm(
+        total=2 * depth * options.repeats, unit="layer", disable=None if config.progress else True, dynamic_ncols=True
+    ) as bar:
+        for seed in range(config.seed, config.seed + options.repeats):
+            layers = Layers(config.model, config.activation, seed, trained, device, dtype)
+            if dataset is None:
+                passage = propagation.gaussian_passage(options.inputs, config.model.width, seed, device, dtype)
+            else:
+                passage = propagation.dataset_passage(
+                    dataset, config.model, options.inputs, seed, trained, device, dtype
+                )
+            measurements.append(propagation.measure(layers, config.activation, passage, chosen, bar.update))
+    return measurements
+
+
+def load_dataset(config: PropagateConfig) -> Dataset:
+    """The dataset, if it has enough training samples."""
+    dataset = data.load(config.dataset, progress=config.progress)
+    samples = len(dataset.train.labels)
+    if config.propagate.inputs > samples:
+        raise ConfigError(
+            f"propagate.inputs={config.propagate.inputs}: must be at most {samples}, the training samples"
+        )
+    return dataset
+
+
+def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, Tensor] | None]:
+    """With `run=`, the config of that run's network, and its weights; otherwise (config, None).
+
+    Raises:
+        ConfigError: the run is not finished, has not kept its weights, or another network is asked for beside it.
+    """
+    if config.run is None:
+        return config, None
+    directory = Path(config.run)
+    theirs = runs.RunDirectory(directory).config()
+    default = PropagateConfig()
+    for name in ("activation", "model", "dataset", "approach"):
+        ours = getattr(config, name)
+        if name != "dataset" and ours not in (getattr(default, name), getattr(theirs, name)):
+            raise ConfigError(f"{name}: run={config.run} brings its own; leave out what you have said about it")
+    try:
+        weights = checkpoint.load(directory / "weights.pt")
+    except CheckpointError as error:
+        raise ConfigError(f"run={config.run}: needs the weights of a finished run ({error})") from error
+    dataset = dataclasses.replace(theirs.dataset, root=config.dataset.root)
+    return dataclasses.replace(
+        config,
+        activation=theirs.activation,
+        model=theirs.model,
+        dataset=dataset,
+        approach=theirs.approach,
+        weights_digest=checkpoint.digest(weights)[:10],
+    ), weights
+
+
+def estimate_bytes(config: PropagateConfig) -> int:
+    """Memory that a measurement needs: signals kept, matrices kept or drawn ahead, trained weights, work of a layer."""
+    L, n, B = config.model.depth, config.model.width, config.propagate.inputs
+    signals, matrices = 4 * L * B * n, 4 * L * n * n
+    if signals <= propagation.KEPT_BYTES:
+        signals *= 2
+    if config.run is None and matrices > propagation.KEPT_BYTES:
+        matrices = propagation.DRAWERS * 5 * 4 * n * n
+    return signals + matrices + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES

@@ -1,0 +1,145 @@
+"""Directories of measured signals under `outputs/propagation`: the same command always finds the same one.
+
+A directory holds `config.yaml`, `layers.csv`, `histogram.csv`, `provenance.json` and, written last, `summary.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from omegaconf import OmegaConf
+
+from bsnn_cli.measuring.propagation import Measurement, summarise
+from bsnn_cli.settings import identity
+from bsnn_cli.settings.choices import ACTIVATION_LABELS
+from bsnn_cli.settings.config import PropagateConfig
+from bsnn_cli.storage.files import write_json, write_text
+from bsnn_cli.storage.records import NUMERICS_VERSION, LayerRecord
+
+BINS = 100
+"""Of each histogram of f'(h), equally wide, over the range of all values at the chosen layers."""
+
+QUANTITIES = tuple(field.name for field in dataclasses.fields(LayerRecord) if field.name != "layer")
+
+
+def directory(config: PropagateConfig) -> Path:
+    """`<output_root>/propagation/<approach, or activation[-bn]>/<identity>-s<seed>`."""
+    label = config.approach or identity.activation_label(config)
+    return Path(config.output_root) / "propagation" / label / f"{identity.identity(config)}-s{config.seed}"
+
+
+def finished(path: Path) -> dict[str, Any] | None:
+    """The summary of a finished measurement; None if there is none."""
+    try:
+        return dict(json.loads((path / "summary.json").read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def write(
+    path: Path, config: PropagateConfig, measurements: Sequence[Measurement], provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the files of a measurement, the summary last; returns the summary.
+
+    Args:
+        path: as `directory` gives it.
+        config: resolved.
+        measurements: one for each repeat, of seeds seed, seed + 1, …
+        provenance: of this process.
+    """
+    (path / "summary.json").unlink(missing_ok=True)
+    write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+    write_text(path / "layers.csv", layers_table(measurements).to_csv(index=False))
+    write_text(path / "histogram.csv", histogram_table(measurements).to_csv(index=False))
+    write_json(path / "provenance.json", provenance)
+    summary = summary_of(config, measurements)
+    write_json(path / "summary.json", summary)
+    return summary
+
+
+def layers_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """One row a layer: `layer`, `repeats`, and each quantity of `LayerRecord` as `<name>` and `<name>_std`.
+
+    Mean and sample standard deviation over the repeats; the deviation is NaN where there is one repeat.
+    """
+    rows = pd.DataFrame([dataclasses.asdict(row) for measurement in measurements for row in measurement.layers])
+    groups = rows.groupby("layer")[list(QUANTITIES)]
+    mean, spread = groups.mean(), groups.std().add_suffix("_std")
+    columns = [column for name in QUANTITIES for column in (name, f"{name}_std")]
+    table = pd.concat([mean, spread], axis=1)[columns].reset_index()
+    table.insert(1, "repeats", len(measurements))
+    return table
+
+
+def histogram_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """One row a bin of f'(h) at a layer, all repeats together: `layer`, `left`, `right`, `count`, `density`."""
+    layers = sorted(measurements[0].derivatives)
+    values = {layer: torch.cat([m.derivatives[layer] for m in measurements]).double() for layer in layers}
+    low = min(float(value.nan_to_num().min()) for value in values.values())
+    high = max(float(value.nan_to_num().max()) for value in values.values())
+    if high - low < 1e-6:
+        low, high = low - 0.5, high + 0.5
+    edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64)
+    tables = []
+    for layer, value in values.items():
+        count = torch.histc(value, bins=BINS, min=low, max=high)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "layer": layer,
+                    "left": edges[:-1].numpy(),
+                    "right": edges[1:].numpy(),
+                    "count": count.long().numpy(),
+                    "density": (count / len(value) / (edges[1] - edges[0])).numpy(),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def summary_of(config: PropagateConfig, measurements: Sequence[Measurement]) -> dict[str, Any]:
+    """What `summary.json` holds: what was measured, and each number of `Summary` as its mean and `<name>_std`.
+
+    Mean and sample standard deviation are over the repeats; null where a number is not finite in some of them.
+    """
+    repeats = [dataclasses.asdict(summarise(measurement.layers)) for measurement in measurements]
+    numbers: dict[str, Any] = {}
+    for name in repeats[0]:
+        values = [repeat[name] for repeat in repeats]
+        numbers[name] = _finite(math.fsum(values) / len(values))
+        numbers[f"{name}_std"] = _finite(float(pd.Series(values).std())) if len(values) > 1 else None
+    model, base = config.model, identity.base_name(config.activation)
+    return {
+        "activation": identity.activation_label(config),
+        "label": ACTIVATION_LABELS.get(base, base) + ("-GPN" if config.activation.gpn else ""),
+        "approach": config.approach,
+        "depth": model.depth,
+        "width": model.width,
+        "seed": config.seed,
+        "repeats": len(measurements),
+        "inputs": config.propagate.inputs,
+        "source": config.propagate.source,
+        "dataset": config.dataset.name or config.dataset.kind if config.propagate.source == "dataset" else None,
+        "trained": config.run,
+        **numbers,
+        "each_repeat": [{key: _finite(value) for key, value in repeat.items()} for repeat in repeats],
+        "numerics": NUMERICS_VERSION,
+        "config": OmegaConf.to_container(OmegaConf.structured(config)),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def load_all(output_root: str | Path) -> list[dict[str, Any]]:
+    """The summaries of all finished measurements, sorted by directory, each with its `directory`."""
+    paths = sorted((Path(output_root) / "propagation").glob("*/*/summary.json"))
+    return [{"directory": str(path.parent), **json.loads(path.read_text())} for path in paths]

@@ -1,0 +1,199 @@
+"""The fast path on a GPU: a fleet whose whole step is one CUDA graph, from the gathering of the batch to the update.
+
+One network's step is a chain of some thousand small kernels, and launching them one by one takes longer than running
+them. So the first steps of each batch size are made one kernel at a time, which compiles and warms up what there is to
+compile and warm up; then the step is captured once, and from there on replayed. The order of an epoch's samples lies
+on the device, as does the place in it, which the graph itself moves on: a replay needs nothing from the host.
+
+The host runs ahead of the device by a few steps. It reads flags that old, so that it never waits for the newest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bsnn_cli.datasets.data import Dataset
+from bsnn_cli.networks import fused
+from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.networks.signals import Signals
+
+WARM_UP = 3
+"""Steps of a batch size before it is captured."""
+
+STEPS_AHEAD = 8
+"""How far the host may be ahead of the device: far enough to hide its pauses, and soon over when the run is stopped."""
+
+MATRICES = 25
+"""Weight gradients in one product: at width 500 enough to fill the 132 multiprocessors of an H100 or H200 three times,
+and few enough that V and M, 2 MB a matrix, are still in the 50 MB of L2 cache when they are updated right after."""
+
+
+class Lookback:
+    """A small tensor of the device as it was some steps ago, read without waiting for the newest step.
+
+    Args:
+        like: of the shape and type that is read.
+        steps: how many steps ago.
+        event: makes what `torch.cuda.Event` is; None where the device is the host.
+    """
+
+    def __init__(self, like: Tensor, steps: int, event: Callable[[], Any] | None) -> None:
+        pinned = event is not None
+        self._slots = [torch.empty_like(like, device="cpu", pin_memory=pinned) for _ in range(steps)]
+        self._events = [event() for _ in range(steps)] if event is not None else []
+        self._count = 0
+
+    def push(self, value: Tensor) -> Tensor | None:
+        """Send off the value after a step; returns that of `steps` steps ago, or None in the first ones."""
+        slot = self._count % len(self._slots)
+        old = None
+        if self._count >= len(self._slots):
+            if self._events:
+                self._events[slot].synchronize()
+            old = self._slots[slot].clone()
+        self._slots[slot].copy_(value, non_blocking=True)
+        if self._events:
+            self._events[slot].record()
+        self._count += 1
+        return old
+
+
+class CapturedFleet(Fleet):
+    """A fleet for a GPU; arguments, attributes and methods as those of `Fleet`, and the same numbers.
+
+    On a CPU it makes every step one operation at a time, which is what tests of it do.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        on_gpu = self.device.type == "cuda"
+        plain = fused.functions(self._groups, unit_rows=self.model.weights == "unit_rows")
+        self._fused = fused.compiled(plain) if on_gpu else plain
+        depth = self.model.depth
+        self._chunks = [slice(first, min(first + MATRICES, depth)) for first in range(0, depth, MATRICES)]
+        self._stream = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
+        self._data: Dataset | None = None
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._warm: dict[int, int] = {}
+        self._capturable = on_gpu
+        self._lookback = Lookback(self.alive, STEPS_AHEAD, torch.cuda.Event if on_gpu else None)
+        self._old_alive: Tensor | None = None
+
+    def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """As `Fleet.updates`."""
+        if not batches:
+            return
+        self._hold(data)
+        self._order[:, : sum(batch.shape[1] for batch in batches)] = torch.cat(tuple(batches), 1)
+        self._begin.zero_()
+        self._old_alive = None
+        for batch in batches:
+            size = batch.shape[1]
+            if self._graphs.get(size) is not None:
+                self._graphs[size].replay()
+            else:
+                self._first_steps(size)
+            if self._drift is not None:
+                self._settle()
+            self._old_alive = self._lookback.push(self.alive)
+            yield self._signals[size].loss
+        self._old_alive = None
+
+    def anyone_alive(self) -> bool:
+        """As `Fleet.anyone_alive`; within an epoch some steps late, when nothing changes any more."""
+        return bool((self.alive if self._old_alive is None else self._old_alive).any())
+
+    def _hold(self, data: Dataset) -> None:
+        """Make a dataset the one that steps gather from."""
+        if data is self._data:
+            return
+        self._data = data
+        self._graphs.clear()
+        self._order = torch.zeros(len(self.members), len(data.train.labels), dtype=torch.int64, device=self.device)
+        self._begin = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._ahead = torch.arange(len(data.train.labels), device=self.device)
+
+    def _next_step(self, size: int) -> None:
+        """Gather the next samples of the order, and make a step."""
+        assert self._data is not None
+        indices = self._order.index_select(1, self._begin + self._ahead[:size])
+        self.step(*self._data.batch(indices, self.dtype))
+        self._begin += size
+
+    def _first_steps(self, size: int) -> None:
+        """A step before there is a graph of it: one by one, and after a few of them by capture and replay."""
+        warm = self._warm.get(size, 0)
+        self._warm[size] = warm + 1
+        if self._capturable and warm >= WARM_UP:
+            self._capture(size)
+        if size in self._graphs:
+            self._graphs[size].replay()
+        elif self._stream is None:
+            self._next_step(size)
+        else:  # on the stream that captures, where libraries then have what they need
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(self._stream):
+                self._next_step(size)
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+
+    def _capture(self, size: int) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._next_step(size)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._capturable = False
+            reason = str(error).splitlines()[0]
+            warnings.warn(
+                f"steps are launched kernel by kernel, which is slower: no CUDA graph ({reason})", stacklevel=2
+            )
+        else:
+            self._graphs[size] = graph
+
+    def _lift(self, w: Signals, layer: int, h: Tensor, above: Tensor) -> None:
+        if w.norm is None:
+            self._fused.lift(h, self._inverse_norm[layer], above)
+            return
+        gain, shift = self.tensors["norm.weight"][:, layer], self.tensors["norm.bias"][:, layer]
+        statistics = w.norm.layers[layer]
+        self._fused.lift_normalised(h, self._inverse_norm[layer], gain, shift, statistics, w.d[layer], above)
+
+    def _lower(self, w: Signals, layer: int, g: Tensor, h: Tensor, d: Tensor) -> None:
+        if w.norm is None:
+            self._fused.lower(g, h, self._scale[layer], d, w.s[layer])
+            return
+        gain = self.tensors["norm.weight"][:, layer]
+        self._fused.lower_normalised(g, h, gain, self._scale[layer], w.norm.layers[layer], d)
+
+    def _update_matrices(self, w: Signals, tangent: Tensor) -> None:
+        """A chunk of one member's matrices after the other: their gradients in one product, then their update."""
+        weight, momentum = self.tensors["hidden.weight"], self.tensors["momentum.hidden.weight"]
+        for k, layers in itertools.product(range(len(self.members)), self._chunks):
+            V, M, d, x = weight[k, layers], momentum[k, layers], w.d[layers, k], w.x[layers, k]
+            step_size, alive = self._step_size[k], self.alive[k]
+            if self._drift is None:
+                M.baddbmm_(d.mT, x, beta=self.momentum)
+                self._fused.move(V, M, tangent[layers, k], step_size, alive, self._norm[layers, k])
+                continue
+            h = w.h[layers, k]
+            if w.norm is not None:
+                h = h / w.norm.all.inverse_std[layers, k].unsqueeze(1)
+            M.baddbmm_(d.mT, x, beta=self.momentum, alpha=0.5).baddbmm_(h.mT, w.g[layers, k], alpha=-0.5)
+            held = self._drift.advance(k, layers, self._fused.longest_column(M), -step_size, alive)
+            free = (alive & ~held).view(-1, 1, 1)
+            self._fused.move(V, M, tangent[layers, k], step_size, free, self._norm[layers, k])
+
+    def _settle(self) -> None:
+        """Complete the step of orthogonal matrices that the graph has held back. The host waits for the device here."""
+        assert self._drift is not None
+        weight, momentum = self.tensors["hidden.weight"], self.tensors["momentum.hidden.weight"]
+        for k, layer in torch.nonzero(self._drift.held).tolist():
+            self._drift.complete(k, layer, weight[k, layer], momentum[k, layer], self.members[k].lr)

@@ -1,0 +1,199 @@
+"""The reference model: a plain `nn.Module` trained by autograd. Easy to read, and the oracle of the fast path.
+
+Depth by an example: `depth=200` means 200 hidden n×n matrices, each followed by an activation. An input layer in front
+(data size → n, bias, no activation after it) and an output layer behind (n → classes, bias) are not counted.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from bsnn_cli.gpn import custom
+from bsnn_cli.gpn.activations import GPN, Activation
+from bsnn_cli.networks.parameters import ENDS, State, initialise, layer_shapes
+from bsnn_cli.settings.choices import NORM_GROUPS
+from bsnn_cli.settings.config import ActivationConfig, ModelConfig
+
+
+class UnitRows(nn.Module):
+    """W_i = v_i / ‖v_i‖: each row of W at unit length, V optimised freely (the paper's relaxation of WᵀW = I).
+
+    A parametrisation for any linear layer, to be started from an orthogonal V:
+
+    >>> layer = nn.Linear(500, 500, bias=False)
+    >>> _ = nn.init.orthogonal_(layer.weight)
+    >>> _ = parametrize.register_parametrization(layer, "weight", UnitRows())
+    """
+
+    def forward(self, V: Tensor) -> Tensor:
+        """(m, n) → (m, n)."""
+        return cast(Tensor, V / torch.linalg.vector_norm(V, dim=1, keepdim=True))
+
+    def right_inverse(self, W: Tensor) -> Tensor:
+        """The V that an assigned W stands for: W itself, (m, n)."""
+        return W
+
+
+class Hidden(nn.Module):
+    """One hidden layer: h = Wx, normalised if asked for; then x' = φ(h), or x + φ(h) with a residual connection."""
+
+    def __init__(self, model: ModelConfig, activation: nn.Module) -> None:
+        super().__init__()
+        self.names = tuple(layer_shapes(model))
+        self.linear = nn.Linear(model.width, model.width, bias=False)
+        if model.weights == "unit_rows":
+            parametrize.register_parametrization(self.linear, "weight", UnitRows())
+        elif model.weights == "weight_norm":
+            parametrizations.weight_norm(self.linear)
+        elif model.weights == "spectral_norm":
+            parametrizations.spectral_norm(self.linear)
+        self.norm = normalisation(model)
+        self.activation = activation
+        self.residual = model.residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, n) → (batch, n)."""
+        return self.leave(x, self.activation(self.norm(self.linear(x))))
+
+    def leave(self, x: Tensor, f: Tensor) -> Tensor:
+        """What leaves the layer, from what enters it and its activations; all (batch, n)."""
+        return x + f if self.residual else f
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers that a run stores of this layer, by the names of `parameters.layer_shapes`."""
+        linear = self.linear.state_dict(keep_vars=True)
+        found = {OURS.get(name, name): tensor for name, tensor in linear.items()}
+        found |= {f"norm.{name}": tensor for name, tensor in self.norm.state_dict(keep_vars=True).items()}
+        return {name: found[name] for name in self.names}
+
+    def stored(self) -> dict[str, Tensor]:
+        """The values of `tensors`, to be read and written without a graph."""
+        return {name: tensor.detach() for name, tensor in self.tensors().items()}
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Multiply W by a factor, for layer-sequential unit variance."""
+        self.stored()["hidden.gain" if "hidden.gain" in self.names else "hidden.weight"].mul_(factor)
+
+
+def normalisation(model: ModelConfig) -> nn.Module:
+    """What stands between Wx and the activation."""
+    if model.norm == "batch":
+        return nn.BatchNorm1d(model.width)
+    if model.norm == "layer":
+        return nn.LayerNorm(model.width)
+    return nn.GroupNorm(NORM_GROUPS, model.width) if model.norm == "group" else nn.Identity()
+
+
+OURS = {
+    "weight": "hidden.weight",
+    "parametrizations.weight.original": "hidden.weight",
+    "parametrizations.weight.original0": "hidden.gain",
+    "parametrizations.weight.original1": "hidden.weight",
+    "parametrizations.weight.0._u": "hidden.left",
+    "parametrizations.weight.0._v": "hidden.right",
+}
+"""Our names for what PyTorch keeps in a linear layer: what is optimised is never W itself where W is parametrised."""
+
+
+class Network(nn.Module):
+    """The paper's network with every option of the config.
+
+    Args:
+        model: depth, width, normalisation, constraint on the weights.
+        activation: φ and whether it is GPN; or an elementwise module.
+        inputs: size of one input.
+        classes: number of outputs.
+        seed: of the initial weights.
+    """
+
+    def __init__(
+        self, model: ModelConfig, activation: ActivationConfig | nn.Module, inputs: int, classes: int, seed: int
+    ) -> None:
+        super().__init__()
+        phi = activation if isinstance(activation, nn.Module) else nonlinearity(activation)
+        self.input = nn.Linear(inputs, model.width)
+        self.hidden = nn.ModuleList(Hidden(model, phi) for _ in range(model.depth))
+        self.output = nn.Linear(model.width, classes)
+        initialise(self.state(), model, seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs) → logits (batch, classes)."""
+        x = self.input(x)
+        for layer in self.hidden:
+            x = layer(x)
+        return cast(Tensor, self.output(x))
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """Parameters and buffers that a run stores, by the names of `parameters.shapes`: L of them, or one."""
+        layers = [cast(Hidden, layer).tensors() for layer in self.hidden]
+        return {
+            "input.weight": [self.input.weight],
+            "input.bias": [self.input.bias],
+            **{name: [layer[name] for layer in layers] for name in layers[0]},
+            "output.weight": [self.output.weight],
+            "output.bias": [self.output.bias],
+        }
+
+    def state(self) -> State:
+        """The values of `tensors`, to be read and written without a graph; what is per layer as a list of L tensors."""
+        values = {name: [tensor.detach() for tensor in many] for name, many in self.tensors().items()}
+        return {name: many[0] if name.startswith(ENDS) else many for name, many in values.items()}
+
+    @torch.no_grad()
+    def unit_variance(self, x: Tensor) -> None:
+        """Layer-sequential unit variance: scale each hidden matrix so that its preactivations have variance 1.
+
+        Mishkin and Matas 2016, "All you need is a good init"; the variance is over all samples and units of a layer.
+
+        Args:
+            x: a batch of inputs, (batch, inputs).
+        """
+        x = self.input(x)
+        for layer in self.hidden:
+            unit_variance(cast(Hidden, layer), x)
+            x = layer(x)
+
+    def load(self, state: dict[str, Tensor]) -> Network:
+        """Take over the tensors of a run (`weights.pt`); returns self."""
+        for name, target in self.state().items():
+            if isinstance(target, Tensor):
+                target.copy_(state[name])
+            else:
+                for layer, value in zip(target, state[name], strict=True):
+                    layer.copy_(value)
+        return self
+
+
+def unit_variance(layer: Hidden, x: Tensor) -> float:
+    """Scale W so that Wx has variance 1 over samples and units; returns the factor. x: (batch, n)."""
+    factor = float(1 / layer.linear(x).double().std(correction=0))
+    layer.scale(factor)
+    return factor
+
+
+def nonlinearity(activation: ActivationConfig) -> nn.Module:
+    """The activation of a config as a module."""
+    base = custom.activation(activation)
+    return GPN(base, activation.root) if activation.gpn else Phi(base)
+
+
+class Phi(nn.Module):
+    """An activation as a·φ(h) + b, with constants that are known already; φ itself without them."""
+
+    def __init__(self, activation: Activation, a: float = 1.0, b: float = 0.0) -> None:
+        super().__init__()
+        self.activation, self.a, self.b = activation, a, b
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Any shape → the same shape."""
+        value = self.activation.phi(h)
+        return value if (self.a, self.b) == (1.0, 0.0) else self.a * value + self.b
+
+    def extra_repr(self) -> str:
+        """The name and the constants."""
+        return f"{self.activation.name}, a={self.a:.10g}, b={self.b:.10g}"

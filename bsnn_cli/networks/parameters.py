@@ -1,0 +1,157 @@
+"""What a network stores: names, shapes, and the start of every tensor.
+
+Both the reference network and the fleet keep their values under these names; so do `weights.pt` and the checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from bsnn_cli.networks.orthogonal import haar, stream
+from bsnn_cli.settings.config import ModelConfig
+
+NORM_WEIGHTS = ("norm.weight", "norm.bias")
+NORM_STATISTICS = ("norm.running_mean", "norm.running_var")
+SINGULAR_VECTORS = ("hidden.left", "hidden.right")
+"""Estimates of those of the largest singular value, for spectral normalisation."""
+
+UNTRAINED = (*NORM_STATISTICS, *SINGULAR_VECTORS)
+ENDS = ("input.", "output.")
+"""How the names begin that are not per hidden layer."""
+
+POWER_ITERATIONS = 15
+"""For the first estimate of the singular vectors, as many as in PyTorch's `spectral_norm`."""
+
+State: TypeAlias = Mapping[str, "Tensor | Sequence[Tensor]"]
+"""Tensors by name; what has one entry for each hidden layer is stacked, or a sequence of L tensors."""
+
+
+def shapes(model: ModelConfig, inputs: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what one network stores: what is trained, and the statistics in `UNTRAINED`."""
+    L, n = model.depth, model.width
+    return {
+        "input.weight": (n, inputs),
+        "input.bias": (n,),
+        **{name: (L, *shape) for name, shape in layer_shapes(model).items()},
+        "output.weight": (classes, n),
+        "output.bias": (classes,),
+    }
+
+
+def layer_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what one hidden layer stores."""
+    n = model.width
+    shape: dict[str, tuple[int, ...]] = {"hidden.weight": (n, n)}
+    if model.weights == "weight_norm":
+        shape["hidden.gain"] = (n, 1)
+    if model.weights == "spectral_norm":
+        shape |= dict.fromkeys(SINGULAR_VECTORS, (n,))
+    if model.norm != "none":
+        shape |= dict.fromkeys(NORM_WEIGHTS, (n,))
+    if model.norm == "batch":
+        shape |= dict.fromkeys(NORM_STATISTICS, (n,))
+    return shape
+
+
+@torch.no_grad()
+def initialise(state: State, model: ModelConfig, seed: int) -> None:
+    """Fill the tensors of `state` in place with the start of a run.
+
+    Every tensor, and every hidden layer, has a random stream of its own: the same seed gives every activation, depth
+    and device the same matrices.
+
+    Args:
+        state: to be filled; any device, any floating dtype.
+        model: the choices of initialisation. Of `lsuv`, this is the orthogonal start; the scaling needs data.
+        seed: of the run.
+    """
+
+    def start(layer: int) -> None:
+        values = {name: state[name][layer] for name in layer_shapes(model)}
+        initialise_layer(values, hidden_start(model, seed, layer), seed, layer)
+
+    threads = torch.get_num_threads()
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(start, range(model.depth)))
+    initialise_ends(state, model, seed)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch works with one thread inside, for matrices that are drawn side by side.
+
+    A factorisation of one does not get faster by threads, and where other programs compete for the cores far slower;
+    nor do its digits depend on the number of threads then.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def initialise_ends(state: State, model: ModelConfig, seed: int) -> None:
+    """Fill the tensors of the input and output layer in place; arguments as in `initialise`."""
+    for name in ("input", "output"):
+        weight, bias = cast(Tensor, state[f"{name}.weight"]), cast(Tensor, state[f"{name}.bias"])
+        fan_in, generator = weight.shape[1], stream(seed, name)
+        if name == "input" and model.input_init == "norm_preserving":
+            weight.copy_(torch.randn(weight.shape, generator=generator) / fan_in**0.5)
+            bias.zero_()
+        else:  # PyTorch's default for nn.Linear
+            bound = fan_in**-0.5
+            weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
+            bias.copy_(torch.empty(bias.shape).uniform_(-bound, bound, generator=generator))
+
+
+@torch.no_grad()
+def initialise_layer(state: Mapping[str, Tensor], weight: Tensor, seed: int, layer: int) -> None:
+    """Fill what one hidden layer stores with its start, in place.
+
+    Args:
+        state: by the names of `layer_shapes`.
+        weight: what `hidden_start` has drawn.
+        seed: of the run.
+        layer: counted from 0.
+    """
+    state["hidden.weight"].copy_(weight)
+    for name, value in (
+        ("norm.weight", 1.0),
+        ("norm.bias", 0.0),
+        ("norm.running_mean", 0.0),
+        ("norm.running_var", 1.0),
+    ):
+        if name in state:
+            state[name].fill_(value)
+    if "hidden.gain" in state:  # then W is the matrix drawn
+        gain: Tensor = torch.linalg.vector_norm(weight, dim=1, keepdim=True, dtype=torch.float64)
+        state["hidden.gain"].copy_(gain.to(weight.dtype))
+    if "hidden.left" in state:
+        left, right = torch.randn(len(weight), generator=stream(seed, "singular vector", layer)), weight[0]
+        for _ in range(POWER_ITERATIONS):
+            right = normalize(weight.T @ left, dim=0)
+            left = normalize(weight @ right, dim=0)
+        state["hidden.left"].copy_(left)
+        state["hidden.right"].copy_(right)
+
+
+def hidden_start(model: ModelConfig, seed: int, layer: int) -> Tensor:
+    """The start of one hidden matrix, (n, n) float32 on the CPU; `layer` is counted from 0."""
+    generator = stream(seed, "hidden", layer)
+    if model.init in ("orthogonal", "lsuv"):
+        return haar(model.width, generator)
+    weight = torch.empty(model.width, model.width)
+    if model.init == "glorot_uniform":
+        return nn.init.xavier_uniform_(weight, generator=generator)
+    if model.init == "he_normal":
+        return nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+    return nn.init.kaiming_normal_(weight, nonlinearity="linear", generator=generator)  # LeCun's: variance 1/n

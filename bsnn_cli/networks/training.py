@@ -1,0 +1,166 @@
+"""The training loop: batches, steps, evaluation. It yields what happened; it knows no files and no configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bsnn_cli.datasets.data import Dataset, Split
+from bsnn_cli.networks.fleet import Member
+from bsnn_cli.networks.orthogonal import stream
+from bsnn_cli.settings.config import ModelConfig
+from bsnn_cli.storage.records import EpochRecord, Evaluation
+
+EVALUATION_BATCH = 500
+EVALUATION_BATCH_ON_GPU = 5000
+"""Images at once: as many as stay in a core's cache, and as many as fill a GPU."""
+
+
+class Trainer(Protocol):
+    """What trains K networks: `Fleet`, which has the meanings, `CapturedFleet` on a GPU, or `ReferenceTrainer`."""
+
+    model: ModelConfig
+    members: tuple[Member, ...]
+    device: torch.device
+    dtype: torch.dtype
+    steps: Tensor
+    alive: Tensor
+
+    def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]: ...  # noqa: D102
+
+    def anyone_alive(self) -> bool: ...  # noqa: D102
+
+    def logits(self, inputs: Tensor) -> Tensor: ...  # noqa: D102
+
+    def orthogonality_error(self) -> Tensor: ...  # noqa: D102
+
+    def member_state(self, k: int) -> dict[str, Tensor]: ...  # noqa: D102
+
+    def parameter_count(self) -> int: ...  # noqa: D102
+
+
+@dataclass
+class Position:
+    """Where a fleet stands in its training; together with the fleet's tensors, all that a resumed run needs.
+
+    Attributes:
+        epoch: completed epochs.
+        batch: batches of the current epoch that are done.
+        loss_sum: (K,) float64, sum of the current epoch's batch losses in nats.
+    """
+
+    epoch: int
+    batch: int
+    loss_sum: Tensor
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A moment at which the run may be saved or stopped: after an update, or between two batches of an evaluation.
+
+    Attributes:
+        loss: (K,) batch losses of the update in nats; None during an evaluation.
+    """
+
+    loss: Tensor | None
+
+
+def train(
+    fleet: Trainer,
+    data: Dataset,
+    position: Position,
+    *,
+    batch_size: int,
+    epochs: int,
+    train_every: int | None,
+    elapsed_s: Callable[[], float],
+) -> Iterator[Tick | list[EpochRecord]]:
+    """Train from `position` to the end of `epochs`, or until no member is alive.
+
+    Args:
+        fleet: K networks; changed in place.
+        data: on the fleet's device.
+        position: where to go on; kept up to date, so that (fleet, position) is a complete state at every yield.
+        batch_size: samples in a batch; the last one of an epoch may be shorter.
+        epochs: to be completed in total.
+        train_every: evaluate the whole training split every so many epochs, and at the end in any case.
+        elapsed_s: wall time of the run so far in seconds.
+
+    Yields:
+        a `Tick` after every update and evaluated batch; after every epoch the K records of it.
+    """
+    while position.epoch < epochs and fleet.anyone_alive():
+        batches = epoch_batches(fleet, position.epoch, len(data.train.labels), batch_size)
+        for loss in fleet.updates(data, batches[position.batch :]):
+            position.loss_sum += loss
+            position.batch += 1
+            yield Tick(loss)
+            if not fleet.anyone_alive():
+                return
+        epoch = position.epoch + 1
+        with_train = epoch == epochs or (train_every is not None and epoch % train_every == 0)
+        test = yield from evaluate(fleet, data, data.test)
+        train_split = (yield from evaluate(fleet, data, data.train)) if with_train else None
+        validation = (yield from evaluate(fleet, data, data.validation)) if data.validation is not None else None
+        records = [
+            EpochRecord(
+                epoch=epoch,
+                step=int(fleet.steps[k]),
+                train_loss=float(position.loss_sum[k]) / len(batches),
+                test_loss=test[k].loss,
+                test_accuracy=test[k].accuracy,
+                train_accuracy=None if train_split is None else train_split[k].accuracy,
+                learning_rate=fleet.members[k].lr,
+                orthogonality_error=error,
+                elapsed_s=elapsed_s(),
+                validation_loss=None if validation is None else validation[k].loss,
+                validation_accuracy=None if validation is None else validation[k].accuracy,
+            )
+            for k, error in enumerate(fleet.orthogonality_error().tolist())
+        ]
+        position.epoch, position.batch = epoch, 0
+        position.loss_sum.zero_()
+        yield records
+
+
+def steps_per_epoch(samples: int, batch_size: int, norm: str) -> int:
+    """Updates in an epoch. With batch normalisation a last batch of one sample is left out: it has no statistics."""
+    full, rest = divmod(samples, batch_size)
+    return full + (rest > (1 if norm == "batch" else 0))
+
+
+def epoch_batches(fleet: Trainer, epoch: int, samples: int, batch_size: int) -> tuple[Tensor, ...]:
+    """Shuffled indices (K, B) of each batch; member k's order is a function of its seed and the epoch alone."""
+    orders = [torch.randperm(samples, generator=stream(member.seed, "batches", epoch)) for member in fleet.members]
+    steps = steps_per_epoch(samples, batch_size, fleet.model.norm)
+    return torch.split(torch.stack(orders).to(fleet.device), batch_size, dim=1)[:steps]
+
+
+def evaluation_batch(device: torch.device) -> int:
+    """Images evaluated at once."""
+    return EVALUATION_BATCH_ON_GPU if device.type == "cuda" else EVALUATION_BATCH
+
+
+@torch.no_grad()
+def evaluate(fleet: Trainer, data: Dataset, split: Split) -> Generator[Tick, None, list[Evaluation]]:
+    """Evaluate every member on a whole split, in evaluation mode; yields a `Tick` after each batch."""
+    loss = torch.zeros(len(fleet.members), dtype=torch.float64, device=fleet.device)
+    correct = torch.zeros(len(fleet.members), dtype=torch.int64, device=fleet.device)
+    size = evaluation_batch(fleet.device)
+    batches = (torch.split(tensor, size) for tensor in (split.images, split.labels))
+    for images, labels in zip(*batches, strict=True):
+        logits = fleet.logits(data.standardise(images, fleet.dtype))
+        target = labels.expand(len(fleet.members), -1)
+        loss += F.cross_entropy(logits.mT, target, reduction="none").double().sum(1)
+        correct += (logits.argmax(-1) == target).sum(1)
+        yield Tick(None)
+    n = len(split.labels)
+    return [
+        Evaluation(loss=total / n, accuracy=100 * hits / n)
+        for total, hits in zip(loss.tolist(), correct.tolist(), strict=True)
+    ]

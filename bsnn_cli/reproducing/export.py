@@ -1,0 +1,113 @@
+"""A copy of all results for a repository: tables, figures and the numbers of every run, without weights."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bsnn_cli.errors import RunDirectoryError
+from bsnn_cli.storage import origins
+from bsnn_cli.storage.files import write_text
+from bsnn_cli.storage.stored import Stored
+from bsnn_cli.tabulating.formats import markdown_table
+
+COLUMNS = [
+    "dataset", "activation", "gpn", "root", "batch_norm", "weights", "depth", "width", "epochs", "seed", "status",
+    "test_accuracy", "train_accuracy", "test_loss", "train_loss", "steps", "elapsed_s", "networks", "diverged_epoch",
+    "diverged_step", "numerics", "identity", "protocol",
+]  # fmt: skip
+"""Of `runs.csv`, before those of `origins`."""
+
+TABLES = ("test_accuracy", "train_accuracy", "comparison", "paired", "constraint", "roots", "approaches")
+"""In the order in which the page shows them; other tables are copied too."""
+
+FIGURES = ("constraint", "roots", "propagation", "propagation_all", "derivatives", "width", "approaches", "theorems")
+
+
+def export(stored: Stored, folder: Path, command: str) -> Path:
+    """Copy what is in `tables` and `figures`, write `runs.csv`, and a page that shows all; returns the page.
+
+    Args:
+        stored: results.
+        folder: for the copy; made if needed.
+        command: that makes them all.
+
+    Raises:
+        RunDirectoryError: a file cannot be written.
+    """
+    try:
+        runs = all_runs(stored)
+        write_text(folder / "runs.csv", runs.to_csv(index=False))
+        for source in sorted((stored.root / "tables").glob("*")):
+            if source.suffix in (".csv", ".md"):
+                shutil.copyfile(source, folder / source.name)
+        for source in sorted((stored.root / "figures").glob("*.png")):
+            shutil.copyfile(source, folder / source.name)
+        write_text(folder / "README.md", page(stored, folder, command, runs))
+    except OSError as error:
+        raise RunDirectoryError(f"export={folder}: cannot be written ({error.strerror})") from error
+    return folder / "README.md"
+
+
+def all_runs(stored: Stored) -> pd.DataFrame:
+    """One row per finished run: what it is, what it came to, where it comes from."""
+    runs = stored.finished
+    if runs.empty:
+        return pd.DataFrame(columns=[*COLUMNS, "command", *origins.FIELDS])
+    found = pd.DataFrame([origins.of_run(directory) for directory in runs["directory"]], index=runs.index)
+    return pd.concat([runs.reindex(columns=COLUMNS), found], axis=1)
+
+
+def page(stored: Stored, folder: Path, command: str, runs: pd.DataFrame) -> str:
+    """The page: what was run where, all tables, all figures with their captions."""
+    parts = ["# Results", "Made by", f"```sh\n{command}\n```", made(stored, runs)]
+    for name in TABLES:
+        path = folder / f"{name}.md"
+        if path.exists():
+            parts.append(re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.MULTILINE).strip())
+    captions = stored.root / "figures" / "captions.md"
+    texts = {}
+    if captions.exists():
+        texts = dict(re.findall(r"^## (.+)\n\n(.+)$", captions.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    for name in sorted(texts, key=lambda name: (FIGURES.index(name) if name in FIGURES else len(FIGURES), name)):
+        if (folder / f"{name}.png").exists():
+            parts.append(f"![{name}]({name}.png)\n\n{texts[name]}")
+    parts.append(
+        "Every run with its accuracies, the command that repeats it, commit, versions and hardware: `runs.csv`."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def made(stored: Stored, runs: pd.DataFrame) -> str:
+    """Commit, versions, hardware and time of everything, a row for each that differs."""
+    measured = [origins.of_directory(each["directory"]) for each in stored.measured]
+    table = origins.places([*runs.to_dict("records"), *measured])
+    if table.empty:
+        return "Nothing has been run."
+    header = ["commit", "bsnn", "torch", "device", "threads", "results", "from", "to"]
+    rows = [
+        [
+            commit(row),
+            str(row["version"]),
+            str(row["torch"]) + (f", CUDA {row['cuda']}" if row["cuda"] else ""),
+            str(row["device"]),
+            str(row["threads"]),
+            str(row["results"]),
+            str(row["first"]),
+            str(row["last"]),
+        ]
+        for row in table.to_dict("records")
+    ]
+    return markdown_table(header, rows)
+
+
+def commit(row: Mapping[Any, Any]) -> str:
+    """Short, with a mark where files were changed."""
+    if row["commit"] is None:
+        return "unknown"
+    return str(row["commit"])[:10] + (" with changes" if row["dirty"] else "")

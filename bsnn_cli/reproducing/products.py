@@ -1,0 +1,75 @@
+"""Everything that is made from stored results at the end: tables, figures, the report, and a copy for a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bsnn_cli.drawing import figures
+from bsnn_cli.errors import BsnnError
+from bsnn_cli.reproducing.export import export
+from bsnn_cli.reproducing.report import write_report
+from bsnn_cli.settings.config import FiguresConfig
+from bsnn_cli.settings.profiles import ReproduceConfig
+from bsnn_cli.storage.stored import Stored
+from bsnn_cli.tabulating import approach_table, finding_tables, tables
+
+
+def make_all(config: ReproduceConfig) -> str:
+    """Make what the stored numbers allow; returns lines for the terminal. What has no numbers yet is said, not raised.
+
+    Raises:
+        BsnnError: a file cannot be written, or runs contradict each other.
+    """
+    stored, folder = Stored(config.output_root), Path(config.output_root) / "tables"
+    lines = []
+    for kind, write in TABLES.items():
+        try:
+            text = write(stored, folder)
+        except BsnnError as error:
+            text = f"{kind}: {error}"
+        lines.append(text if kind == "accuracy" or "\n" not in text else f"Written: {text.rsplit(maxsplit=1)[-1]}")
+    try:
+        lines.append(figures.draw(FiguresConfig(output_root=config.output_root)).text)
+    except BsnnError as error:
+        lines.append(f"figures: {error}")
+    lines.append(f"Report: {write_report(stored)}")
+    if config.export is not None:
+        lines.append(f"Copied to {export(stored, Path(config.export), reproduction(config))}")
+    return "\n\n".join(lines)
+
+
+def reproduction(config: ReproduceConfig) -> str:
+    """The command line that a reader repeats."""
+    words = [f"profile={config.profile.name}"]
+    words += [f"seeds={config.seeds}"] if config.seeds != ReproduceConfig().seeds else []
+    return " ".join(["bsnn reproduce", *words])
+
+
+def accuracy(stored: Stored, folder: Path) -> str:
+    """The accuracy tables."""
+    return tables.write_tables(stored.runs, folder).text
+
+
+def approaches(stored: Stored, folder: Path) -> str:
+    """The comparison of approaches."""
+    return approach_table.write_approaches(stored.measured, folder)
+
+
+def constraint(stored: Stored, folder: Path) -> str:
+    """Exact orthogonality against unit rows."""
+    return finding_tables.write_constraint(stored.constraint, folder)
+
+
+def roots(stored: Stored, folder: Path) -> str:
+    """Upper against lower root b."""
+    return finding_tables.write_roots(stored.roots, stored.root_signals, folder)
+
+
+TABLES: dict[str, Callable[[Stored, Path], str]] = {
+    "accuracy": accuracy,
+    "approaches": approaches,
+    "constraint": constraint,
+    "roots": roots,
+}
+"""By the names of `table kind=`."""

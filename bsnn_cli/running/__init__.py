@@ -1,0 +1,1 @@
+"""From a command line to finished runs: one run, a fleet, a sweep, and what can interrupt them."""

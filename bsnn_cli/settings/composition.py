@@ -1,0 +1,168 @@
+"""Hydra at arm's length: from a verb and its overrides to a typed config, or to one clear line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from bsnn_cli.errors import ConfigError
+from bsnn_cli.settings.arguments import checked
+from bsnn_cli.settings.config import VERBS
+from bsnn_cli.settings.knobs import allowed, complaint, knobs
+from bsnn_cli.settings.validation import check
+
+EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+"""What to install for a launcher: `bsnn[...]`."""
+
+PLUGIN = "_plugin"
+"""The name of what a plugin declares for a launcher, after the launcher's own name."""
+
+
+def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None], program: str | None = None) -> None:
+    """Hand the command line to Hydra, which calls `act` with the composed config: once, or for each job of a sweep.
+
+    Args:
+        verb: whose config is composed.
+        arguments: flags of Hydra and overrides.
+        act: what is done with a config.
+        program: what a shell calls this program; None: `bsnn` and the verb, as provenance has it.
+
+    Raises:
+        ConfigError: the arguments make no config.
+    """
+    store = ConfigStore.instance()
+    for name, schema in VERBS.items():
+        store.store(group="schema", name=name, node=schema, package="_global_")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
+    before, sys.argv = sys.argv, [program or f"bsnn {verb}", *checked(verb, arguments)]
+    try:
+        hydra.main(config_path="pkg://bsnn_cli.configs", config_name=verb, version_base="1.3")(act)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, verb, arguments)) from error
+    except Exception as error:
+        if not _raised_by_hydra(error):
+            raise
+        raise ConfigError("; ".join(str(error).split("\n"))) from error
+    finally:
+        sys.argv = before
+
+
+def _raised_by_hydra(error: Exception) -> bool:
+    """Whether Hydra has met something on the command line that it has no words for, such as a number for a group."""
+    frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return str(frame.f_globals["__name__"]).split(".")[0] in ("hydra", "omegaconf", "antlr4")
+
+
+def typed(verb: str, composed: DictConfig) -> Any:
+    """The composed config as the verb's dataclass.
+
+    Raises:
+        ConfigError: a key that does not exist (Hydra lets `+key=value` pass), or an interpolation that fails.
+    """
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, verb, [])) from error
+    known = {key for key, _, _ in knobs(config)}
+    for key in _leaves(composed):
+        if key not in known:
+            raise ConfigError(_unknown(key, verb))
+    check(config)
+    return config
+
+
+Composed = dict[tuple[str, ...], DictConfig]
+"""By verb and choices of groups."""
+
+
+def expand(verb: str, arguments: Sequence[str], composed: Composed) -> list[Any]:
+    """The typed configs of a command line with lists of values, one for each combination, while Hydra is at work.
+
+    Hydra takes long over the choices of groups, so it composes each choice once; single values are filled in after.
+
+    Args:
+        verb: of the command line.
+        arguments: without `-m`.
+        composed: what has been composed before; added to.
+
+    Raises:
+        ConfigError: the arguments make no config.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # see `sweep` for why it is not at the top
+
+    loader = GlobalHydra.instance().config_loader()
+    parser, groups = OverridesParser.create(config_loader=loader), loader.list_groups("")
+    try:
+        [combinations] = BasicSweeper.split_arguments(parser.parse_overrides(list(arguments)), None)
+        configs = []
+        for combination in combinations:
+            overrides = parser.parse_overrides(list(combination))
+            pairs = zip(combination, overrides, strict=True)
+            choices = (verb, *(word for word, each in pairs if each.key_or_group in groups))
+            if choices not in composed:
+                composed[choices] = hydra.compose(verb, overrides=list(choices[1:]))
+            config = composed[choices].copy()
+            for override in overrides:
+                if override.key_or_group not in groups:
+                    OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
+            configs.append(typed(verb, config))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, verb, list(arguments))) from error
+    return configs
+
+
+def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            yield from _leaves(child, f"{prefix}{key!s}.")
+        else:
+            yield f"{prefix}{key!s}"
+
+
+def explain(error: Exception, verb: str, arguments: list[str]) -> str:
+    """What Hydra or OmegaConf complains of, as one line naming the key, the value and what is allowed."""
+    if isinstance(error, MissingConfigException):
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        engine = choice.removesuffix(PLUGIN)
+        if choice != engine in EXTRAS:
+            return f'hydra/launcher={engine}: is not installed; pip install "bsnn[{EXTRAS[engine]}]"'
+        if error.options is not None:
+            options = sorted(option for option in error.options if not option.endswith(PLUGIN))
+            return complaint(group, choice, "one of " + ", ".join(options), options)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read; quote what is not plain, as in \"key='a b'\""
+    source = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(source, "full_key", None)
+    if isinstance(source, (ConfigAttributeError, ConfigKeyError)) and key:
+        given = [name for name in (word.partition("=")[0] for word in arguments) if name.startswith(f"{key}.")]
+        return _unknown(given[-1] if given else key, verb)
+    entries = {name: entry for name, entry, _ in knobs(VERBS[verb]())}
+    if key in entries:
+        given = [argument.partition("=")[2] for argument in arguments if argument.partition("=")[0] == key]
+        if given:
+            return complaint(key, given[-1], allowed(entries[key]))
+    ambiguous = re.match("Ambiguous value for argument '(.*)'", str(source))
+    if ambiguous:
+        return f"{ambiguous[1]}: several values make a sweep; add -m (a text with a comma needs quotes)"
+    lines = [line.strip() for line in str(source).splitlines()]
+    return "; ".join(line for line in lines if line and not line.startswith(("See ", "object_type", "reference_type")))
+
+
+def _unknown(key: str, verb: str) -> str:
+    near = difflib.get_close_matches(key, [name for name, _, _ in knobs(VERBS[verb]())], n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{key}: no such key; {hint}`bsnn {verb} --help` lists all"

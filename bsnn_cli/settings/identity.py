@@ -1,0 +1,91 @@
+"""What makes two runs the same run: the identity of a config, and the directory it owns.
+
+The identity hashes only what differs from the defaults, so that a new knob with a default leaves every existing run
+directory where it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, PropagateConfig, TrainConfig
+from bsnn_cli.settings.knobs import knobs
+
+SCHEMA_VERSION = 1
+"""Enters every identity. Raise it only if old run directories must never be found again."""
+
+
+AnyConfig = TypeVar("AnyConfig", bound=TrainConfig | PropagateConfig)
+"""What has an identity: a training run, a measurement of signals."""
+
+
+def canonical(config: AnyConfig) -> AnyConfig:
+    """The same run, written in one way: values that only spell out a default become the default.
+
+    For example, `activation.root=lower` is what `auto` means for GELU, a root means nothing without GPN, and
+    `optim.epochs=50` is the protocol of MNIST. Gaussian signals pass neither a dataset nor an input layer.
+    """
+    config = copy.deepcopy(config)
+    activation = config.activation
+    if not activation.gpn or activation.root == AUTO_ROOT.get(activation.name):
+        activation.root = "auto"
+    if isinstance(config, TrainConfig) and config.optim.epochs == DATASETS[config.dataset.kind].epochs:
+        config.optim.epochs = None
+    if isinstance(config, PropagateConfig) and config.propagate.source == "gaussian":
+        config.dataset = DatasetConfig()
+        config.model.input_init = ModelConfig().input_init
+    if config.dataset.name == config.dataset.kind:
+        config.dataset.name = None
+    return config
+
+
+def differences(config: TrainConfig | PropagateConfig) -> dict[str, Any]:
+    """The result-changing knobs, except the seed, that differ from their defaults: {dotted key: value}."""
+    defaults = {key: value for key, _, value in knobs(type(config)())}
+    return {
+        key: value
+        for key, entry, value in knobs(canonical(config))
+        if entry.metadata["result"] and value != defaults[key]
+    }
+
+
+def identity(config: TrainConfig | PropagateConfig) -> str:
+    """Ten hexadecimal digits, equal for configs that give equal results at equal seeds."""
+    payload = json.dumps({"schema": SCHEMA_VERSION, **differences(config)}, sort_keys=True)
+    return hashlib.sha256(payload.encode()).hexdigest()[:10]
+
+
+def protocol(config: TrainConfig) -> str:
+    """What sets a run's protocol apart from the paper's, such as `model.depth=50, optim.epochs=1`; empty if nothing.
+
+    The activation, batch normalisation and the dataset are not part of it: they are the axes of the paper's tables.
+    """
+    axes = {"activation.name", "activation.gpn", "activation.fingerprint"}
+    axes |= {"dataset.kind", "dataset.name", "dataset.fingerprint"}
+    apart = {key: value for key, value in differences(config).items() if key not in axes}
+    return ", ".join(f"{key}={value}" for key, value in apart.items() if (key, value) != ("model.norm", "batch"))
+
+
+def base_name(activation: ActivationConfig) -> str:
+    """What φ is called: its name, or that of the function in `activation.path`."""
+    return activation.name if activation.name != CUSTOM else str(activation.path).rpartition(":")[2]
+
+
+def activation_label(config: TrainConfig | PropagateConfig) -> str:
+    """The activation as paths and tables name it, such as `selu_gpn` or `tanh-bn`."""
+    return (
+        base_name(config.activation)
+        + ("_gpn" if config.activation.gpn else "")
+        + ("-bn" if config.model.norm == "batch" else "")
+    )
+
+
+def run_directory(config: TrainConfig) -> Path:
+    """`<output_root>/runs/<dataset>/<activation>[-bn]/<identity>-s<seed>`."""
+    runs = Path(config.output_root) / "runs"
+    return runs / str(config.dataset.name) / activation_label(config) / f"{identity(config)}-s{config.seed}"

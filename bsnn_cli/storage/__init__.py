@@ -1,0 +1,1 @@
+"""What lies on the disk: records, checkpoints, run directories, and where each stored result comes from."""

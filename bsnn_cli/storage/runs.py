@@ -1,0 +1,307 @@
+"""Run directories: what a run leaves on disk, how far it is, and all runs as one table.
+
+Truth about a run lives here and nowhere else, so any launcher, host or later day finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bsnn_cli.errors import RunDirectoryError, RunLockedError
+from bsnn_cli.gpn import activation_file
+from bsnn_cli.settings import identity
+from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.storage import checkpoint, tracking
+from bsnn_cli.storage.files import write_json, write_text
+from bsnn_cli.storage.records import EpochRecord, RunResult
+
+if TYPE_CHECKING:  # a launcher looks after run directories without the time and memory that these take
+    import pandas as pd
+
+    from bsnn_cli.datasets.data import Dataset
+    from bsnn_cli.networks.network import Network
+
+LOCK = ".lock"
+LOCK_PATIENCE_S = 1.0
+"""`bsnn runs` holds a lock for an instant to see whether it is free; a run that starts just then waits this long."""
+
+
+class RunDirectory:
+    """The files of one run.
+
+    Args:
+        path: as `identity.run_directory` gives it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextlib.contextmanager
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Hold the run, so that no other process works on it.
+
+        Raises:
+            RunLockedError: another process holds it and `wait` is False.
+            RunDirectoryError: it cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK, timeout=-1 if wait else LOCK_PATIENCE_S)
+            lock.acquire()
+        except Timeout:
+            raise RunLockedError(
+                f"{self.path}: another process is working on this run; wait=true waits for it"
+            ) from None
+        except OSError as error:
+            raise RunDirectoryError(unwritable(self.path, error)) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def config(self) -> TrainConfig:
+        """What is run here; a custom activation is taken from the copy of its file.
+
+        Raises:
+            RunDirectoryError: as `read_config`.
+        """
+        config = read_config(self.path / "config.yaml")
+        return dataclasses.replace(config, activation=activation_file.moved(config.activation, self.path))
+
+    def verify(self, config: TrainConfig) -> None:
+        """Make sure that what is there, if anything, is of this run.
+
+        Raises:
+            RunDirectoryError: the directory belongs to another configuration.
+        """
+        path = self.path / "config.yaml"
+        if path.exists():
+            other = read_config(path)
+            if (identity.differences(other), other.seed) != (identity.differences(config), config.seed):
+                raise RunDirectoryError(f"{self.path}: holds a run of another configuration ({path}); move it away")
+
+    def claim(self, config: TrainConfig, activation: str | None = None) -> None:
+        """Begin an attempt: write `config.yaml`, and forget why the last attempt has failed.
+
+        Args:
+            config: resolved.
+            activation: text of the file of a custom activation, to be kept here.
+
+        Raises:
+            RunDirectoryError: the directory belongs to another configuration, or cannot be written to.
+        """
+        self.verify(config)
+        try:
+            write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+            if activation is not None:
+                write_text(self.path / activation_file.COPY, activation)
+            (self.path / "failed.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(unwritable(error.filename, error)) from error
+
+    def result(self) -> RunResult | None:
+        """What the finished run came to; None if it is not finished."""
+        try:
+            content = json.loads((self.path / "result.json").read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        known = {field.name for field in dataclasses.fields(RunResult)}
+        return RunResult(**{key: value for key, value in content.items() if key in known})
+
+    def status(self) -> str:
+        """`done`, `diverged`, `running`, `failed` or `interrupted`."""
+        result = self.result()
+        if result is not None:
+            return result.status
+        if self._is_locked():
+            return "running"
+        return "failed" if (self.path / "failed.json").exists() else "interrupted"
+
+    def _is_locked(self) -> bool:
+        if not (self.path / LOCK).exists():
+            return False
+        lock = FileLock(self.path / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return True
+        except OSError:
+            return False  # read-only: nobody can be writing
+        lock.release()
+        return False
+
+    def clear(self) -> None:
+        """Remove what an earlier attempt has written; `result.json` first, so that no half run looks finished."""
+        for name in ("result.json", "weights.pt", "epochs.csv", "failed.json", "provenance.json", "config.yaml"):
+            (self.path / name).unlink(missing_ok=True)
+        (self.path / activation_file.COPY).unlink(missing_ok=True)
+        checkpoint.discard(self.path)
+        tracking.discard(self.path)
+
+    def begin_session(self, provenance: dict[str, Any]) -> None:
+        """Write `provenance.json`; sessions before this one stand under `earlier_sessions`."""
+        path = self.path / "provenance.json"
+        earlier = []
+        if path.exists():
+            before = json.loads(path.read_text())
+            earlier = [*before.pop("earlier_sessions", []), before]
+        write_json(path, provenance | {"earlier_sessions": earlier})
+
+    def end_session(self, time: str) -> None:
+        """Note the end of the present session."""
+        path = self.path / "provenance.json"
+        write_json(path, json.loads(path.read_text()) | {"ended": time})
+
+    def write_epochs(self, records: list[EpochRecord]) -> None:
+        """Write `epochs.csv` as a whole: it always matches the state that the run will go on from."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(EpochRecord)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(record) for record in records)
+        write_text(self.path / "epochs.csv", text.getvalue())
+
+    def write_weights(self, tensors: dict[str, Any]) -> None:
+        """Write `weights.pt`, verified like a checkpoint; see `checkpoint.load`."""
+        checkpoint.save(self.path / "weights.pt", tensors)
+
+    def finish(self, result: RunResult, keep: str) -> None:
+        """Write `result.json`, last of all, and remove what only a resumption would have needed."""
+        write_json(self.path / "result.json", dataclasses.asdict(result))
+        self.tidy(keep)
+
+    def tidy(self, keep: str) -> None:
+        """Remove from a finished run what is not to be kept."""
+        (self.path / "failed.json").unlink(missing_ok=True)
+        if keep != "all":
+            checkpoint.discard(self.path)
+
+    def fail(self, error: str, trace: str) -> None:
+        """Write `failed.json`."""
+        write_json(self.path / "failed.json", {"error": error, "traceback": trace})
+
+
+def unwritable(path: str | Path, error: OSError) -> str:
+    """What to tell where the output folder cannot be written."""
+    return f"output_root: cannot write {path}: {error.strerror}; output_root=FOLDER takes another folder"
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read a `config.yaml`; knobs that did not exist when it was written take their defaults.
+
+    Raises:
+        RunDirectoryError: it is not a configuration of this program.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path))
+        return cast(TrainConfig, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from error
+
+
+def load_run(path: str | Path) -> Network:
+    """The trained network of a finished run, in evaluation mode, on the CPU.
+
+    It takes inputs as `load_dataset(path).standardise` gives them, (batch, inputs) float32, and returns logits. Where
+    the run has a custom activation, the copy of its Python file in the run directory is executed; nothing else is.
+
+    Args:
+        path: a run directory.
+
+    Raises:
+        RunDirectoryError: not a run directory, or its weights have not been kept.
+        CheckpointError: the weights are damaged.
+    """
+    from bsnn_cli.networks.network import Network
+
+    directory = Path(path)
+    config = RunDirectory(directory).config()
+    if not (directory / "weights.pt").exists():
+        raise RunDirectoryError(f"{directory}: has no weights.pt; checkpoint.keep=weights keeps it at the end of a run")
+    weights = checkpoint.load(directory / "weights.pt")
+    inputs, classes = weights["input.weight"].shape[1], weights["output.weight"].shape[0]
+    network = Network(config.model, config.activation, inputs, classes, config.seed)
+    return network.load(weights).eval()
+
+
+def load_dataset(path: str | Path) -> Dataset:
+    """The dataset that a run was trained on, with its split and scaling; fetched if it is not there.
+
+    Args:
+        path: a run directory.
+
+    Raises:
+        RunDirectoryError: not a run directory, or the images of its folder are not those of then.
+        DataError: the files are absent or damaged.
+    """
+    from bsnn_cli.datasets import data
+
+    config = read_config(Path(path) / "config.yaml").dataset
+    if data.fingerprint(config) != config.fingerprint:
+        raise RunDirectoryError(f"dataset.root={config.root}: its content is not what {path} was trained on")
+    return data.load(config)
+
+
+def directories(output_root: str | Path) -> list[RunDirectory]:
+    """All run directories, sorted by path."""
+    return [RunDirectory(path.parent) for path in sorted((Path(output_root) / "runs").glob("*/*/*/config.yaml"))]
+
+
+def load_all(output_root: str | Path) -> pd.DataFrame:
+    """One row a run: `directory`, `status`, `identity`, `protocol`, `epoch`, every knob, every field of `RunResult`.
+
+    `epoch` counts the epochs in `epochs.csv`; result fields are missing where a run is not finished. A directory that
+    cannot be read is named on standard error and left out.
+    """
+    import pandas as pd
+
+    rows = []
+    for directory in directories(output_root):
+        try:
+            rows.append(describe(directory))
+        except (RunDirectoryError, ValueError, TypeError, KeyError, OSError) as error:
+            print(f"warning: {directory.path} is left out: {error}", file=sys.stderr)
+    return pd.DataFrame(rows)
+
+
+def describe(directory: RunDirectory) -> dict[str, Any]:
+    """The row of one run in `load_all`."""
+    config = read_config(directory.path / "config.yaml")
+    result = directory.result()
+    fields = [field.name for field in dataclasses.fields(RunResult)]
+    epochs = directory.path / "epochs.csv"
+    return (
+        {field: None if result is None else getattr(result, field) for field in fields}
+        | {key: value for key, _, value in knobs(config)}
+        | {
+            "directory": str(directory.path),
+            "status": directory.status(),
+            "identity": identity.identity(config),
+            "protocol": identity.protocol(config),
+            "label": identity.activation_label(config),
+            "epoch": max(0, len(epochs.read_text().splitlines()) - 1) if epochs.exists() else 0,
+        }
+    )
+
+
+def load_epochs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The `epochs.csv` of all runs of a frame, one row an epoch: `directory`, and the fields of `EpochRecord`."""
+    import pandas as pd
+
+    paths = [Path(directory) / "epochs.csv" for directory in runs["directory"]]
+    frames = [pd.read_csv(path).assign(directory=str(path.parent)) for path in paths if path.exists()]
+    if frames:
+        return pd.concat(frames, ignore_index=True)
+    return pd.DataFrame(columns=["directory", *(field.name for field in dataclasses.fields(EpochRecord))])

@@ -1,0 +1,358 @@
+"""From runs to statistics over seeds: mean, spread, interval and n. DataFrame in, DataFrame out.
+
+A number is always an average over the seeds of one identity (one configuration), nothing else. Runs that diverged are
+counted, never averaged away; runs that are not finished do not count.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any
+
+import pandas as pd
+from scipy.special import stdtrit
+
+from bsnn_cli.errors import ConfigError, RunDirectoryError
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, CUSTOM, DATASETS
+from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.knobs import knobs
+
+SPLITS = ("test", "train")
+FINISHED = ("done", "diverged")
+CONFIDENCE = 0.95
+"""Of the intervals, two-sided."""
+
+CELL = ["protocol", "dataset", "activation", "gpn", "batch_norm"]
+"""What tells one number of the paper's tables from another: together they fix the identity of a run."""
+
+ROOT = "activation.root"
+ELSEWHERE = (ROOT, "model.weights")
+"""Protocols that set these answer a question of their own (`findings`)."""
+
+ALIASES = {"dataset.name": "dataset"}
+AXES = {
+    "activation": ["activation.name", "activation.gpn", "activation.fingerprint"],
+    "dataset": ["dataset.kind", "dataset.name", "dataset.fingerprint"],
+}
+"""Short names of an axis of a pivot table, and the keys of the configuration that each stands for."""
+
+
+def finished(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that count, with the paper's axes as columns `dataset`, `activation`, `gpn` and `batch_norm`.
+
+    Args:
+        runs: one row per run directory, as `runs.load_all` reads them.
+
+    Returns:
+        The rows whose status is done or diverged. Where several image folders or custom activations go by one name,
+        `dataset` or `activation` is `<name>@<start of the fingerprint>`: what differs in content is not the same.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if runs.empty or not runs["status"].isin(FINISHED).any():
+        found = "no run directory at all" if runs.empty else unfinished(runs)
+        raise ConfigError(
+            f"output_root: no finished run to tabulate ({found}); run for example `bsnn train dataset=digits` first"
+        )
+    runs = runs[runs["status"].isin(FINISHED)]
+    return runs.assign(
+        dataset=_told_apart(runs["dataset.name"], runs["dataset.fingerprint"]),
+        activation=_told_apart(_base_names(runs), runs["activation.fingerprint"]),
+        gpn=runs["activation.gpn"].astype(bool),
+        batch_norm=runs["model.norm"] == "batch",
+    ).reset_index(drop=True)
+
+
+def unfinished(runs: pd.DataFrame) -> str:
+    """How many runs do not count yet, such as `2 failed, 1 running`; empty if none."""
+    counts = runs["status"].value_counts().sort_index().to_dict()
+    return ", ".join(f"{n} {status}" for status, n in counts.items() if status not in FINISHED)
+
+
+def _base_names(runs: pd.DataFrame) -> pd.Series:
+    """Of activations, as `identity.base_name` gives them."""
+    functions = runs["activation.path"].astype(object).map(lambda path: str(path).rpartition(":")[2])
+    return functions.where(runs["activation.name"] == CUSTOM, runs["activation.name"])
+
+
+def _told_apart(names: pd.Series, fingerprints: pd.Series) -> pd.Series:
+    prints = fingerprints.astype(object).where(fingerprints.notna(), "").astype(str)
+    ambiguous = prints.groupby(names).transform("nunique") > 1
+    return names.astype(str).where(~ambiguous, names.astype(str) + "@" + prints.str[:6])
+
+
+def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
+    """Accuracy statistics over the seeds of each group of runs.
+
+    Args:
+        runs: as `finished` returns them.
+        keys: columns whose values make a group.
+
+    Returns:
+        One row per group and split: the keys, `split`, `mean` in percent, `std` (of the sample, n − 1), `n` (runs that
+        finished), `interval` (half-width of the 95 % interval of the mean, Student's t), `diverged` (runs that did)
+        and `numerics` (versions, joined by spaces). Std and interval are NaN for n = 1, the mean too for n = 0.
+
+    Raises:
+        RunDirectoryError: if a group holds two runs of one seed, or runs of several configurations.
+    """
+    keys = list(keys)
+    _check_groups(runs, keys)
+    values = {split: _accuracy(runs, split) for split in SPLITS}
+    return _statistics(values, runs["status"] == "diverged", runs["numerics"].astype(int).astype(str), runs[keys])
+
+
+def curves(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy against epoch, over the seeds of each configuration.
+
+    Args:
+        runs: as `finished` returns them.
+        epochs: of these runs, as `runs.load_epochs` reads them.
+
+    Returns:
+        One row per `CELL` and epoch: the keys, `epoch`, `mean` and `std` (sample) in percent, `n` (runs that got so
+        far: fewer at the end where some diverged). Std is NaN for n = 1.
+
+    Raises:
+        RunDirectoryError: if a cell holds two runs of one seed, or runs of several configurations.
+    """
+    _check_groups(runs, CELL)
+    rows = epochs.merge(runs[["directory", *CELL]], on="directory")
+    table = rows.groupby([*CELL, "epoch"])["test_accuracy"].agg(["mean", "std", "count"])
+    return table.rename(columns={"count": "n"}).reset_index()
+
+
+def _accuracy(runs: pd.DataFrame, split: str, side: str = "") -> pd.Series:
+    return runs[f"{split}_accuracy{side}"].astype(float).where(runs[f"status{side}"] == "done")
+
+
+def _statistics(
+    values: dict[str, pd.Series], diverged: pd.Series, numerics: pd.Series, keys: pd.DataFrame
+) -> pd.DataFrame:
+    """The columns that `over_seeds` names, for every split and group of equal `keys`, in the order of the tables."""
+    by = [keys[key] for key in keys]
+    frames = []
+    for split, value in values.items():
+        frame = value.groupby(by, dropna=False).agg(["mean", "std", "count"]).rename(columns={"count": "n"})
+        n = frame["n"].to_numpy()
+        frame["interval"] = stdtrit(n - 1.0, (1 + CONFIDENCE) / 2) * frame["std"] / n.clip(1) ** 0.5
+        frame["diverged"] = diverged.groupby(by, dropna=False).sum().astype(int)
+        frame["numerics"] = numerics.groupby(by, dropna=False).agg(lambda texts: _versions(texts, " "))
+        frame.insert(0, "split", split)
+        frames.append(frame.reset_index())
+    cells = pd.concat(frames, ignore_index=True)
+    cells = cells[cells["n"] + cells["diverged"] > 0]
+    order = sorted(cells.index, key=lambda row: [axis_order(cells.at[row, key]) for key in keys])
+    return cells.loc[order].reset_index(drop=True)
+
+
+def _versions(texts: Iterable[str], separator: str) -> str:
+    return separator.join(map(str, sorted({int(version) for text in texts for version in text.split()})))
+
+
+def _check_groups(runs: pd.DataFrame, keys: list[str]) -> None:
+    """Each group must hold one identity, and each seed once: otherwise n would count things that are not alike."""
+    for _, group in runs.groupby(keys, dropna=False):
+        one_each = group.drop_duplicates("identity")
+        culprits = one_each if len(one_each) > 1 else group[group["seed"].duplicated(keep=False)]
+        if len(culprits) > 0:
+            raise RunDirectoryError(
+                "these runs claim the same number of a table, though they are copies of one run or differ in more "
+                f"than the seed; move all but one away: {', '.join(map(str, culprits['directory']))}"
+            )
+
+
+def blocks(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The numbers of each protocol, the paper's (key "") first and always there, with the column `better`.
+
+    Without GPN the choice of root means nothing, so a plain run also stands beside the GPN runs with another root.
+
+    Args:
+        cells: as `over_seeds(runs)` returns them.
+    """
+    found = {}
+    pair = ["dataset", "activation", "batch_norm"]
+    for protocol in sorted({"", *cells["protocol"]}, key=axis_order):
+        own = cells[cells["protocol"] == protocol]
+        if ROOT in settings(protocol):
+            plain = cells[(cells["protocol"] == _without_root(protocol)) & ~cells["gpn"]]
+            own = pd.concat([own, plain.merge(own[pair].drop_duplicates(), on=pair)], ignore_index=True)
+        found[protocol] = with_better(own, pair)
+    return found
+
+
+def settings(protocol: str) -> dict[str, str]:
+    """What sets a protocol apart, key by key: the inverse of `identity.protocol`."""
+    return dict(part.split("=", 1) for part in re.split(r", (?=[\w.]+=)", protocol) if part)
+
+
+def _without_root(protocol: str) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings(protocol).items() if key != ROOT)
+
+
+def with_better(cells: pd.DataFrame, pair: Sequence[str]) -> pd.DataFrame:
+    """Add the column `better`: whether this is the better one of GPN and non-GPN.
+
+    That is the higher mean (at two decimals; a tie has no better one) without a larger share of diverged runs. A number
+    without a partner is not better than anything.
+
+    Args:
+        cells: statistics as `over_seeds` returns them, one row per index label.
+        pair: the columns that the two have in common, besides `split`.
+    """
+    cells = cells.assign(better=False)
+    score = cells["mean"].round(2).fillna(float("-inf"))
+    share = cells["diverged"] / (cells["n"] + cells["diverged"])
+    for _, group in cells.groupby([*pair, "split"], dropna=False):
+        if len(group) == 2:
+            low, high = score[group.index].sort_values().index
+            cells.loc[high, "better"] = bool(score[high] > score[low] and share[high] <= share[low])
+    return cells
+
+
+def mixed_numerics(cells: pd.DataFrame) -> str | None:
+    """A warning where numbers of different numerics versions stand side by side, else None."""
+    versions = _versions(cells["numerics"], ", ")
+    if ", " not in versions:
+        return None
+    return f"results of numerics versions {versions} mix here; retrain the older ones with force=true to compare them"
+
+
+def published() -> pd.DataFrame:
+    """The paper's 96 accuracies: dataset, split, activation, gpn, batch_norm, published (in percent)."""
+    with (resources.files("bsnn_cli.tabulating") / "published_accuracy.csv").open() as file:
+        return pd.read_csv(file).rename(columns={"accuracy_percent": "published"})
+
+
+def compare(cells: pd.DataFrame, protocol: str = "") -> pd.DataFrame:
+    """Each of the paper's 96 numbers beside ours, in the order of the published table.
+
+    Args:
+        cells: as `over_seeds(runs)` returns them.
+        protocol: of ours; the paper's, unless another is to stand beside its numbers.
+
+    Returns:
+        Columns dataset, split, activation, gpn, batch_norm, ours, ours_std, ours_interval, n, diverged, published,
+        difference (ours − published); accuracies in percent, NaN where we have none.
+    """
+    ours = cells[cells["protocol"] == protocol].rename(
+        columns={"mean": "ours", "std": "ours_std", "interval": "ours_interval"}
+    )
+    keys = ["dataset", "split", "activation", "gpn", "batch_norm"]
+    measured = ["ours", "ours_std", "ours_interval", "n", "diverged"]
+    table = published().merge(ours[[*keys, *measured]], on=keys, how="left")
+    table = table.fillna({"n": 0, "diverged": 0}).astype({"n": int, "diverged": int})
+    table["difference"] = table["ours"] - table["published"]
+    return table[[*keys, *measured, "published", "difference"]]
+
+
+def paired(runs: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy with GPN minus accuracy without, over the seeds that both have.
+
+    The same seed gives both the same initial matrices and the same batches, so the difference is free of what they
+    share. Without GPN the choice of root means nothing: every root is compared with the same plain runs.
+
+    Args:
+        runs: as `finished` returns them.
+
+    Returns:
+        One row per protocol, dataset, activation, batch_norm and split with a common seed: `mean` and `std` of the
+        difference in percentage points, `n` pairs, `interval` (half-width, 95 %, Student's t), `diverged` (pairs that
+        are left out because one or both diverged).
+    """
+    _check_groups(runs, CELL)
+    # A GPN run looks for its partner without the root, and reports its protocol with it.
+    gpn = runs[runs["gpn"]].assign(partner=lambda frame: frame["protocol"].map(_without_root))
+    plain = runs[~runs["gpn"]].rename(columns={"protocol": "partner"})
+    common = ["partner", "dataset", "activation", "batch_norm", "seed"]
+    measured = ["status", "numerics", *(f"{split}_accuracy" for split in SPLITS)]
+    pairs = gpn.merge(plain[[*common, *measured]], on=common, suffixes=("", "_plain"))
+    differences = {split: _accuracy(pairs, split) - _accuracy(pairs, split, "_plain") for split in SPLITS}
+    diverged = (pairs["status"] == "diverged") | (pairs["status_plain"] == "diverged")
+    numerics = pairs["numerics"].astype(int).astype(str) + " " + pairs["numerics_plain"].astype(int).astype(str)
+    return _statistics(differences, diverged, numerics, pairs[["protocol", "dataset", "activation", "batch_norm"]])
+
+
+def pivot(runs: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
+    """Accuracy statistics over seeds along two chosen keys.
+
+    Whatever else sets runs apart from the paper's protocol is never merged: it becomes the title of a block. Batch
+    normalisation stays in the same block (it stands in parentheses) unless it is one of the two keys.
+
+    Args:
+        runs: as `finished` returns them.
+        rows: a dotted key of the configuration such as `model.depth`, `seed`, `dataset`, or `activation` (labels such
+            as `selu_gpn`). `activation.root` takes the root that was used rather than `auto`.
+        columns: another one.
+
+    Returns:
+        One row per block, row, column, batch_norm and split with the statistics of `over_seeds`, `better` and
+        `in_parentheses`.
+
+    Raises:
+        ConfigError: for an unknown key, with the nearest ones, or the same key twice.
+    """
+    axes = (axis_key("rows", rows), axis_key("columns", columns))
+    if axes[0] == axes[1]:
+        raise ConfigError(f"columns={columns}: must differ from rows={rows}")
+    covered = {key for axis in axes for key in (axis, *AXES.get(axis, []))}
+    titles = [_block_title(run, covered) for run in runs.to_dict("records")]
+    frame = runs.assign(block=titles, row=_axis(runs, axes[0]), column=_axis(runs, axes[1]))
+    keys = ["block", "row", "column", "dataset", "activation", "gpn", "batch_norm"]
+    gpn_axes = {"activation", "activation.name", "activation.gpn"}
+    # GPN and non-GPN differ along the axes that name the activation, and have the other axes in common.
+    shared = [name for name, key in zip(("row", "column"), axes, strict=True) if key not in gpn_axes]
+    cells = with_better(over_seeds(frame, keys), ["block", "dataset", "activation", "batch_norm", *shared])
+    return cells.assign(in_parentheses=cells["batch_norm"] & ("model.norm" not in axes))
+
+
+def axis_key(argument: str, key: str) -> str:
+    """The key that a table's axis is named by, checked.
+
+    Raises:
+        ConfigError: naming the argument, the key and the nearest known ones.
+    """
+    known = [*AXES, *(dotted for dotted, _, _ in knobs(TrainConfig()))]
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise ConfigError(
+            f"{argument}={key}: must be activation, dataset, seed or a dotted key such as model.depth{hint}"
+        )
+    return ALIASES.get(key, key)
+
+
+def _axis(runs: pd.DataFrame, key: str) -> pd.Series:
+    """The value of each run on an axis; absent values are the string `none`."""
+    if key == "activation":
+        return runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""})
+    values = runs[{ROOT: "root", "activation.name": "activation"}.get(key, key)].astype(object)
+    return values.where(values.notna(), "none")
+
+
+def _block_title(run: dict[Any, Any], covered: set[str]) -> str:
+    axes = {
+        "dataset": run["dataset"],
+        "activation.name": run["activation"],
+        "activation.gpn": str(run["gpn"]).lower(),
+    }
+    rest = axes | settings(run["protocol"])
+    return ", ".join(f"{key}={value}" for key, value in rest.items() if key not in covered)
+
+
+def axis_order(value: Any) -> tuple[Any, ...]:
+    """Sort key: named activations and datasets in the order of their tables, then numbers, then text.
+
+    Numbers inside text count as numbers: `model.depth=50` comes before `model.depth=200`.
+    """
+    if not isinstance(value, str):
+        return (1, float(value))
+    base, known = value.removesuffix("_gpn"), [*ACTIVATION_LABELS, *DATASETS]
+    if base in known:
+        return (0, known.index(base), value.endswith("_gpn"))
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", value)
+    return (2, *(float(part) if i % 2 else part for i, part in enumerate(parts)))

@@ -1,0 +1,181 @@
+"""Speed: this program, plain PyTorch and what no program is faster than, in turns on the same data.
+
+Each round times a step of every implementation of a comparison, and ratios are taken within a round. Growth with
+depth, width and number of networks is measured the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bsnn_cli.datasets.data import Dataset
+from bsnn_cli.errors import ConfigError
+from bsnn_cli.running.progress import say
+from bsnn_cli.running.runner import choose_device
+from bsnn_cli.settings.config import BenchConfig, ModelConfig
+from bsnn_cli.storage.files import write_text
+from bsnn_cli.timing import baselines, bench_data, bench_report, contestants, lightning_baseline, projection
+from bsnn_cli.timing.contestants import BASELINES, FLOORS, Spec
+from bsnn_cli.timing.stopwatch import ratio, timed
+
+GROWTH = {"depth": (50, 100, 200, 400), "width": (125, 250, 500, 1000)}
+FLEETS = {"cpu": (1, 2, 4), "cuda": (1, 2, 4, 8, 12, 24)}
+"""What is varied to see how cost grows; numbers of networks by type of device."""
+
+
+def run(config: BenchConfig) -> str:
+    """Time everything that is asked for; writes `bench.csv` and `bench.md`, returns the latter.
+
+    Raises:
+        ConfigError, DataError: the device is not there, the model has no plain counterpart, or the data cannot be read.
+    """
+    device = choose_device(config.device)
+    check(config, device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    dataset = bench_data.present(config.dataset).to(device)
+    rows = [row for name, specs in comparisons(config, dataset) for row in compare(name, specs, config, dataset)]
+    if config.growth:
+        for name, specs in growth(config.model, device):
+            rows += compare(name, specs, config, dataset, memory=False)
+    table = pd.DataFrame(rows)
+    folder = Path(config.output_root) / "bench"
+    write_text(folder / "bench.csv", table.to_csv(index=False))
+    projected = projection.project(config, device) if config.table else None
+    if projected is not None:
+        write_text(folder / "table.csv", projected.to_csv(index=False))
+    text = bench_report.describe(table, projected, dataset.name, device)
+    write_text(folder / "bench.md", text)
+    return text
+
+
+def check(config: BenchConfig, device: torch.device) -> None:
+    """Raises a ConfigError for what cannot be compared."""
+    model = config.model
+    default = ModelConfig(depth=model.depth, width=model.width, norm=model.norm, weights=model.weights)
+    if model != default or model.norm not in ("none", "batch") or model.weights not in ("unit_rows", "free"):
+        raise ConfigError(
+            "model: bench compares networks with model.norm=none or batch and model.weights=unit_rows or free, all "
+            "else as it is by default; orthogonal weights are in every comparison that is not quick"
+        )
+    if config.precision == "tf32" and device.type != "cuda":
+        raise ConfigError(f"precision=tf32: needs a CUDA device, and this benchmark is on {device}; use fp32")
+
+
+def comparisons(config: BenchConfig, dataset: Dataset) -> Iterator[tuple[str, list[Spec]]]:
+    """Names, and what is compared with each other; a floor is that of the fleets of its size."""
+    device = dataset.train.images.device
+    sizes = config.networks or ([1] if device.type == "cpu" else [1, 12, 24])
+    model, floors = config.model, FLOORS[device.type]
+    ours = [Spec(name, networks, model) for networks in sizes for name in ("bsnn", *floors)]
+    if config.quick:
+        yield "main", [Spec("plain", 1, model), *ours[: 1 + len(floors)]]
+        return
+    if not lightning_baseline.installed():
+        say("Lightning is not installed and not compared with")
+    absent = {"plain_compiled": not config.compile, "lightning": not lightning_baseline.installed()}
+    yield "main", [*(Spec(name, 1, model) for name in BASELINES if not absent.get(name)), *ours]
+    for norm in {"none", "batch"} - {model.norm}:
+        other = dataclasses.replace(model, norm=norm)
+        yield f"norm={norm}", [Spec(name, 1, other) for name in ("plain", "plain_fused", "bsnn", *floors)]
+    exact = dataclasses.replace(model, weights="orthogonal")
+    torchs = Spec(fastest_map(config, dataset), 1, exact)
+    plain = [Spec(name, 1, model) for name in ("plain", "plain_fused", "bsnn", *floors)]
+    yield "weights=orthogonal", [*plain, Spec("bsnn", 1, exact), torchs]
+
+
+def fastest_map(config: BenchConfig, dataset: Dataset) -> str:
+    """The quickest of PyTorch's ways to an orthogonal matrix, found with a network of four layers."""
+    shallow = dataclasses.replace(config.model, depth=4, weights="orthogonal")
+    specs = [Spec(f"torch_{name}", 1, shallow) for name in baselines.ORTHOGONAL_MAPS]
+    steps = [contestants.build(spec, config, dataset) for spec in specs]
+    times = timed(steps, 3, dataset.train.images.device)
+    return specs[int(np.argmin(np.median(times, axis=0)))].implementation
+
+
+def growth(model: ModelConfig, device: torch.device) -> Iterator[tuple[str, list[Spec]]]:
+    """What is varied, as a column, and what is timed for it: this program, and the floor beside it."""
+    kinds = ("bsnn", *FLOORS[device.type])
+    for name, values in GROWTH.items():
+        models = [dataclasses.replace(model) for _ in values]
+        for varied, value in zip(models, values, strict=True):
+            setattr(varied, name, value)
+        yield name, [Spec(kind, 1, varied) for varied in models for kind in kinds]
+    yield "networks", [Spec(kind, size, model) for size in FLEETS[device.type] for kind in kinds]
+
+
+def compare(
+    name: str, specs: Sequence[Spec], config: BenchConfig, dataset: Dataset, *, memory: bool = True
+) -> list[dict[str, Any]]:
+    """Time some implementations in turns; one row each, without those that a GPU has no memory for."""
+    say(f"{name}: timing " + ", ".join(f"{spec.implementation} K={spec.networks}" for spec in specs))
+    device = dataset.train.images.device
+    fitting, steps, peaks = [], [], []
+    for spec in specs:
+        try:
+            step, peak = contestants.prepare(spec, config, dataset, memory)
+        except torch.OutOfMemoryError:
+            say(f"{spec.implementation} K={spec.networks} does not fit into the memory of the GPU and is left out")
+            continue
+        fitting.append(spec)
+        steps.append(step)
+        peaks.append(peak)
+    times = timed(steps, config.rounds, device)
+    return [
+        {
+            "comparison": name,
+            "implementation": spec.implementation,
+            "networks": spec.networks,
+            "depth": spec.model.depth,
+            "width": spec.model.width,
+            "batch_size": config.optim.batch_size,
+            "norm": spec.model.norm,
+            "weights": spec.model.weights,
+            "activation": config.activation.name + "_gpn" * config.activation.gpn,
+            "precision": config.precision,
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "peak_memory_mb": peak,
+            **measures(i, fitting, times),
+        }
+        for i, (spec, peak) in enumerate(zip(fitting, peaks, strict=True))
+    ]
+
+
+def measures(i: int, specs: Sequence[Spec], times: np.ndarray[Any, Any]) -> dict[str, float | None]:
+    """What the times (rounds, specs) of a comparison say about one of its specs."""
+    own = times[:, i]
+
+    def columns(names: Sequence[str]) -> list[int]:
+        return [j for j, spec in enumerate(specs) if spec.implementation in names]
+
+    def speedup(others: list[int]) -> float | None:
+        """Over the one with the shortest median."""
+        if not others:
+            return None
+        best = min(others, key=lambda j: float(np.median(times[:, j])))
+        return specs[i].networks * ratio(times[:, best], own)
+
+    def size(spec: Spec) -> tuple[int, int, int]:
+        return spec.networks, spec.model.depth, spec.model.width
+
+    floors = [j for j in columns(("floor", "floor_bytes")) if size(specs[j]) == size(specs[i])]
+    low, median, high = np.quantile(own, (0.25, 0.5, 0.75))
+    return {
+        "step_ms": 1e3 * median,
+        "step_ms_low": 1e3 * low,
+        "step_ms_high": 1e3 * high,
+        "network_steps_per_s": specs[i].networks / median,
+        "ratio_to_plain": speedup(columns(("plain",))),
+        "ratio_to_best": speedup(columns(BASELINES)),
+        "ratio_to_floor": ratio(own, times[:, floors].max(axis=1)) if floors else None,
+        "table_hours": projection.TABLE_STEPS * median / specs[i].networks / 3600,
+    }
