@@ -277,7 +277,7 @@ def test_an_incomplete_read_only_folder_is_refused(
 FETCH = """
 import sys
 from pathlib import Path
-from bsnn_cli import fetch
+from bsnn_cli.datasets import fetch
 Path(sys.argv[2]).touch()
 with fetch.unpacked(Path(sys.argv[1]), fetch.ARCHIVES["mnist"], progress=False):
     pass

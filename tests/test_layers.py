@@ -36,6 +36,7 @@ ROWS = [
         "floors",
     },
     # what is done with them
+    {"matrices"},
     {"training", "propagation", "theory", "reference_trainer", "captured", "runs", "finding_tables"},
     # what is on disk, what a person sees
     {"progress", "listing", "propagation_store", "origins"},

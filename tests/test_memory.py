@@ -19,7 +19,10 @@ def peak(): return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").re
 import torch
 bare = peak()
 from pathlib import Path
-from bsnn_cli import checkpoint, config, data, runner, validation
+from bsnn_cli.datasets import data
+from bsnn_cli.running import runner
+from bsnn_cli.settings import config, validation
+from bsnn_cli.storage import checkpoint
 train = validation.resolve(config.TrainConfig(dataset=config.DatasetConfig(root=sys.argv[1])))
 mnist = data.load(train.dataset, progress=False)
 fleet = runner.Fleet(train.model, [runner.member(train)[0]], inputs=784, classes=10, momentum=0.5)

@@ -16,7 +16,7 @@ FAULTS = """
 import os, signal, sys
 
 if "bsnn_cli.running.job" in sys.orig_argv:
-    from bsnn_cli import runner
+    from bsnn_cli.running import runner
 
     original = runner.work
 

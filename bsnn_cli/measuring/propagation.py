@@ -5,18 +5,16 @@ a standard Gaussian gradient at the top as ∂E_b/∂x^{L+1}, without input and 
 pass the input layer, and the top gradient is that of the real loss.
 
 Where the network is small, its matrices and the product of each layer are kept for the way back. Otherwise only what
-enters each layer is: the product is computed again, and the weights are drawn again from their random stream, ahead of
-use, so that 200 matrices never lie in memory together. Autograd from the product on makes the same few lines serve
-every normalisation and residual connection.
+enters each layer is: the product is computed again, and the matrices come from a file (`matrices`). Autograd from the
+product on makes the same few lines serve every normalisation and residual connection. What is seen at a layer is
+measured beside the work on the next one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +24,11 @@ from torch.nn import functional as F
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import normalise
+from bsnn_cli.measuring.matrices import drawn
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.network import Hidden, nonlinearity, unit_variance
 from bsnn_cli.networks.orthogonal import stream
+from bsnn_cli.networks.workers import Observers
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig
 from bsnn_cli.storage.records import LayerRecord, Summary
 
@@ -36,11 +36,7 @@ SATURATION = 0.01
 """A unit counts as saturated where |f'(h)| is below this share of the largest |f'| over |h| ≤ 8."""
 
 KEPT_BYTES = 200 * 500 * 500 * 4
-"""Up to this size the drawn matrices of a network are kept, for the way back and for the next activation; so are the
-products of its layers, for the way back."""
-
-DRAWERS = 4
-"""Threads, at most, that draw matrices ahead of use; each holds some four of them while it works."""
+"""The products of all layers are kept up to this size, for the way back."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,9 @@ class Layers:
         seed: of the start of training.
         trained: tensors of a finished run, by the names of `parameters.shapes`; None for the start of training.
         device, dtype: where and in which precision to compute.
+
+    Attributes:
+        threads: that torch has, for whoever shares them out.
     """
 
     def __init__(
@@ -89,6 +88,7 @@ class Layers:
         dtype: torch.dtype,
     ) -> None:
         self.model, self.seed, self.trained = model, seed, trained
+        self.threads = torch.get_num_threads()
         self.scales: dict[int, float] = {}
         self.layer = Hidden(model, nonlinearity(activation)).to(device, dtype)
         self.layer.linear.eval()  # spectral normalisation then leaves its singular vectors as they are
@@ -102,7 +102,7 @@ class Layers:
                     value.copy_(self.trained[name][layer])
                 yield layer, self.layer
             return
-        for layer, weight in zip(order, drawn.each(self.model, self.seed, order), strict=True):
+        for layer, weight in zip(order, drawn.each(self.model, self.seed, order, self.threads), strict=True):
             parameters.initialise_layer(stored, weight, self.seed, layer)
             if layer in self.scales:
                 self.layer.scale(self.scales[layer])
@@ -130,35 +130,42 @@ def measure(
     entering = x.new_empty(depth, *x.shape)  # one block: freed piece by piece, the memory would not go back
     keep = 4 * entering.numel() <= KEPT_BYTES
     products = torch.empty_like(entering) if keep else None
-    rows, derivatives = [], {}
-    with torch.no_grad():
-        for index, layer in layers.each(range(depth)):
-            layers.settle(index, x)
-            entering[index] = x
-            product = layer.linear(x)
-            if products is not None:
-                products[index] = product
-            h = layer.norm(product)
-            f, derivative = layer.activation(h), slope(h)
-            rows.append(record(index + 1, x, h, f, derivative, slope.largest))
-            if index + 1 in histogram:
-                derivatives[index + 1] = derivative.flatten().float().cpu()
-            x = layer.leave(x, f)
+    observers = Observers(layers.threads, x.device)
+    upwards, downwards = [], []
+    with observers.at_work():
+        with torch.no_grad():
+            for index, layer in layers.each(range(depth)):
+                layers.settle(index, x)
+                entering[index] = x
+                product = layer.linear(x)
+                if products is not None:
+                    products[index] = product
+                h = layer.norm(product)
+                f = layer.activation(h)
+                upwards.append(observers.see(record, index + 1, x, h, f, slope, index + 1 in histogram))
+                x = layer.leave(x, f)
+                tick()
+        length_squared, alike = lengths_and_angle(x)
+        g = passage.top(x)
+        for index, layer in layers.each(range(depth - 1, -1, -1)):
+            x = entering[index]
+            g, d, of_product = pull_back(layer, x, None if products is None else products[index], g)
+            downwards.append(observers.see(gradient_norms, d, of_product, x))
             tick()
-    length_squared, alike = lengths_and_angle(x)
+    rows, derivatives = [], {}
+    for seen, gradients in zip(upwards, reversed(downwards), strict=True):
+        row, derivative = seen()
+        backward_norm, gradient_norm = gradients()
+        rows.append(dataclasses.replace(row, backward_norm=backward_norm, gradient_norm=gradient_norm))
+        if derivative is not None:
+            derivatives[row.layer] = derivative
     rows.append(LayerRecord(layer=depth + 1, forward_norm=length_squared, one_minus_cosine=alike))
-    g = passage.top(x)
-    for index, layer in layers.each(range(depth - 1, -1, -1)):
-        g, d, weight_gradient = pull_back(layer, entering[index], None if products is None else products[index], g)
-        gradient_norm = length(weight_gradient) / len(d)
-        rows[index] = dataclasses.replace(
-            rows[index], backward_norm=length(d) ** 2 / d.numel(), gradient_norm=gradient_norm
-        )
-        tick()
     return Measurement(rows, derivatives)
 
 
-def record(layer: int, x: Tensor, h: Tensor, f: Tensor, derivative: Tensor, steepest: float) -> LayerRecord:
+def record(
+    layer: int, x: Tensor, h: Tensor, f: Tensor, slope: Slope, histogram: bool
+) -> tuple[LayerRecord, Tensor | None]:
     """What the way forward shows of a layer; no gradients yet.
 
     Args:
@@ -166,13 +173,14 @@ def record(layer: int, x: Tensor, h: Tensor, f: Tensor, derivative: Tensor, stee
         x: (B, n) what enters.
         h: (B, n) preactivations.
         f: (B, n) f(h).
-        derivative: (B, n) f'(h).
-        steepest: as `Slope.largest`.
+        slope: f'.
+        histogram: whether all f'(h) are wanted, (B·n,) float32 on the CPU.
     """
+    derivative = slope(h)
     forward_norm, alike = lengths_and_angle(x)
     h_mean, h_variance = mean_and_variance(h)
     slope_mean, slope_variance = mean_and_variance(derivative)
-    return LayerRecord(
+    row = LayerRecord(
         layer=layer,
         forward_norm=forward_norm,
         one_minus_cosine=alike,
@@ -181,8 +189,20 @@ def record(layer: int, x: Tensor, h: Tensor, f: Tensor, derivative: Tensor, stee
         derivative_mean=slope_mean,
         derivative_std=math.sqrt(slope_variance),
         pseudo_linearity=pseudo_linearity(h, f),
-        saturated=int((derivative.abs() < SATURATION * steepest).count_nonzero()) / derivative.numel(),
+        saturated=int((derivative.abs() < SATURATION * slope.largest).count_nonzero()) / derivative.numel(),
     )
+    return row, derivative.flatten().float().cpu() if histogram else None
+
+
+def gradient_norms(d: Tensor, of_product: Tensor, x: Tensor) -> tuple[float, float]:
+    """Mean over the batch of ‖d‖²/n, and ‖∂E/∂W‖_F of the batch mean.
+
+    Args:
+        d: (B, n) gradient of the preactivations.
+        of_product: (B, n) gradient of Wx.
+        x: (B, n) what enters the layer.
+    """
+    return length(d) ** 2 / d.numel(), length(of_product.T @ x) / len(d)
 
 
 def pull_back(layer: Hidden, x: Tensor, product: Tensor | None, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,14 +215,14 @@ def pull_back(layer: Hidden, x: Tensor, product: Tensor | None, g: Tensor) -> tu
         g: (B, n) gradient of what leaves it.
 
     Returns:
-        gradients of x (B, n), of the preactivations h (B, n), and of W itself (n, n), whatever W is made of.
+        gradients of x, of the preactivations h, and of the product Wx, whatever W is made of; (B, n) each.
     """
     W = layer.linear.weight.detach()
     product = (F.linear(x, W) if product is None else product).detach().requires_grad_()
     h = layer.norm(product)
     d, of_product = torch.autograd.grad(layer.activation(h), (h, product), g)
     bottom = of_product @ W
-    return bottom + g if layer.residual else bottom, d, of_product.T @ x
+    return bottom + g if layer.residual else bottom, d, of_product
 
 
 def summarise(rows: Sequence[LayerRecord]) -> Summary:
@@ -327,49 +347,3 @@ def dataset_passage(
         return torch.autograd.grad(loss, last)[0]
 
     return Passage(x, top)
-
-
-class Matrices:
-    """`parameters.hidden_start` of one network at a time, in one block of memory where `KEPT_BYTES` suffice for all.
-
-    Matrices are drawn side by side, with a thread each: see `parameters.one_thread`.
-    """
-
-    def __init__(self) -> None:
-        self._owner: tuple[object, ...] = ()
-        self._block = torch.empty(0)
-
-    def each(self, model: ModelConfig, seed: int, order: Sequence[int]) -> Iterator[Tensor]:
-        """The starts of hidden matrices, (n, n) float32 on the CPU, in this order of layers, counted from 0."""
-        L, n = model.depth, model.width
-        if 4 * L * n * n > KEPT_BYTES:
-            yield from ahead(model, seed, order)
-            return
-        owner = (model.init, L, n, seed)
-        if owner != self._owner:
-            self._owner = ()  # until all are there
-            if self._block.shape != (L, n, n):
-                self._block = torch.empty(0)  # before the next one is made
-                self._block = torch.empty(L, n, n)
-            for layer, weight in enumerate(ahead(model, seed, range(L))):
-                self._block[layer] = weight
-            self._owner = owner
-        for layer in order:
-            yield self._block[layer]
-
-
-def ahead(model: ModelConfig, seed: int, order: Sequence[int]) -> Iterator[Tensor]:
-    """`parameters.hidden_start` of layers in this order; as many as there are threads are drawn ahead of use."""
-    drawers = min(torch.get_num_threads(), DRAWERS)
-    waiting: deque[Future[Tensor]] = deque()
-    with parameters.one_thread(), ThreadPoolExecutor(drawers) as pool:
-        for layer in order:
-            waiting.append(pool.submit(parameters.hidden_start, model, seed, layer))
-            if len(waiting) > drawers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-drawn = Matrices()
-"""Shared by the way forward, the way back and the activations of a sweep at one seed."""

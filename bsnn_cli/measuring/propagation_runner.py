@@ -16,6 +16,7 @@ from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import CheckpointError, ConfigError
 from bsnn_cli.gpn import custom
 from bsnn_cli.measuring import propagation, propagation_store
+from bsnn_cli.measuring.matrices import DRAWERS, KEPT_BYTES
 from bsnn_cli.measuring.propagation import Layers, Measurement
 from bsnn_cli.networks import memory
 from bsnn_cli.running.progress import say
@@ -123,6 +124,6 @@ def estimate_bytes(config: PropagateConfig) -> int:
     signals, matrices = 4 * L * B * n, 4 * L * n * n
     if signals <= propagation.KEPT_BYTES:
         signals *= 2
-    if config.run is None and matrices > propagation.KEPT_BYTES:
-        matrices = propagation.DRAWERS * 5 * 4 * n * n
+    if config.run is None and matrices > KEPT_BYTES:
+        matrices = DRAWERS * 5 * 4 * n * n
     return signals + matrices + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES

@@ -24,7 +24,7 @@ from torch import Tensor
 from bsnn_cli.gpn.activations import get, normalise
 from bsnn_cli.gpn.meanfield import COLLAPSED, Transfer, fate_of_angle, fate_of_length, transfer, variance_step
 from bsnn_cli.networks.orthogonal import stream
-from bsnn_cli.networks.parameters import one_thread
+from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.choices import AUTO_ROOT
 from bsnn_cli.settings.config import TheoryConfig
 
@@ -111,7 +111,7 @@ def study(config: TheoryConfig) -> pd.DataFrame:
     """
     names = list(AUTO_ROOT) if config.activation is None else [config.activation.name]
     root = "auto" if config.activation is None else config.activation.root
-    with one_thread():  # tensors are small: several threads would mostly wait for each other
+    with intra_op_threads(1):  # tensors are small: several threads would mostly wait for each other
         rows = [*probabilities(names, root, config), *depth_view(names, config)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"layer": "Int64"})
 

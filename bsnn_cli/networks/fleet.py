@@ -29,7 +29,7 @@ from torch import Tensor
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.gpn.activations import Activation
 from bsnn_cli.networks import parameters
-from bsnn_cli.networks.batch_norm import NORM_EPS, NORM_MOMENTUM, BatchNorm, denormalise, normalise
+from bsnn_cli.networks.batch_norm import NORM_EPS, NORM_MOMENTUM, BatchNorm, denormalise_each, normalise_each
 from bsnn_cli.networks.orthogonal import Drift, longest_column, orthogonality_error
 from bsnn_cli.networks.parameters import NORM_STATISTICS
 from bsnn_cli.networks.signals import Signals
@@ -294,7 +294,7 @@ class Fleet:
             h.mul_(self._inverse_norm[layer])
         if w.norm is not None:
             gain, shift = self.tensors["norm.weight"][:, layer], self.tensors["norm.bias"][:, layer]
-            normalise(h, gain, shift, w.norm.layers[layer], out=w.d[layer])
+            normalise_each(h, gain, shift, w.norm.members[layer], out=w.d[layer])
             h = w.d[layer]
         w.values.append(self._activate(h, above))
 
@@ -303,7 +303,7 @@ class Fleet:
         if w.norm is not None:
             gain = self.tensors["norm.weight"][:, layer]
             u = self._pull_back(g, d, w.values.pop())
-            denormalise(u, h, gain, self._scale[layer], w.norm.layers[layer], out=d)
+            denormalise_each(u, h, gain, self._scale[layer], w.norm.members[layer], out=d)
             return
         u = self._pull_back(g, h, w.values.pop())
         if self.model.weights == "unit_rows":
@@ -334,8 +334,7 @@ class Fleet:
         V, M, d, x = self._V[layer][k], self._M[layer][k], w.d[layer, k], w.x[layer, k]
         lr = self.members[k].lr
         if self._drift is not None:
-            h = w.h[layer, k] if w.norm is None else w.h[layer, k] / w.norm.layers[layer].inverse_std[k]
-            M.addmm_(d.mT, x, beta=self.momentum, alpha=0.5).addmm_(h.mT, w.g[layer, k], alpha=-0.5)
+            M.addmm_(d.mT, x, beta=self.momentum, alpha=0.5).addmm_(w.h[layer, k].mT, w.g[layer, k], alpha=-0.5)
             if self._drift.advance(k, slice(layer, layer + 1), longest_column(M), lr, self.alive[k]):
                 self._drift.complete(k, layer, V, M, lr)
             else:

@@ -30,9 +30,10 @@ def haar(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32)
     Householder QR of a Gaussian matrix fixes the signs of R's diagonal by convention, which biases Q. Moving those
     signs into Q makes the factorisation unique and Q Haar distributed (Mezzadri 2007).
     """
-    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=dtype))
-    unbiased: Tensor = q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(dtype)
-    return unbiased
+    reflectors, tau = torch.geqrf(torch.randn(n, n, generator=generator, dtype=dtype))  # R stands above the diagonal
+    signs = torch.where(reflectors.diagonal() < 0, -1.0, 1.0).to(dtype)
+    q: Tensor = torch.linalg.householder_product(reflectors, tau)
+    return q.mul_(signs)
 
 
 def deviation(weight: Tensor) -> Tensor:

@@ -5,9 +5,8 @@ Both the reference network and the fleet keep their values under these names; so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeAlias, cast
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from bsnn_cli.networks.orthogonal import haar, stream
+from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
 
 NORM_WEIGHTS = ("norm.weight", "norm.bias")
@@ -78,24 +78,9 @@ def initialise(state: State, model: ModelConfig, seed: int) -> None:
         initialise_layer(values, hidden_start(model, seed, layer), seed, layer)
 
     threads = torch.get_num_threads()
-    with one_thread(), ThreadPoolExecutor(threads) as pool:
+    with intra_op_threads(1), ThreadPoolExecutor(threads) as pool:
         list(pool.map(start, range(model.depth)))
     initialise_ends(state, model, seed)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch works with one thread inside, for matrices that are drawn side by side.
-
-    A factorisation of one does not get faster by threads, and where other programs compete for the cores far slower;
-    nor do its digits depend on the number of threads then.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
