@@ -47,7 +47,8 @@ QUIET_S = 600.0
 
 CHILD = """\
 import sys
-from bsnn_cli import cli, job
+from bsnn_cli import cli
+from bsnn_cli.running import job
 sys.argv[0] = "bsnn"
 job.die_with_parent(int(sys.argv.pop(1)))
 cli.main()
