@@ -72,7 +72,7 @@ def table(config: TableConfig) -> None:
     folder = Path(config.output_root) / "tables"
     if config.kind != "accuracy":
         from bsnn_cli.reproducing.products import TABLES
-        from bsnn_cli.storage.stored import Stored
+        from bsnn_cli.tabulating.stored import Stored
 
         print(TABLES[config.kind](Stored(config.output_root), folder))
         return
@@ -165,7 +165,7 @@ def reproduce(config: ReproduceConfig) -> None:
 def report(config: ReportConfig) -> None:
     """Write one HTML page of everything that is stored."""
     from bsnn_cli.reproducing.report import write_report
-    from bsnn_cli.storage.stored import Stored
+    from bsnn_cli.tabulating.stored import Stored
 
     print(write_report(Stored(config.output_root)))
 
@@ -265,6 +265,12 @@ def attempt(act: Callable[[], None]) -> int:
         return error.exit_code
     except BrokenPipeError:
         raise
+    except OSError as error:
+        if error.filename is None:
+            traceback.print_exc()
+        else:
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     except Exception:  # noqa: BLE001 - a defect; the user needs the traceback, a sweep its other jobs
         traceback.print_exc()
         return 1

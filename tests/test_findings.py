@@ -15,8 +15,8 @@ from bsnn_cli.measuring import propagation_store
 from bsnn_cli.measuring.propagation import Measurement
 from bsnn_cli.settings.config import FiguresConfig, PropagateConfig
 from bsnn_cli.storage.records import LayerRecord
-from bsnn_cli.storage.stored import Stored
 from bsnn_cli.tabulating import finding_tables
+from bsnn_cli.tabulating.stored import Stored
 from tests.storage import store
 
 

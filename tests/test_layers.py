@@ -12,7 +12,7 @@ import bsnn_cli
 ROWS = [
     # no knowledge of the project
     {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"}
-    | {"batch_norm", "choices", "stopwatch", "workers"},
+    | {"batch_norm", "choices", "spool", "stopwatch", "workers"},
     {"profiles", "signals"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},

@@ -6,8 +6,8 @@ import errno
 import functools
 import json
 import math
+import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -35,6 +35,7 @@ from bsnn_cli.networks import parameters
 from bsnn_cli.networks.network import Network
 from bsnn_cli.networks.orthogonal import haar, stream
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig
+from bsnn_cli.storage import spool
 from bsnn_cli.storage.records import Summary
 from tests.conftest import SMALL, run_bsnn
 
@@ -240,12 +241,12 @@ def test_numbers_by_hand() -> None:
     assert pseudo_linearity(1e-30 * h, 1e-30 * h.relu()) == pytest.approx(0.75)  # r = √3/2
 
 
-class FullDisk(matrices.Spool):
+class FullDisk(spool.Spool):
     """A temporary file on a disk that is full after two matrices."""
 
     def __setitem__(self, layer: int, weight: Tensor) -> None:
         if layer == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device", tempfile.gettempdir())
         super().__setitem__(layer, weight)
 
 
@@ -269,20 +270,28 @@ def test_matrices_are_drawn_once_wherever_they_are_kept(monkeypatch: pytest.Monk
     assert times() == 1
     other = passage(model, activation, seed=1)
     assert times() == 1
-    monkeypatch.setattr(propagation, "KEPT_BYTES", 1)
-    monkeypatch.setattr(matrices, "KEPT_BYTES", 1)
+    monkeypatch.setattr(spool, "KEPT_BYTES", 1)
     in_a_file = [passage(model, ActivationConfig(name=name)) for name in ("selu", "tanh")]
     assert times() == 1
     assert str(in_a_file) == str(in_memory)
     assert str(in_memory[0].layers) != str(other.layers)
-    for name, broken in (
-        ("Spool", FullDisk),
-        ("shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=9))),
-    ):
+    full = functools.partial(monkeypatch.setattr, matrices, "stack", lambda shape, dtype: FullDisk(shape[1:], dtype))
+    nowhere = functools.partial(monkeypatch.setattr, spool, "fits_on_disk", lambda _: False)
+    for spoil in (nowhere, full):
         monkeypatch.setattr(matrices.drawn, "_owner", ())
-        monkeypatch.setattr(matrices, name, broken)
+        spoil()
         assert str(passage(model, activation)) == str(in_memory[0])
         assert times() == 2  # for the way back, too
+
+
+def test_a_disk_that_fills_up_with_signals_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(propagation, "stack", lambda shape, dtype: FullDisk(shape[1:], dtype))
+    assert cli.dispatch(["propagate", *QUICK]) == 1
+    assert capsys.readouterr().err == f"error: {tempfile.gettempdir()}: No space left on device\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 QUICK = ["model.depth=4", "model.width=12", "propagate.inputs=10"]

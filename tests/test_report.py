@@ -20,8 +20,8 @@ from bsnn_cli import cli
 from bsnn_cli.reproducing import report_plots, report_tables
 from bsnn_cli.reproducing.report import write_report
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
-from bsnn_cli.storage.stored import Stored
 from bsnn_cli.tabulating import tables
+from bsnn_cli.tabulating.stored import Stored
 from tests.storage import PROVENANCE, store
 from tests.test_figures import measured, theorised
 

@@ -25,9 +25,9 @@ from bsnn_cli.drawing.plotting import (
 )
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.config import FiguresConfig
-from bsnn_cli.storage.stored import Stored
 from bsnn_cli.tabulating import finding_tables
 from bsnn_cli.tabulating.finding_tables import Row, label, records, setting
+from bsnn_cli.tabulating.stored import Stored
 
 
 @dataclass(frozen=True)

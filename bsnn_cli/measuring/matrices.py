@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,38 +12,10 @@ from torch import Tensor
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
-
-KEPT_BYTES = 200 * 500 * 500 * 4
-"""Matrices of a network are kept in memory up to this size, and in a temporary file beyond."""
+from bsnn_cli.storage.spool import Spool, stack
 
 DRAWERS = 4
 """Threads, at most, that draw matrices ahead of use; each holds some three of them while it works."""
-
-
-class Spool:
-    """(L, n, n) float32 in a temporary file that nobody else sees and that is gone when this is.
-
-    Reading a matrix takes a hundredth of the time of drawing it, and what the system keeps of a file in memory it gives
-    up when a program needs it.
-    """
-
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed when nobody has the matrices any more)
-        self._shape = shape[1:]
-        self._bytes = 4 * shape[1] * shape[2]
-
-    def __del__(self) -> None:
-        self._file.close()
-
-    def __setitem__(self, layer: int, weight: Tensor) -> None:
-        self._file.seek(layer * self._bytes)
-        self._file.write(weight.contiguous().numpy().data)
-
-    def __getitem__(self, layer: int) -> Tensor:
-        weight = torch.empty(self._shape)
-        self._file.seek(layer * self._bytes)
-        self._file.readinto(weight.numpy().data)
-        return weight
 
 
 class Matrices:
@@ -72,7 +42,8 @@ class Matrices:
         keep = list(order) == list(range(model.depth))
         if keep:
             self._owner = ()  # until all are there
-            self._make_room((model.depth, model.width, model.width))
+            self._kept = None  # before there is the next one
+            self._kept = stack((model.depth, model.width, model.width), torch.float32)
         for layer, weight in zip(order, ahead(model, seed, order, threads), strict=True):
             if keep and self._kept is not None:
                 try:
@@ -82,18 +53,6 @@ class Matrices:
             yield weight
         if keep:
             self._owner = owner
-
-    def _make_room(self, shape: tuple[int, int, int]) -> None:
-        L, n, _ = shape
-        size = 4 * L * n * n
-        if size <= KEPT_BYTES:
-            if not isinstance(self._kept, Tensor) or self._kept.shape != shape:
-                self._kept = None  # before the next one is made
-                self._kept = torch.empty(shape)
-            return
-        self._kept = None
-        if shutil.disk_usage(tempfile.gettempdir()).free > 2 * size:
-            self._kept = Spool(shape)
 
 
 def ahead(model: ModelConfig, seed: int, order: Sequence[int], threads: int) -> Iterator[Tensor]:

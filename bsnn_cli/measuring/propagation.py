@@ -4,10 +4,9 @@ The paper's synthetic experiment (Lu, Gould and Ajanthan 2020, arXiv 2006.12169)
 a standard Gaussian gradient at the top as ∂E_b/∂x^{L+1}, without input and output layers. With a dataset, real inputs
 pass the input layer, and the top gradient is that of the real loss.
 
-Where the network is small, its matrices and the product of each layer are kept for the way back. Otherwise only what
-enters each layer is: the product is computed again, and the matrices come from a file (`matrices`). Autograd from the
-product on makes the same few lines serve every normalisation and residual connection. What is seen at a layer is
-measured beside the work on the next one.
+What enters each layer and its product with the weights are kept for the way back, and so are the matrices: in memory
+where the network is small, in temporary files where it is not. Autograd from the product on makes the same few lines
+serve every normalisation and residual connection. What is seen at a layer is measured beside the work on the next one.
 """
 
 from __future__ import annotations
@@ -31,12 +30,10 @@ from bsnn_cli.networks.orthogonal import stream
 from bsnn_cli.networks.workers import Observers
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig
 from bsnn_cli.storage.records import LayerRecord, Summary
+from bsnn_cli.storage.spool import Spool, stack
 
 SATURATION = 0.01
 """A unit counts as saturated where |f'(h)| is below this share of the largest |f'| over |h| ≤ 8."""
-
-KEPT_BYTES = 200 * 500 * 500 * 4
-"""The products of all layers are kept up to this size, for the way back."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +124,7 @@ def measure(
         tick: called after each layer, twice for each.
     """
     slope, x, depth = Slope(activation), passage.x, layers.model.depth
-    entering = x.new_empty(depth, *x.shape)  # one block: freed piece by piece, the memory would not go back
-    keep = 4 * entering.numel() <= KEPT_BYTES
-    products = torch.empty_like(entering) if keep else None
+    entering, products = kept_signals(depth, x), kept_signals(depth, x)
     observers = Observers(layers.threads, x.device)
     upwards, downwards = [], []
     with observers.at_work():
@@ -138,8 +133,7 @@ def measure(
                 layers.settle(index, x)
                 entering[index] = x
                 product = layer.linear(x)
-                if products is not None:
-                    products[index] = product
+                products[index] = product
                 h = layer.norm(product)
                 f = layer.activation(h)
                 upwards.append(observers.see(record, index + 1, x, h, f, slope, index + 1 in histogram))
@@ -149,7 +143,7 @@ def measure(
         g = passage.top(x)
         for index, layer in layers.each(range(depth - 1, -1, -1)):
             x = entering[index]
-            g, d, of_product = pull_back(layer, x, None if products is None else products[index], g)
+            g, d, of_product = pull_back(layer, products[index], g)
             downwards.append(observers.see(gradient_norms, d, of_product, x))
             tick()
     rows, derivatives = [], {}
@@ -205,23 +199,28 @@ def gradient_norms(d: Tensor, of_product: Tensor, x: Tensor) -> tuple[float, flo
     return length(d) ** 2 / d.numel(), length(of_product.T @ x) / len(d)
 
 
-def pull_back(layer: Hidden, x: Tensor, product: Tensor | None, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def kept_signals(depth: int, x: Tensor) -> Tensor | Spool:
+    """A place for the signals of all layers, shaped as x (B, n) and on its device."""
+    shape = depth, *x.shape
+    kept = stack(shape, x.dtype) if x.device.type == "cpu" else None
+    return x.new_empty(shape) if kept is None else kept
+
+
+def pull_back(layer: Hidden, product: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ΣE_b at one layer.
 
     Args:
         layer: with its values.
-        x: (B, n) what enters it.
-        product: Wx, (B, n), if it is known.
+        product: Wx, (B, n).
         g: (B, n) gradient of what leaves it.
 
     Returns:
         gradients of x, of the preactivations h, and of the product Wx, whatever W is made of; (B, n) each.
     """
-    W = layer.linear.weight.detach()
-    product = (F.linear(x, W) if product is None else product).detach().requires_grad_()
+    product = product.detach().requires_grad_()
     h = layer.norm(product)
     d, of_product = torch.autograd.grad(layer.activation(h), (h, product), g)
-    bottom = of_product @ W
+    bottom = of_product @ layer.linear.weight.detach()
     return bottom + g if layer.residual else bottom, d, of_product
 
 

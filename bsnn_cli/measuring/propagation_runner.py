@@ -16,17 +16,17 @@ from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import CheckpointError, ConfigError
 from bsnn_cli.gpn import custom
 from bsnn_cli.measuring import propagation, propagation_store
-from bsnn_cli.measuring.matrices import DRAWERS, KEPT_BYTES
+from bsnn_cli.measuring.matrices import DRAWERS
 from bsnn_cli.measuring.propagation import Layers, Measurement
 from bsnn_cli.networks import memory
 from bsnn_cli.running.progress import say
 from bsnn_cli.running.runner import choose_device
 from bsnn_cli.settings.config import PropagateConfig
 from bsnn_cli.settings.validation import check
-from bsnn_cli.storage import checkpoint, provenance, runs
+from bsnn_cli.storage import checkpoint, provenance, runs, spool
 
 OVERHEAD_BYTES = 550 * 2**20
-"""The program itself with PyTorch, and the signals of the layer at work."""
+"""The program itself with PyTorch."""
 
 
 def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
@@ -119,11 +119,12 @@ def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, 
 
 
 def estimate_bytes(config: PropagateConfig) -> int:
-    """Memory that a measurement needs: signals kept, matrices kept or drawn ahead, trained weights, work of a layer."""
+    """Main memory that a measurement needs: signals, matrices, the work of a layer; what goes to a file takes none."""
     L, n, B = config.model.depth, config.model.width, config.propagate.inputs
     signals, matrices = 4 * L * B * n, 4 * L * n * n
-    if signals <= propagation.KEPT_BYTES:
-        signals *= 2
-    if config.run is None and matrices > KEPT_BYTES:
-        matrices = DRAWERS * 5 * 4 * n * n
-    return signals + matrices + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES
+    drawn_ahead = DRAWERS * 4 * 4 * n * n
+    if signals > spool.KEPT_BYTES and spool.fits_on_disk(signals):
+        signals = 0
+    if config.run is None and matrices > spool.KEPT_BYTES:
+        matrices = 0
+    return 2 * signals + matrices + drawn_ahead + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES

@@ -13,8 +13,8 @@ import pandas as pd
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.storage import origins
 from bsnn_cli.storage.files import write_text
-from bsnn_cli.storage.stored import Stored
 from bsnn_cli.tabulating.formats import markdown_table
+from bsnn_cli.tabulating.stored import Stored
 
 COLUMNS = [
     "dataset", "activation", "gpn", "root", "batch_norm", "weights", "depth", "width", "epochs", "seed", "status",

@@ -11,8 +11,8 @@ from bsnn_cli.reproducing.export import export
 from bsnn_cli.reproducing.report import write_report
 from bsnn_cli.settings.config import FiguresConfig
 from bsnn_cli.settings.profiles import ReproduceConfig
-from bsnn_cli.storage.stored import Stored
 from bsnn_cli.tabulating import approach_table, finding_tables, tables
+from bsnn_cli.tabulating.stored import Stored
 
 
 def make_all(config: ReproduceConfig) -> str:

@@ -16,9 +16,9 @@ from bsnn_cli.reproducing import report_plots, report_tables
 from bsnn_cli.reproducing.export import commit
 from bsnn_cli.storage import origins, provenance
 from bsnn_cli.storage.files import write_text
-from bsnn_cli.storage.stored import Stored
 from bsnn_cli.tabulating import finding_tables, summary
 from bsnn_cli.tabulating.approach_table import COMMAND as APPROACHES_COMMAND
+from bsnn_cli.tabulating.stored import Stored
 
 TEMPLATE = "report.html.jinja"
 

@@ -18,8 +18,8 @@ from bsnn_cli.drawing import signal_figures
 from bsnn_cli.drawing.plotting import colour, label
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT, DATASETS
 from bsnn_cli.settings.config import FiguresConfig
-from bsnn_cli.storage.stored import Stored
 from bsnn_cli.tabulating import summary
+from bsnn_cli.tabulating.stored import Stored
 
 Plot = dict[str, Any]
 Series = dict[str, Any]

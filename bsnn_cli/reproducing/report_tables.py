@@ -12,9 +12,9 @@ import pandas as pd
 from bsnn_cli.drawing.comparison_figures import APPROACHES as LABELS
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS
 from bsnn_cli.storage import origins
-from bsnn_cli.storage.stored import Stored
 from bsnn_cli.tabulating import finding_tables, summary, tables
 from bsnn_cli.tabulating.approach_table import APPROACHES as WORDS
+from bsnn_cli.tabulating.stored import Stored
 
 STEPS = (1.0, 5.0, 20.0)
 """Percentage points where the colour of a difference changes."""

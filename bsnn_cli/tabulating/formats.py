@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import pandas as pd
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up in a monospaced terminal; all but the first are right-aligned."""
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: Container[int] = (0,)) -> str:
+    """A Markdown table whose columns also line up in a monospaced terminal; those in `left` begin at their left."""
+    first, *lines = _aligned(header, rows, left)
+    rule = ["-" * len(cell) if column in left else "-" * (len(cell) - 1) + ":" for column, cell in enumerate(first)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (first, rule, *lines))
+
+
+def _aligned(header: Sequence[str], rows: Iterable[Sequence[str]], left: Container[int]) -> list[list[str]]:
+    """All cells of a column at equal width; in `left` are the columns that begin at their left, others end right."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([line(lines[0]), f"| {' | '.join(rule)} |", *map(line, lines[1:])])
+    return [
+        [
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
+    ]
 
 
 def render(table: pd.DataFrame, form: str, digits: int = 2) -> str:
@@ -31,11 +38,12 @@ def render(table: pd.DataFrame, form: str, digits: int = 2) -> str:
     if form == "json":
         return table.to_json(orient="records", indent=2, force_ascii=False, double_precision=15)
     cells = [[_cell(value, digits) for value in row] for row in table.itertuples(index=False)]
+    words = {column for column, name in enumerate(table.columns) if not pd.api.types.is_numeric_dtype(table[name])}
     if form == "markdown":
-        return markdown_table(list(table.columns), cells)
+        return markdown_table(list(table.columns), cells, words)
     if not cells:
         return "nothing to show"
-    return pd.DataFrame(cells, columns=table.columns).to_string(index=False)
+    return "\n".join("  ".join(line).rstrip() for line in _aligned(list(table.columns), cells, words))
 
 
 def _cell(value: object, digits: int) -> str:
