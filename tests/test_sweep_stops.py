@@ -23,6 +23,8 @@ from tests.sweeps import seeds, statuses
 
 Start: TypeAlias = Callable[..., "subprocess.Popen[str]"]
 
+TORTURE = pytest.mark.torture
+
 LONG = [*SMALL, "optim.epochs=4000", "checkpoint.every_s=3600"]
 """A run that has to be stopped, and saves itself only then."""
 
@@ -73,7 +75,10 @@ def steps(directory: Path) -> int:
     return int(load(directory / "checkpoint.pt")["tensors"]["steps"])
 
 
-@pytest.mark.parametrize(("engine", "jobs"), [("basic", 1), ("joblib", 2), ("submitit_local", 2)])
+@pytest.mark.parametrize(
+    ("engine", "jobs"),
+    [("basic", 1), pytest.param("joblib", 2, marks=TORTURE), pytest.param("submitit_local", 2, marks=TORTURE)],
+)
 def test_ctrl_c_saves_what_is_at_work_and_starts_nothing_else(
     engine: str, jobs: int, tmp_path: Path, start: Start
 ) -> None:
@@ -91,7 +96,10 @@ def test_ctrl_c_saves_what_is_at_work_and_starts_nothing_else(
     assert set(statuses(tmp_path).values()) == {"interrupted"}
 
 
-@pytest.mark.parametrize(("engine", "jobs"), [("basic", 1), ("joblib", 2), ("submitit_local", 1)])
+@pytest.mark.parametrize(
+    ("engine", "jobs"),
+    [("basic", 1), ("joblib", 2), pytest.param("submitit_local", 1, marks=TORTURE)],
+)
 def test_workers_save_and_die_with_a_driver_that_is_killed(
     engine: str, jobs: int, tmp_path: Path, start: Start
 ) -> None:
