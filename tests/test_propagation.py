@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -37,7 +38,7 @@ from bsnn_cli.networks.orthogonal import haar, stream
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig
 from bsnn_cli.storage import spool
 from bsnn_cli.storage.records import Summary
-from tests.conftest import SMALL, run_bsnn
+from tests.conftest import SMALL, Answer, run_bsnn
 
 CPU = torch.device("cpu")
 L, N, B = 200, 500, 20
@@ -301,7 +302,7 @@ def summaries(root: Path) -> list[Path]:
     return sorted(root.glob("outputs/propagation/*/*/summary.json"))
 
 
-def test_the_command_writes_its_numbers_and_does_not_measure_twice(tmp_path: Path) -> None:
+def test_the_command_writes_its_numbers_and_does_not_measure_twice(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
     first = run_bsnn("propagate", "activation=tanh_gpn", "propagate.repeats=3", *QUICK, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     [path] = summaries(tmp_path)
@@ -324,17 +325,16 @@ def test_the_command_writes_its_numbers_and_does_not_measure_twice(tmp_path: Pat
         assert (bins["density"] * (bins["right"] - bins["left"])).sum() == pytest.approx(1)
     assert sorted(histogram["layer"].unique()) == [1, 2, 4]
     before = path.stat().st_mtime_ns
-    second = run_bsnn("propagate", "activation=tanh_gpn", "propagate.repeats=3", *QUICK, cwd=tmp_path)
+    second = bsnn("propagate", "activation=tanh_gpn", "propagate.repeats=3", *QUICK)
     assert "finished already" in second.stderr
     assert second.stdout == first.stdout
     assert path.stat().st_mtime_ns == before
 
 
 def test_a_trained_network_is_measured_with_its_own_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = run_bsnn("train", *SMALL, cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
-    [run] = tmp_path.glob("outputs/runs/*/*/*")
     monkeypatch.chdir(tmp_path)
+    assert cli.dispatch(["train", *SMALL]) == 0
+    [run] = tmp_path.glob("outputs/runs/*/*/*")
     options = ["propagate.source=dataset", "propagate.inputs=10", "propagate.histogram=[2,3]", "progress=false"]
     assert cli.dispatch(["propagate", f"run={run}", *options]) == 0
     assert cli.dispatch(["propagate", "dataset=digits", "model.depth=3", "model.width=12", *options]) == 0

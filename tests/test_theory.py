@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -31,7 +32,7 @@ from bsnn_cli.measuring.theory import (
 from bsnn_cli.networks.orthogonal import haar
 from bsnn_cli.settings.choices import AUTO_ROOT
 from bsnn_cli.settings.config import ActivationConfig, TheoryConfig
-from tests.conftest import run_bsnn
+from tests.conftest import Answer, run_bsnn
 
 WIDTHS = TheoryConfig(smallest_width=32, largest_width=512, trials=400)
 DEPTHS = TheoryConfig(networks=8)
@@ -268,8 +269,10 @@ def test_the_command_writes_its_rows(tmp_path: Path) -> None:
         ("activation=swish", "activation=swish: must be one of"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(tmp_path: Path, argument: str, message: str) -> None:
-    refused = run_bsnn("theory", argument, cwd=tmp_path)
+def test_bad_input_is_refused_in_one_line(
+    tmp_path: Path, bsnn: Callable[..., Answer], argument: str, message: str
+) -> None:
+    refused = bsnn("theory", argument)
     assert refused.returncode == 2
     assert message in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
