@@ -52,7 +52,7 @@ Variant: TypeAlias = "tuple[str, Summary]"
 def root_signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """Signals, gradients and angles with the upper and the lower solution b."""
     found: dict[str, dict[str, Summary]] = {}
-    for each in of_paper(config):
+    for each in sorted(of_paper(config), key=lambda each: each["repeats"]):  # of several the best stands last
         activation = each["config"]["activation"]
         if each["width"] == config.width and activation["gpn"] and activation["name"] in BOTH_ROOTS:
             root = AUTO_ROOT[activation["name"]] if activation["root"] == "auto" else activation["root"]
@@ -78,7 +78,8 @@ def root_signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
         "Squared length of the signal per unit (top), Frobenius norm of the gradient (middle) and mean 1 − cosine "
         "between inputs (bottom) against the layer, at the start of training, with the upper (solid) and the lower "
         "(dotted) of the two solutions b. The upper one lets lengths wander (ReLU, LReLU: χ = 1) or drives them away "
-        "(GELU, SiLU: χ > 1); the lower one keeps them, and does not keep inputs any further apart.",
+        "(GELU, SiLU: χ > 1); the lower one keeps them, and does not keep inputs any further apart. Above 1e12 a line "
+        "leaves its panel.",
     )
 
 

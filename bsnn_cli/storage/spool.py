@@ -16,8 +16,8 @@ KEPT_BYTES = 200 * 500 * 500 * 4
 class Spool:
     """Tensors of equal shape in a temporary file that nobody else sees and that is gone when this is.
 
-    Reading a matrix takes a hundredth of the time of drawing it, and what the system keeps of a file in memory it gives
-    up when a program needs it.
+    Reading a matrix takes a thirtieth of the time of drawing it or less, and what the system keeps of a file in memory
+    it gives up when a program needs it.
 
     Args:
         shape: of one.
