@@ -65,7 +65,7 @@ def all_runs(stored: Stored) -> pd.DataFrame:
 
 def page(stored: Stored, folder: Path, command: str, runs: pd.DataFrame) -> str:
     """The page: what was run where, all tables, all figures with their captions."""
-    parts = ["# Results", "Made by", f"```sh\n{command}\n```", made(stored, runs)]
+    parts = ["# Results", "Made by", f"<!-- long -->\n```sh\n{command}\n```", made(stored, runs)]
     for name in TABLES:
         path = folder / f"{name}.md"
         if path.exists():
