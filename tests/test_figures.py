@@ -274,6 +274,16 @@ def test_curves_are_means_over_seeds_and_name_what_diverged(tmp_path: Path) -> N
     assert missing.command.startswith("bsnn train -m activation=")
 
 
+def test_a_curve_of_one_epoch_is_a_dot_inside_its_panel(tmp_path: Path) -> None:
+    trained(tmp_path, "selu_gpn", 0, [50.0])
+    [picture], _ = built(tmp_path, "curves")
+    [ax] = picture.figure.axes
+    [line] = lines(ax, "selu_gpn")
+    assert line.get_marker() == "o"
+    low, high = ax.get_xlim()
+    assert low < line.get_xdata()[0] < high
+
+
 def test_theorems_draw_the_stored_probabilities(tmp_path: Path) -> None:
     table = theorised(tmp_path)
     [picture], missing = built(tmp_path, "theorems")

@@ -154,7 +154,10 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
     for ax, name in zip(axes, names, strict=False):
         for gpn in (True, False):
             own = table[(table["activation"] == name) & (table["gpn"] == gpn)]
-            ax.plot(own["epoch"], own["mean"], **stroke(name, gpn))
+            looks = stroke(name, gpn)
+            if len(own) == 1:  # no line to see
+                looks |= {"marker": "o", "markerfacecolor": None if gpn else "white"}
+            ax.plot(own["epoch"], own["mean"], **looks)
             if own["std"].notna().any():
                 low, high = own["mean"] - own["std"], own["mean"] + own["std"]
                 ax.fill_between(own["epoch"], low, high, color=colour(name), alpha=0.18, linewidth=0)
@@ -164,7 +167,8 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     axes[0].set_ylim(0, 100)
-    axes[0].set_xlim(1, max(2, table["epoch"].max()))
+    last = table["epoch"].max()
+    axes[0].set_xlim(*((1, last) if last > 1 else (0, 2)))
     axes[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for index in range(len(names)):
         if index + columns >= len(names):
