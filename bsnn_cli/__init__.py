@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bsnn_cli.gpn.activations import GPN, gpn_coefficients
+    from bsnn_cli.gpn.activations import gpn_coefficients
+    from bsnn_cli.gpn.module import GPN
     from bsnn_cli.networks.network import UnitRows
     from bsnn_cli.storage.runs import load_all as load_runs
     from bsnn_cli.storage.runs import load_dataset, load_run
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["GPN", "UnitRows", "gpn_coefficients", "load_dataset", "load_run", "load_runs"]
 
 _HOMES = {
-    "GPN": ("gpn.activations", "GPN"),
+    "GPN": ("gpn.module", "GPN"),
     "UnitRows": ("networks.network", "UnitRows"),
     "gpn_coefficients": ("gpn.activations", "gpn_coefficients"),
     "load_dataset": ("storage.runs", "load_dataset"),

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bsnn_cli.errors import ActivationError, ConfigError
-from bsnn_cli.gpn.activations import ACTIVATIONS, GPN, PUBLISHED, get, gpn_coefficients, gpn_table, normalise
+from bsnn_cli.gpn.activations import ACTIVATIONS, PUBLISHED, get, gpn_coefficients, gpn_table, normalise
+from bsnn_cli.gpn.module import GPN
 from bsnn_cli.settings.choices import AUTO_ROOT, PAPER_ACTIVATIONS
 
 ROOT2 = math.sqrt(2)

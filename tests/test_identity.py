@@ -29,6 +29,7 @@ RECORDED = {
         model=ModelConfig(depth=50, norm="batch"),
         optim=OptimConfig(epochs=1, lr=0.01),
     ),
+    "74da726f80": TrainConfig(activation=ActivationConfig(name="lrelu", separation=0.3)),
 }
 """Identities may never change: run directories of earlier versions must be found again."""
 
@@ -42,6 +43,7 @@ ANOTHER_VALUE: dict[str, Any] = {
     "activation.name": "tanh",
     "activation.gpn": False,
     "activation.root": "lower",
+    "activation.separation": 0.3,
     "activation.fingerprint": "abc",
     "dataset.kind": "digits",
     "dataset.scaling": "thin_shell",
@@ -60,8 +62,8 @@ ANOTHER_VALUE: dict[str, Any] = {
     "optim.epochs": 7,
     "precision": "tf32",
 }
-WITHOUT_ANOTHER_VALUE = {"dataset.name"}
-"""Only folders have a name of their own (tested below)."""
+WITHOUT_ANOTHER_VALUE = {"dataset.name", "activation.tailored_depth"}
+"""Only folders have a name of their own, only a separation counts layers (both tested below)."""
 
 
 def with_value(key: str, value: Any) -> TrainConfig:
@@ -105,6 +107,17 @@ def test_spelling_out_a_default_changes_nothing(kind: str) -> None:
     )
     assert identity(short) == identity(long) == identity(resolve(short))
     assert differences(short) == differences(resolve(long))
+
+
+def test_the_depth_an_activation_is_tailored_to_counts_where_it_is_not_the_networks() -> None:
+    def tailored(separation: float | None, layers: int | None, depth: int = 200) -> TrainConfig:
+        activation = ActivationConfig(separation=separation, tailored_depth=layers)
+        return TrainConfig(activation=activation, model=ModelConfig(depth=depth))
+
+    assert identity(tailored(None, 50)) == identity(tailored(None, None))
+    assert identity(tailored(0.3, 200)) == identity(tailored(0.3, None)) == identity(resolve(tailored(0.3, None)))
+    assert identity(tailored(0.3, 50)) != identity(tailored(0.3, None))
+    assert resolve(tailored(0.3, None, depth=50)).activation.tailored_depth == 50
 
 
 def test_a_root_means_nothing_without_gpn() -> None:

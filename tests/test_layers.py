@@ -20,14 +20,15 @@ ROWS = [
     {"validation"},
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
-    {"custom"},
+    {"meanfield"},
+    {"tailored"},
+    {"custom", "module"},
     # networks
     {
         "network",
         "lightning_baseline",
         "fleet",
         "fused",
-        "meanfield",
         "tables",
         "approach_table",
         "baselines",

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from bsnn_cli.gpn.activations import GPN
 from bsnn_cli.gpn.meanfield import COLLAPSED, fate_of_angle, fate_of_length, transfer
+from bsnn_cli.gpn.module import GPN
 from bsnn_cli.measuring.theory import (
     COLUMNS,
     DEVIATIONS,

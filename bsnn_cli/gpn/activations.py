@@ -7,18 +7,17 @@ equations give a = 1/√E[φ'²], and b as one of the two roots −aE[φ] ± √
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bsnn_cli.errors import ActivationError
-from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, require_elementwise
+from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double, require_elementwise
 from bsnn_cli.gpn.gaussian import REACH, IntegrationError, Rule, moment_rule
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.knobs import complaint
@@ -42,6 +41,7 @@ PUBLISHED = {
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 """λ and α of Klambauer et al. 2017, to the last digit of float64."""
 GELU_SHARPNESS = 1.702
+LRELU_SLOPE = 0.01
 
 ROUNDING = 1e-14
 """Means of f and b itself are as good as 0 below this."""
@@ -96,11 +96,16 @@ class Activation:
     pull_back: PullBack
     pull_back_by_value: PullBack | None = None
 
+    @property
+    def parameters(self) -> dict[str, float]:
+        """What φ depends on besides h, where that has been chosen, such as a gain; for people to see."""
+        return {}
+
     def derivative(self, h: Tensor) -> Tensor:
         """φ'(h), a new tensor of the shape and dtype of h."""
         return self.pull_back(torch.ones_like(h), h)
 
-    def __reduce__(self) -> tuple[Callable[..., Activation], tuple[str, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Activation], tuple[Any, ...]]:
         return get, (self.name,)
 
 
@@ -121,7 +126,7 @@ def _elu_pull_backs(alpha: float, scale: float) -> tuple[PullBack, PullBack]:
 ACTIVATIONS = _table(
     ("tanh", torch.tanh, lambda g, h: _aten.tanh_backward(g, torch.tanh(h)), _aten.tanh_backward),
     ("relu", torch.relu, lambda g, h: _aten.threshold_backward(g, h, 0)),
-    ("lrelu", nn.functional.leaky_relu, lambda g, h: _aten.leaky_relu_backward(g, h, 0.01, False)),
+    ("lrelu", nn.functional.leaky_relu, lambda g, h: _aten.leaky_relu_backward(g, h, LRELU_SLOPE, False)),
     ("elu", nn.functional.elu, *_elu_pull_backs(1, 1)),
     ("selu", nn.functional.selu, *_elu_pull_backs(SELU_ALPHA, SELU_SCALE)),
     ("gelu", _sigmoid_gelu, lambda g, h: _aten.silu_backward(g, GELU_SHARPNESS * h)),
@@ -207,45 +212,6 @@ def gpn_coefficients(activation: str | Activation | Phi, root: str = "auto") -> 
     return solution.a, solution.b
 
 
-class GPN(nn.Module):
-    """The Gaussian-Poincaré normalised form aφ(h) + b of an activation, for any network.
-
-    `GPN("tanh")`, `GPN(nn.SiLU())` and `GPN(lambda h: torch.tanh(0.3 * h))` all work; only what can be pickled itself
-    can be pickled inside. a and b are plain numbers: they are not trained, are not in the `state_dict`, and stay exact
-    whatever the dtype of the module. They are solved once, here: for a φ with parameters, such as `nn.PReLU`, from
-    their values at this moment, so the conditions hold at the start of training and drift with the parameters.
-
-    Args:
-        activation: a name, an `nn.Module` or another function, as in `normalise`.
-        root: which solution b, as in `normalise`.
-
-    Attributes:
-        a, b: the constants.
-        root: the solution taken, "upper" or "lower".
-
-    Raises:
-        ActivationError: as `normalise`.
-    """
-
-    def __init__(self, activation: str | Activation | Phi, root: str = "auto") -> None:
-        super().__init__()
-        known = get(activation) if isinstance(activation, str) else activation
-        solution = normalise(known, root)
-        self.name = _name(known)
-        self.activation = known.phi if isinstance(known, Activation) else known
-        self.a, self.b, self.root = solution.a, solution.b, solution.root
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Map h elementwise; shape and dtype stay. a and b are applied in at least float32, rounding once."""
-        value = self.activation(h)
-        value = value.to(torch.promote_types(value.dtype, torch.float32))
-        return (self.a * value + self.b).to(h.dtype)
-
-    def extra_repr(self) -> str:
-        """The name, the constants and the root, for `print`."""
-        return f"{self.name}, a={self.a:.10g}, b={self.b:.10g}, root={self.root}"
-
-
 def gpn_table(activations: Iterable[str | Activation], root: str = "auto") -> pd.DataFrame:
     """The constants of activations, one row each.
 
@@ -263,6 +229,7 @@ def gpn_table(activations: Iterable[str | Activation], root: str = "auto") -> pd
         rows.append(
             {
                 "activation": name,
+                **known.parameters,
                 "a": solution.a,
                 "b": solution.b,
                 "root": solution.root,
@@ -287,9 +254,9 @@ def _both_roots_of(activation: Activation) -> tuple[Normalisation, Normalisation
 
 
 def _both_roots_of_function(phi: Phi) -> tuple[Normalisation, Normalisation]:
-    name = _name(phi)
+    name = name_of(phi)
     with evaluating(name):
-        double = copy.deepcopy(phi).to("cpu", torch.float64) if isinstance(phi, nn.Module) else phi
+        double = in_double(phi)
         require_elementwise(name, double)
         return _both_roots(name, double, functools.partial(autograd_pair, double))
 
@@ -339,7 +306,8 @@ def _solution(rule: Rule, value: Tensor, derivative: Tensor, root: str) -> Norma
     )
 
 
-def _name(activation: Activation | Phi) -> str:
+def name_of(activation: Activation | Phi) -> str:
+    """What messages call it."""
     if isinstance(activation, Activation):
         return activation.name
     return getattr(activation, "__name__", type(activation).__name__)

@@ -14,14 +14,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bsnn_cli.errors import ActivationError
+from bsnn_cli.errors import ActivationError, ConfigError
 from bsnn_cli.gpn import activation_file, activations
 from bsnn_cli.gpn.activations import Activation, normalise
 from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, require_elementwise, require_likeness
+from bsnn_cli.gpn.tailored import tailored
 from bsnn_cli.settings.config import ActivationConfig
 
 
@@ -35,17 +37,27 @@ class CustomActivation(Activation):
 
     origin: tuple[str, str, str]
 
-    def __reduce__(self) -> tuple[Callable[..., Activation], tuple[str, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Activation], tuple[Any, ...]]:
         return compiled, self.origin
 
 
 def activation(config: ActivationConfig) -> Activation:
-    """The base activation φ of a config, named or from a file.
+    """The activation φ of a config, named or from a file, tailored to a depth if the config says so.
 
     Raises:
-        ActivationError: the file has no such function, or the function is no activation.
+        ActivationError: the file has no such function, the function is no activation, or it cannot be tailored so.
         ConfigError: the file cannot be read, or is not the one that `config.fingerprint` tells.
     """
+    base = untailored(config)
+    if config.separation is None:
+        return base
+    if config.tailored_depth is None:
+        raise ConfigError("activation.tailored_depth: is not known without a network; say how many layers")
+    return tailored(base, config.separation, config.tailored_depth)
+
+
+def untailored(config: ActivationConfig) -> Activation:
+    """The same as it is before tailoring."""
     text = activation_file.source(config)
     if text is None:
         return activations.get(config.name)
@@ -59,7 +71,7 @@ def identified(config: ActivationConfig) -> ActivationConfig:
     Raises:
         ActivationError, ConfigError: as `activation`.
     """
-    found = activation(config)
+    found = untailored(config)
     if not isinstance(found, CustomActivation):
         return config
     text, function, _ = found.origin

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bsnn_cli.errors import ActivationError
 
@@ -28,6 +29,11 @@ def evaluating(name: str) -> Iterator[None]:
                 f"activation {name}: cannot be evaluated and differentiated by torch ({reason});"
                 " write it in differentiable torch operations that take a float64 tensor of any shape"
             ) from error
+
+
+def in_double(phi: Phi) -> Phi:
+    """Of a module, a float64 copy on the CPU; any other function itself."""
+    return copy.deepcopy(phi).to("cpu", torch.float64) if isinstance(phi, nn.Module) else phi
 
 
 def autograd_pair(phi: Phi, h: Tensor) -> tuple[Tensor, Tensor]:

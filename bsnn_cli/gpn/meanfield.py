@@ -27,7 +27,7 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 from bsnn_cli.errors import ActivationError
-from bsnn_cli.gpn.activations import GPN, get
+from bsnn_cli.gpn.activations import Activation, get, normalise
 from bsnn_cli.gpn.gaussian import POINTS, WEIGHTS, IntegrationError, Rule, adapt, sqrt_density
 
 REACH = 10.0
@@ -131,25 +131,31 @@ class Fate:
         return self.predicted / factor, self.predicted * factor
 
 
-def transfer(activation: str | Phi, gpn: bool = True, root: str = "auto") -> Transfer:
+def transfer(activation: str | Activation | Phi, gpn: bool = True, root: str = "auto") -> Transfer:
     """Prepare an activation for the integrals.
 
     Args:
-        activation: a name, or an elementwise function of float64 tensors, as in `activations.normalise`.
+        activation: a name or what `activations.get` gives for it, or an elementwise function of float64 tensors.
         gpn: normalise it first; False takes it as it is.
         root: which solution b.
 
     Raises:
         ActivationError: as `activations.normalise`; or too steep for integrals over pairs of signals.
     """
-    if isinstance(activation, str):
-        return _named_transfer(activation, gpn, root)
-    return _prepare(GPN(activation, root) if gpn else activation)
+    known = get(activation) if isinstance(activation, str) else activation
+    return _transfer_of(known, gpn, root) if isinstance(known, Activation) else _of_function(known, known, gpn, root)
 
 
 @functools.cache
-def _named_transfer(name: str, gpn: bool, root: str) -> Transfer:
-    return _prepare(GPN(name, root) if gpn else get(name).phi)
+def _transfer_of(activation: Activation, gpn: bool, root: str) -> Transfer:
+    return _of_function(activation, activation.phi, gpn, root)
+
+
+def _of_function(activation: Activation | Phi, phi: Phi, gpn: bool, root: str) -> Transfer:
+    if not gpn:
+        return _prepare(phi)
+    solution = normalise(activation, root)
+    return _prepare(lambda h: solution.a * phi(h) + solution.b)
 
 
 def _prepare(function: Phi) -> Transfer:
@@ -281,7 +287,9 @@ def separation_map(f: Transfer, separation: float) -> float:
     return 2 * float((weights * opposed_square).sum())
 
 
-def separation(activation: str | Phi | Transfer, depth: int, start: float = 1.0, root: str = "auto") -> float:
+def separation(
+    activation: str | Activation | Phi | Transfer, depth: int, start: float = 1.0, root: str = "auto"
+) -> float:
     """1 − c between two signals after `depth` layers of infinite width with a normalised activation.
 
     The map is interpolated in √(1 − c), in which it is smooth at 0 with or without kinks in f.

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from bsnn_cli.gpn import custom
-from bsnn_cli.gpn.activations import GPN, Activation
+from bsnn_cli.gpn.activations import Activation
+from bsnn_cli.gpn.module import GPN
 from bsnn_cli.networks.parameters import ENDS, State, initialise, layer_shapes
 from bsnn_cli.settings.choices import NORM_GROUPS
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig

@@ -39,6 +39,15 @@ ACTIVATION_LABELS = {
 CUSTOM = "custom"
 """`activation.name` of a function from a file; paths and tables call it by the name of the function."""
 
+DEFAULT_SEPARATION = 0.3
+"""1 − c after all layers that `activation=NAME_gpn_d` asks for."""
+
+UNTAILORED = {
+    "relu": "ReLU has no parameter, a gain changes nothing in it; its leaky form has one: activation=lrelu_gpn_d",
+    "identity": "the identity is linear and keeps every angle, so there is nothing to tailor",
+}
+"""Named activations without a depth-aware form, and why."""
+
 PAPER_ACTIVATIONS = ("tanh", "relu", "lrelu", "elu", "selu", "gelu")
 """Rows of the published tables, in their order."""
 

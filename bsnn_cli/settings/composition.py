@@ -22,7 +22,7 @@ from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings.arguments import checked
 from bsnn_cli.settings.config import VERBS
 from bsnn_cli.settings.knobs import allowed, complaint, knobs
-from bsnn_cli.settings.validation import check
+from bsnn_cli.settings.validation import check, tailored_to_its_depth
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """What to install for a launcher: `bsnn[...]`."""
@@ -81,7 +81,7 @@ def typed(verb: str, composed: DictConfig) -> Any:
         if key not in known:
             raise ConfigError(_unknown(key, verb))
     check(config)
-    return config
+    return tailored_to_its_depth(config)
 
 
 Composed = dict[tuple[str, ...], DictConfig]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, FIGURES, FORMATS, NORM_GROUPS
-from bsnn_cli.settings.knobs import Rule, above, at_least, half_open, knob, one_of
+from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, DEFAULT_SEPARATION, FIGURES, FORMATS, NORM_GROUPS
+from bsnn_cli.settings.knobs import Rule, above, at_least, between, half_open, knob, one_of
 from bsnn_cli.settings.profiles import ReportConfig, ReproduceConfig
 
 NAME = Rule(
@@ -34,6 +34,16 @@ class ActivationConfig:
         "which of the two solutions b; auto: upper unless it drives norms away (χ > 1), then lower",
         one_of("auto", "upper", "lower"),
         result=True,
+    )
+    separation: float | None = knob(
+        None,
+        "depth-aware GPN: tailor φ so that inputs at right angles keep this 1 − c after all layers; null: φ as it is, "
+        f"and {DEFAULT_SEPARATION} in activation=NAME_gpn_d",
+        between(0, 1),
+        result=True,
+    )
+    tailored_depth: int | None = knob(
+        None, "layers that separation counts; null: the network's", at_least(1), unit="layers", result=True
     )
     path: str | None = knob(
         None,

@@ -32,7 +32,10 @@ def canonical(config: AnyConfig) -> AnyConfig:
     """
     config = copy.deepcopy(config)
     activation = config.activation
-    if not activation.gpn or activation.root == AUTO_ROOT.get(activation.name):
+    if activation.separation is None or activation.tailored_depth == config.model.depth:
+        activation.tailored_depth = None
+    # A tailored φ may take another root by itself than φ does.
+    if not activation.gpn or (activation.separation is None and activation.root == AUTO_ROOT.get(activation.name)):
         activation.root = "auto"
     if isinstance(config, TrainConfig) and config.optim.epochs == DATASETS[config.dataset.kind].epochs:
         config.optim.epochs = None
@@ -81,6 +84,7 @@ def activation_label(config: TrainConfig | PropagateConfig) -> str:
     return (
         base_name(config.activation)
         + ("_gpn" if config.activation.gpn else "")
+        + ("_d" if config.activation.separation is not None else "")
         + ("-bn" if config.model.norm == "batch" else "")
     )
 

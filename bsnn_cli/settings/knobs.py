@@ -39,6 +39,11 @@ def half_open(low: float, high: float) -> Rule:
     return Rule(f"at least {low} and below {high}", lambda value: low <= value < high)
 
 
+def between(low: float, high: float) -> Rule:
+    """A number in (low, high)."""
+    return Rule(f"above {low} and below {high}", lambda value: low < value < high)
+
+
 def knob(default: Any, meaning: str, rule: Rule | None = None, *, unit: str = "", result: bool = False) -> Any:
     """Declare a field.
 

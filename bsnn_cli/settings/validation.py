@@ -7,7 +7,7 @@ from typing import Any
 
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings import approaches
-from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, NORM_GROUPS
+from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, NORM_GROUPS, UNTAILORED
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.settings.knobs import allowed, complaint, knobs
 from bsnn_cli.storage import tracking
@@ -27,6 +27,8 @@ def problems(config: Any) -> list[str]:
         found += path_problems(activation)
         if isinstance(config, TheoryConfig):
             found.append(f"activation={CUSTOM}: theory knows named activations only; bsnn propagate measures any")
+    if activation is not None and activation.separation is not None:
+        found += tailoring_problems(activation)
     dataset = getattr(config, "dataset", None)
     if dataset is not None and dataset.name not in (None, dataset.kind):
         if dataset.kind != "folder":
@@ -53,11 +55,32 @@ def path_problems(activation: ActivationConfig) -> list[str]:
     if activation.path is None:
         return [f"activation.path: activation={CUSTOM} needs FILE.py:FUNCTION, such as activation.path=my.py:phi"]
     name = activation.path.rpartition(":")[2]
-    if name in (*AUTO_ROOT, CUSTOM) or name.endswith("_gpn"):
+    if name in (*AUTO_ROOT, CUSTOM) or name.endswith(("_gpn", "_gpn_d")):
         return [
             f"activation.path={activation.path}: a function called {name} would pass for another activation; rename it"
         ]
     return []
+
+
+def tailoring_problems(activation: ActivationConfig) -> list[str]:
+    """What is wrong with asking for a depth-aware form, at most one line."""
+    if not activation.gpn:
+        return [f"activation.separation={activation.separation}: needs activation.gpn=true, which it is part of"]
+    if activation.name in UNTAILORED:
+        return [f"activation={activation.name}_gpn_d: {UNTAILORED[activation.name]}"]
+    return []
+
+
+def tailored_to_its_depth(config: Any) -> Any:
+    """The config of a verb with the layers that its `activation.separation` counts, where that is left to be derived.
+
+    They are those of the network that is trained or followed; 200 where there is none.
+    """
+    activation = getattr(config, "activation", None)
+    if activation is None or activation.separation is None or activation.tailored_depth is not None:
+        return config
+    network = getattr(config, "model", config if isinstance(config, TheoryConfig) else ModelConfig())
+    return dataclasses.replace(config, activation=dataclasses.replace(activation, tailored_depth=network.depth))
 
 
 def contradictions(model: ModelConfig) -> list[str]:
@@ -93,6 +116,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     kind = config.dataset.kind
     epochs = DATASETS[kind].epochs if config.optim.epochs is None else config.optim.epochs
     name = kind if config.dataset.name is None else config.dataset.name
+    config = tailored_to_its_depth(config)
     return dataclasses.replace(
         config,
         dataset=dataclasses.replace(config.dataset, name=name),

@@ -1,0 +1,65 @@
+"""GPN as a module for anybody's network."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from bsnn_cli.gpn.activations import Activation, get, name_of, normalise
+from bsnn_cli.gpn.functions import Phi, in_double
+from bsnn_cli.gpn.tailored import Tailoring, solve
+from bsnn_cli.settings.choices import DEFAULT_SEPARATION
+
+
+class GPN(nn.Module):
+    """The Gaussian-Poincaré normalised form aφ(h) + b of an activation, for any network.
+
+    `GPN("tanh")`, `GPN(nn.SiLU())`, `GPN(lambda h: torch.tanh(h) + 0.1 * h)` and, tailored to the depth of a network,
+    `GPN("tanh", depth=200)` all work; only what can be pickled itself can be pickled inside. a and b are plain numbers:
+    they are not trained, are not in the `state_dict`, and stay exact whatever the dtype of the module. They are solved
+    once, here: for a φ with parameters, such as `nn.PReLU`, from their values at this moment, so the conditions hold
+    at the start of training and drift with the parameters.
+
+    Args:
+        activation: a name, an `nn.Module` or another function, as in `normalise`.
+        root: which solution b, as in `normalise`.
+        depth: layers of the network that the activation is tailored to; None: it is taken as it is.
+        separation: 1 − c that inputs at right angles are to keep over these layers, in (0, 1).
+
+    Attributes:
+        a, b: the constants.
+        root: the solution taken, "upper" or "lower".
+        tailoring: the gain or share of φ that `depth` and `separation` ask for.
+
+    Raises:
+        ActivationError: as `normalise`; with a depth also as `tailored.solve`.
+    """
+
+    def __init__(
+        self,
+        activation: str | Activation | Phi,
+        root: str = "auto",
+        depth: int | None = None,
+        separation: float = DEFAULT_SEPARATION,
+    ) -> None:
+        super().__init__()
+        known = get(activation) if isinstance(activation, str) else activation
+        phi = known.phi if isinstance(known, Activation) else in_double(known)
+        self.tailoring = Tailoring() if depth is None else solve(known, separation, depth)
+        solution = normalise(known if depth is None else functools.partial(self.tailoring, phi), root)
+        self.name = name_of(known)
+        self.activation = known.phi if isinstance(known, Activation) else known
+        self.a, self.b, self.root = solution.a, solution.b, solution.root
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map h elementwise; shape and dtype stay. a and b are applied in at least float32, rounding once."""
+        value = self.tailoring(self.activation, h)
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
+        return (self.a * value + self.b).to(h.dtype)
+
+    def extra_repr(self) -> str:
+        """The name, the constants and the root, for `print`."""
+        told = "".join(f"{key}={value:.10g}, " for key, value in self.tailoring.changes().items())
+        return f"{self.name}, {told}a={self.a:.10g}, b={self.b:.10g}, root={self.root}"

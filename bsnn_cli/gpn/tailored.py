@@ -1,0 +1,192 @@
+"""Activations tailored to a depth: one parameter inside φ, set so that a network keeps angles as GPN keeps norms.
+
+Under a normalised f, 1 − c of two signals that start at right angles shrinks in every layer. How fast depends on φ' and
+not on b, so not on the root either; it is how far φ is from a straight line where signals are, and one parameter moves
+φ along that way:
+
+- the gain α of φ(αh), for a φ that is smooth at 0: the smaller, the straighter;
+- the share s of (1 − s)φ(h) + sh, for a φ with a corner at 0, which no gain flattens. Of a leaky ReLU that is another
+  leaky ReLU, so there the negative slope is the parameter.
+
+It is solved for 1 − c after all layers at infinite width (`meanfield.separation`), together with a, b and the root of
+each candidate. Deep Kernel Shaping (Martens et al. 2021, arXiv 2110.01765) and tailored activation transformations
+(Zhang, Botev and Martens 2022, arXiv 2203.08120) shape kernels under Gaussian weights in this spirit; here weights are
+orthogonal and both GPN conditions hold as well.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor, nn
+
+from bsnn_cli.errors import ActivationError
+from bsnn_cli.gpn import meanfield
+from bsnn_cli.gpn.activations import LRELU_SLOPE, Activation, PullBack, name_of
+from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double
+from bsnn_cli.settings.choices import UNTAILORED
+
+STRAIGHTEST, STEEPEST = -10, 5
+"""Powers of two that bound the gain; the first bounds 1 − s as well."""
+
+ACCURACY = 1e-13
+"""Of the exponent of two; 1 − c follows to 1e-8 or better."""
+
+NEAR = 1e-7
+"""Distance from 0 at which slopes tell a corner from a curve."""
+
+
+@dataclass(frozen=True)
+class Tailoring:
+    """What turns φ into (1 − share)·φ(gain·h) + share·h."""
+
+    gain: float = 1.0
+    share: float = 0.0
+
+    def __call__(self, phi: Phi, h: Tensor) -> Tensor:
+        """The tailored φ of h, a new tensor of the shape of h."""
+        value = phi(h if self.gain == 1 else self.gain * h)
+        return value if self.share == 0 else torch.lerp(value, h.to(value.dtype), self.share)
+
+    def changes(self) -> dict[str, float]:
+        """What is not as it would be without tailoring."""
+        return {
+            name: value
+            for name, value in (("gain", self.gain), ("share", self.share))
+            if value != float(name == "gain")
+        }
+
+
+def solve(activation: Activation | Phi, separation: float, depth: int) -> Tailoring:
+    """The parameter that is nearest to φ as it is, among those under which 1 − c ends at a wanted value.
+
+    Args:
+        activation: φ; a function is called with float64 tensors.
+        separation: 1 − c in (0, 1) after all layers, for inputs at right angles, exact to 1e-8.
+        depth: layers, at least 1.
+
+    Raises:
+        ActivationError: no parameter gives this, with what can be reached; or as `activations.normalise`.
+    """
+    if not 0 < separation < 1 or depth < 1:
+        raise ActivationError(
+            f"separation={separation}, depth={depth}: 1 − c must be above 0 and below 1, after at least one layer"
+        )
+    if isinstance(activation, Activation) and activation.name in UNTAILORED:
+        raise ActivationError(f"activation {activation.name}: {UNTAILORED[activation.name]}")
+    phi = activation.phi if isinstance(activation, Activation) else in_double(activation)
+    cornered = has_corner(phi)
+
+    @functools.cache
+    def excess(power: float) -> float:
+        candidate = functools.partial(_member(cornered, power), phi)
+        return meanfield.separation(meanfield.transfer(candidate), depth) - separation
+
+    # From φ itself, power 0, in steps of two towards the straight line or away from it.
+    toward = -1 if excess(0) < 0 else 1
+    for power in range(0, STRAIGHTEST if toward < 0 else 0 if cornered else STEEPEST, toward):
+        if excess(power) * excess(power + toward) <= 0:
+            found = brentq(excess, power, power + toward, xtol=ACCURACY, rtol=ACCURACY)
+            return _member(cornered, float(found))
+    powers = range(STRAIGHTEST, (0 if cornered else STEEPEST) + 1)
+    reached = [excess(power) + separation for power in powers]
+    raise ActivationError(
+        f"activation {name_of(activation)}: 1 − c = {separation:g} after {depth} layers is out of reach; its "
+        f"{'share of the identity' if cornered else 'gain'} reaches from {min(reached):.4g} to {max(reached):.4g}"
+    )
+
+
+def has_corner(phi: Phi) -> bool:
+    """Whether the slope of φ jumps at 0; φ takes float64."""
+    with evaluating("φ"):
+        _, (left, right) = autograd_pair(phi, torch.tensor([-NEAR, NEAR], dtype=torch.float64))
+    return bool((left - right).abs() > 1e-3 * torch.max(left.abs(), right.abs()))
+
+
+def _member(cornered: bool, power: float) -> Tailoring:
+    return Tailoring(share=1 - 2.0**power) if cornered else Tailoring(gain=2.0**power)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TailoredActivation(Activation):
+    """A named or custom φ, tailored. Pickles and copies by what it was made from.
+
+    Attributes:
+        base: φ before.
+        tailoring: what was solved for.
+        parameter: "gain", "share" or "slope", and its value.
+        origin: arguments of `tailored`, after the base.
+    """
+
+    base: Activation
+    tailoring: Tailoring
+    parameter: str
+    value: float
+    origin: tuple[float, int]
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The one that was solved for, and what for."""
+        separation, depth = self.origin
+        return {self.parameter: self.value, "1 − c": separation, "layers": depth}
+
+    def __reduce__(self) -> tuple[Callable[..., Activation], tuple[Any, ...]]:
+        return tailored, (self.base, *self.origin)
+
+
+@functools.lru_cache(maxsize=64)
+def tailored(base: Activation, separation: float, depth: int) -> TailoredActivation:
+    """The activation with its parameter solved for; arguments and errors as in `solve`."""
+    tailoring = solve(base, separation, depth)
+    parameter, value, functions = _derived(base, tailoring)
+    return TailoredActivation(
+        f"{base.name}_d",
+        base.label,
+        *functions,
+        base=base,
+        tailoring=tailoring,
+        parameter=parameter,
+        value=value,
+        origin=(separation, depth),
+    )
+
+
+def _derived(base: Activation, tailoring: Tailoring) -> tuple[str, float, tuple[Phi, PullBack, PullBack | None]]:
+    """Name and value of the parameter, and φ and both pull-backs with as few passes over the signals as possible."""
+    gain, share = tailoring.gain, tailoring.share
+    if share == 0:
+        by_value = base.pull_back_by_value
+        return (
+            "gain",
+            gain,
+            (
+                functools.partial(tailoring, base.phi),
+                lambda g, h: base.pull_back(g, gain * h).mul_(gain),
+                None if by_value is None else lambda g, value: by_value(g, value).mul_(gain),
+            ),
+        )
+    if base.name == "lrelu":
+        slope = share + (1 - share) * LRELU_SLOPE
+        return (
+            "slope",
+            slope,
+            (
+                functools.partial(nn.functional.leaky_relu, negative_slope=slope),
+                lambda g, h: torch.ops.aten.leaky_relu_backward(g, h, slope, False),
+                None,
+            ),
+        )
+    return (
+        "share",
+        share,
+        (
+            functools.partial(tailoring, base.phi),
+            lambda g, h: torch.lerp(base.pull_back(g, h), g, share),
+            None,
+        ),
+    )
