@@ -165,7 +165,7 @@ def test_another_root_stands_beside_the_plain_run_it_shares(tmp_path):
 def test_csv_is_tidy_with_every_digit(tmp_path):
     write(tmp_path, seeds("elu_gpn", "mnist", [1.0, 2.0, 3.0]), run("elu-bn", "my_images", None, model__depth=50))
     table = pd.read_csv(tmp_path / "test_accuracy.csv")
-    expected = "protocol dataset activation gpn batch_norm split mean std n interval diverged numerics"
+    expected = "protocol dataset activation gpn separation batch_norm split mean std n interval diverged numerics"
     assert " ".join(table.columns) == expected
     first, second = table.to_dict("records")
     assert [first[key] for key in ("protocol", "dataset", "activation", "gpn", "batch_norm", "split")] == [

@@ -146,15 +146,16 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
         table: rows of `summary.curves`.
     """
     names = sorted(set(cells["activation"]), key=summary.axis_order)
+    forms = summary.forms(cells)
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
     figure, axes = canvas(
         min(DOUBLE, 0.8 + 2.1 * columns), 0.7 + 1.75 * lines, lines, columns, sharex=True, sharey=True
     )
     for ax, name in zip(axes, names, strict=False):
-        for gpn in (True, False):
-            own = table[(table["activation"] == name) & (table["gpn"] == gpn)]
-            looks = stroke(name, gpn)
+        for gpn, separation in reversed(forms.values()):
+            own = table[(table["activation"] == name) & (table["gpn"] == gpn) & (table["separation"] == separation)]
+            looks = stroke(name, gpn, separation != "")
             if len(own) == 1:  # no line to see
                 looks |= {"marker": "o", "markerfacecolor": None if gpn else "white"}
             ax.plot(own["epoch"], own["mean"], **looks)
@@ -176,16 +177,20 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
             axes[index].tick_params(labelbottom=True)
         if index % columns == 0:
             axes[index].set_ylabel("test accuracy (%)")
-    legend_above(figure, [key("GPN"), key("non-GPN", linestyle="--")], 2)
+    legend = [key("GPN"), key("non-GPN", linestyle="--")]
+    if len(forms) > 2:
+        legend.append(key(", ".join(list(forms)[2:]), linestyle="-."))
+    legend_above(figure, legend, len(legend))
     where = DATASETS[dataset].label if dataset in DATASETS else dataset
     apart = f"the paper's protocol except {protocol}" if protocol else "the paper's protocol"
     note(figure, f"{where}; {apart}")
     sizes = ", ".join(sorted({f"n = {n}" for n in cells["n"]}))
+    depth_aware = " and depth-aware GPN (dash-dotted)" if len(forms) > 2 else ""
     return Picture(
         file_name("curves", dataset, protocol),
         figure,
-        f"Test accuracy on {where} against the epoch, GPN (solid) and non-GPN (dashed): mean over the seeds, band ± "
-        f"one sample standard deviation, {sizes} seeds that did not diverge; {apart}.",
+        f"Test accuracy on {where} against the epoch, GPN (solid), non-GPN (dashed){depth_aware}: mean over the seeds, "
+        f"band ± one sample standard deviation, {sizes} seeds that did not diverge; {apart}.",
     )
 
 

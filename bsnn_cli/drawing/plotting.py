@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from bsnn_cli.errors import RunDirectoryError
-from bsnn_cli.settings.choices import ACTIVATION_LABELS
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, split_label
 from bsnn_cli.settings.config import FiguresConfig
 from bsnn_cli.storage.files import write_atomically, write_text
 
@@ -144,9 +144,9 @@ def note(figure: Figure, text: str) -> None:
     figure.text(0.995, 0.01, text, ha="right", va="bottom", fontsize=7, color=GREY)
 
 
-def label(name: str, gpn: bool) -> str:
-    """As legends show it, such as `SELU-GPN`."""
-    return ACTIVATION_LABELS.get(name, name) + ("-GPN" if gpn else "")
+def label(name: str, gpn: bool, separation: str = "") -> str:
+    """As legends show it, such as `SELU-GPN`, or `SELU-GPN-d 0.3` where it is tailored to a separation."""
+    return ACTIVATION_LABELS.get(name, name) + ("-GPN" if gpn else "") + (f"-d {separation}" if separation else "")
 
 
 def colour(name: str) -> str:
@@ -154,14 +154,15 @@ def colour(name: str) -> str:
     return COLOURS.get(name, CUSTOM_COLOUR)
 
 
-def stroke(name: str, gpn: bool) -> dict[str, Any]:
+def stroke(name: str, gpn: bool, tailored: bool = False) -> dict[str, Any]:
     """Colour and dashes of an activation's line, for `Axes.plot`."""
-    return {"color": colour(name), "linestyle": "-" if gpn else "--"}
+    return {"color": colour(name), "linestyle": "-." if tailored else "-" if gpn else "--"}
 
 
 def split(activation: str) -> tuple[str, bool]:
     """`selu_gpn` → ("selu", True)."""
-    return activation.removesuffix("_gpn"), activation.endswith("_gpn")
+    base, form = split_label(activation)
+    return base, form != ""
 
 
 def legend_above(figure: Figure, handles: Sequence[Any], columns: int) -> None:

@@ -54,7 +54,8 @@ def root_signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
     found: dict[str, dict[str, Summary]] = {}
     for each in sorted(of_paper(config), key=lambda each: each["repeats"]):  # of several the best stands last
         activation = each["config"]["activation"]
-        if each["width"] == config.width and activation["gpn"] and activation["name"] in BOTH_ROOTS:
+        normalised = activation["gpn"] and activation.get("separation") is None
+        if each["width"] == config.width and normalised and activation["name"] in BOTH_ROOTS:
             root = AUTO_ROOT[activation["name"]] if activation["root"] == "auto" else activation["root"]
             found.setdefault(activation["name"], {})[root] = each
     absent = [name for name in BOTH_ROOTS if len(found.get(name, {})) < 2]

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from bsnn_cli.measuring.propagation import Measurement, summarise
 from bsnn_cli.settings import identity
-from bsnn_cli.settings.choices import ACTIVATION_LABELS
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMS
 from bsnn_cli.settings.config import PropagateConfig
 from bsnn_cli.storage.files import write_json, write_text
 from bsnn_cli.storage.records import NUMERICS_VERSION, LayerRecord
@@ -118,7 +118,7 @@ def summary_of(config: PropagateConfig, measurements: Sequence[Measurement]) -> 
     model, base = config.model, identity.base_name(config.activation)
     return {
         "activation": identity.activation_label(config),
-        "label": ACTIVATION_LABELS.get(base, base) + ("-GPN" if config.activation.gpn else ""),
+        "label": ACTIVATION_LABELS.get(base, base) + FORMS[identity.form(config.activation)],
         "approach": config.approach,
         "depth": model.depth,
         "width": model.width,

@@ -17,9 +17,9 @@ from bsnn_cli.tabulating.formats import markdown_table
 from bsnn_cli.tabulating.stored import Stored
 
 COLUMNS = [
-    "dataset", "activation", "gpn", "root", "batch_norm", "weights", "depth", "width", "epochs", "seed", "status",
-    "test_accuracy", "train_accuracy", "test_loss", "train_loss", "steps", "elapsed_s", "networks", "diverged_epoch",
-    "diverged_step", "numerics", "identity", "protocol",
+    "dataset", "activation", "gpn", "separation", "root", "batch_norm", "weights", "depth", "width", "epochs", "seed",
+    "status", "test_accuracy", "train_accuracy", "test_loss", "train_loss", "steps", "elapsed_s", "networks",
+    "diverged_epoch", "diverged_step", "numerics", "identity", "protocol",
 ]  # fmt: skip
 """Of `runs.csv`, before those of `origins`."""
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from bsnn_cli.drawing import signal_figures
 from bsnn_cli.drawing.plotting import colour, label
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT, DATASETS
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT, DATASETS, FORMS, split_label
 from bsnn_cli.settings.config import FiguresConfig
 from bsnn_cli.tabulating import summary
 from bsnn_cli.tabulating.stored import Stored
@@ -48,8 +48,8 @@ def numbers(value: Any) -> float | None:
 
 def name_of(activation: str) -> tuple[str, str, bool]:
     """(base, as legends show it, gpn) of `selu_gpn`."""
-    base, gpn = activation.removesuffix("_gpn"), activation.endswith("_gpn")
-    return base, label(base, gpn), gpn
+    base, form = split_label(activation)
+    return base, ACTIVATION_LABELS.get(base, base) + FORMS[form], form != ""
 
 
 def headline(stored: Stored) -> FiguresConfig:
@@ -141,14 +141,15 @@ def curves(stored: Stored) -> Plot:
     if stored.finished.empty:
         return {"panels": axes, "series": series}
     table = summary.curves(stored.finished, stored.epochs)
-    for keys, rows in table.groupby(["dataset", "protocol", "batch_norm", "activation", "gpn"], sort=False):
+    apart = ["dataset", "protocol", "batch_norm", "activation", "gpn", "separation"]
+    for keys, rows in table.groupby(apart, sort=False):
         dataset, protocol, batch_norm, base, gpn = (*map(str, keys[:2]), keys[2], str(keys[3]), bool(keys[4]))
         if rows["epoch"].max() < 2:
             continue
-        words = label(base, gpn)
+        words = label(base, gpn, str(keys[5]))
         where = DATASETS[dataset].label if dataset in DATASETS else dataset
         facet = f"{where}{' with batch normalisation' if batch_norm else ''}: {protocol or 'the published protocol'}"
-        options: dict[str, Any] = {"facet": facet, "dash": "" if gpn else "dash"}
+        options: dict[str, Any] = {"facet": facet, "dash": "dashdot" if keys[5] else "" if gpn else "dash"}
         if rows["std"].notna().any():
             options |= {"low": rows["mean"] - rows["std"], "high": rows["mean"] + rows["std"]}
         options["mode"] = "lines+markers" if rows["epoch"].max() < 12 else "lines"

@@ -46,13 +46,15 @@ class Table:
     """Accuracies of one dataset and split.
 
     Attributes:
-        rows: (label, cell without GPN, cell with GPN).
+        forms: headings, of the cells of a row.
+        rows: (label, cells).
         beside: whether the paper has numbers for this dataset.
     """
 
     dataset: str
     split: str
-    rows: list[tuple[str, Cell, Cell]]
+    forms: list[str]
+    rows: list[tuple[str, list[Cell]]]
     beside: bool
     missing: str = ""
 
@@ -89,7 +91,7 @@ def accuracy(stored: Stored) -> list[Block]:
         names = sorted(set(own["dataset"]), key=summary.axis_order)
         if set(names) & {*tables.PAPER_DATASETS}:
             names = [*tables.PAPER_DATASETS, *(name for name in names if name not in tables.PAPER_DATASETS)]
-        published = summary.compare(cells, protocol)
+        published = summary.compare(cells, "" if protocol == summary.SEPARATION else protocol)
         for name in names:
             for split in summary.SPLITS:
                 block.tables.append(_table(own, published, identities, protocol, name, split))
@@ -102,34 +104,37 @@ def _table(
 ) -> Table:
     shown = cells[(cells["dataset"] == dataset) & (cells["split"] == split)]
     beside = dataset in tables.PAPER_DATASETS
-    ours = {(row["activation"], row["gpn"], row["batch_norm"]): row for row in shown.to_dict("records")}
+    forms = summary.forms(cells)
+    ours = {
+        (row["activation"], row["gpn"], row["separation"], row["batch_norm"]): row for row in shown.to_dict("records")
+    }
     theirs = {
-        (row["activation"], row["gpn"], row["batch_norm"]): row
+        (row["activation"], row["gpn"], "", row["batch_norm"]): row
         for row in published[(published["dataset"] == dataset) & (published["split"] == split)].to_dict("records")
     }
     names = [*(PAPER_ACTIVATIONS if beside else ()), *shown["activation"]]
-    norms = (False, True) if (beside and protocol == "") or shown["batch_norm"].any() else (False,)
+    norms = (
+        (False, True) if (beside and protocol in ("", summary.SEPARATION)) or shown["batch_norm"].any() else (False,)
+    )
     rows = []
     for norm in norms:
         for name in sorted(set(names), key=summary.axis_order):
-            keys = [(name, gpn, norm) for gpn in (False, True)]
+            keys = [(name, *form, norm) for form in forms.values()]
             if not any(key in ours or key in theirs for key in keys):
                 continue
             label = ACTIVATION_LABELS.get(name, name) + (" + batch norm" if norm else "")
-            plain, gpn = (_cell(ours.get(key), theirs.get(key), dataset, identities) for key in keys)
-            rows.append((label, plain, gpn))
+            rows.append((label, [_cell(ours.get(key), theirs.get(key), identities) for key in keys]))
     label = DATASETS[dataset].label if dataset in DATASETS else dataset
     epochs = summary.settings(protocol).get("optim.epochs")
     missing = f"bsnn train -m dataset={dataset}" + (f" optim.epochs={epochs}" if epochs else "")
-    return Table(label, split, rows, beside, missing if shown.empty else "")
+    return Table(label, split, [*forms], rows, beside, missing if shown.empty else "")
 
 
-def _cell(ours: Any, theirs: Any, dataset: str, identities: pd.Series) -> Cell:
+def _cell(ours: Any, theirs: Any, identities: pd.Series) -> Cell:
     cell = Cell()
     if ours is not None:
         cell.ours, cell.better = tables.entry({**ours, "better": False}, tables.MARKDOWN), bool(ours["better"])
-        key = (ours["protocol"], dataset, ours["activation"], ours["gpn"], ours["batch_norm"])
-        cell.link = f"runs-{identities[key]}"
+        cell.link = f"runs-{identities[tuple(ours[key] for key in summary.CELL)]}"
     if theirs is not None:
         cell.published = f"{theirs['published']:.2f}"
         if not math.isnan(theirs["difference"]):
@@ -241,7 +246,8 @@ def _link(stored: Stored, row: Any, column: str, value: str) -> str:
     own = runs[
         (runs[column] == value) & (runs["dataset"] == row["dataset"]) & (runs["activation"] == row["activation"])
     ]
-    own = own[(own["gpn"] == row["gpn"]) & (own["batch_norm"] == row["batch_norm"])]
+    for key in ("gpn", "separation", "batch_norm"):
+        own = own[own[key] == row[key]]
     apart = summary.ROOT if column == "root" else column
     for run in own.to_dict("records"):
         rest = {key: text for key, text in summary.settings(run["protocol"]).items() if key != apart}
@@ -263,7 +269,7 @@ def runs(stored: Stored) -> list[dict[str, Any]]:
         found.append(
             {
                 "id": f"runs-{identity}",
-                "label": first["label"],
+                "label": f"{first['label']} {first['separation']}".rstrip(),
                 "dataset": DATASETS[dataset].label if dataset in DATASETS else dataset,
                 "protocol": first["protocol"] or "the published protocol",
                 "config": (Path(first["directory"]) / "config.yaml").read_text(encoding="utf-8"),

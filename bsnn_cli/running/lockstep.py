@@ -19,6 +19,7 @@ from bsnn_cli.networks.memory import available_bytes, training_bytes
 from bsnn_cli.running import job
 from bsnn_cli.running.job import Orders
 from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.identity import activation_label
 
 LAUNCHER = "hydra_plugins.bsnn.FleetLauncher"
 """Hydra takes plugins of this name space only; this one is registered, not installed."""
@@ -77,7 +78,7 @@ def fleets(configs: Sequence[TrainConfig], networks: int, memory: float) -> list
     result = []
     for group in alike.values():
         # Stable: seeds stay in their order.
-        group.sort(key=lambda one: (one.activation.name, one.activation.path or "", one.activation.gpn))
+        group.sort(key=lambda one: (activation_label(one), one.activation.path or "", one.activation.separation or 0))
         size = max(1, min(networks, int(memory // training_bytes(group[0].model, group[0].optim.batch_size))))
         result += [group[first : first + size] for first in range(0, len(group), size)]
     return result

@@ -36,6 +36,16 @@ ACTIVATION_LABELS = {
 }
 """Named activations as tables and figures show them."""
 
+FORMS = {"": "", "_gpn": "-GPN", "_gpn_d": "-GPN-d"}
+"""Suffixes of activations in configs, and what tables and figures show: as it is, GPN, depth-aware GPN."""
+
+
+def split_label(activation: str) -> tuple[str, str]:
+    """`selu_gpn` → ("selu", "_gpn"); a name without a suffix has the form ""."""
+    form = next(form for form in ("_gpn_d", "_gpn", "") if activation.endswith(form))
+    return activation.removesuffix(form), form
+
+
 CUSTOM = "custom"
 """`activation.name` of a function from a file; paths and tables call it by the name of the function."""
 

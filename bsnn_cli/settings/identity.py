@@ -79,14 +79,14 @@ def base_name(activation: ActivationConfig) -> str:
     return activation.name if activation.name != CUSTOM else str(activation.path).rpartition(":")[2]
 
 
+def form(activation: ActivationConfig) -> str:
+    """Suffix of `activation=`, one of `FORMS`."""
+    return ("_gpn" if activation.gpn else "") + ("_d" if activation.separation is not None else "")
+
+
 def activation_label(config: TrainConfig | PropagateConfig) -> str:
     """The activation as paths and tables name it, such as `selu_gpn` or `tanh-bn`."""
-    return (
-        base_name(config.activation)
-        + ("_gpn" if config.activation.gpn else "")
-        + ("_d" if config.activation.separation is not None else "")
-        + ("-bn" if config.model.norm == "batch" else "")
-    )
+    return base_name(config.activation) + form(config.activation) + ("-bn" if config.model.norm == "batch" else "")
 
 
 def run_directory(config: TrainConfig) -> Path:

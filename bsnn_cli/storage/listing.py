@@ -69,7 +69,8 @@ def _columns(table: pd.DataFrame, failed: bool, extra: str | None) -> pd.DataFra
 
 def _activation(table: pd.DataFrame) -> pd.Series:
     """As `activation=` takes it: `tanh_gpn`, with batch normalisation or without."""
-    return table["activation.name"] + table["activation.gpn"].map({True: "_gpn", False: ""})
+    tailored = table["activation.separation"].notna().map({True: "_d", False: ""})
+    return table["activation.name"] + table["activation.gpn"].map({True: "_gpn", False: ""}) + tailored
 
 
 def _matching(table: pd.DataFrame, setting: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli.settings.config import TrainConfig
-from bsnn_cli.settings.identity import canonical, differences
+from bsnn_cli.settings.identity import canonical, differences, form
 from bsnn_cli.storage.runs import read_config
 
 FIELDS = ("version", "commit", "dirty", "python", "torch", "cuda", "device", "threads", "trainer", "started", "ended")
@@ -23,7 +23,7 @@ ALIKE = ["version", "commit", "dirty", "python", "torch", "cuda", "device", "thr
 def command(config: TrainConfig) -> str:
     """The command line that makes a run, without folders and device."""
     config = canonical(config)
-    words = [f"activation={config.activation.name}{'_gpn' if config.activation.gpn else ''}"]
+    words = [f"activation={config.activation.name}{form(config.activation)}"]
     if config.activation.path is not None:
         words.append(f"activation.path={Path(config.activation.path).name}")
     words.append(f"dataset={config.dataset.kind}")

@@ -119,7 +119,12 @@ def network(row: Row) -> str:
 def label(row: Row) -> str:
     """Such as `SELU-GPN`."""
     name = str(ACTIVATION_LABELS.get(row["activation"], row["activation"]))
-    return name + ("-GPN" if row["gpn"] else "") + (" + batch norm" if row["batch_norm"] else "")
+    return (
+        name
+        + ("-GPN" if row["gpn"] else "")
+        + (f"-d {row['separation']}" if row["separation"] else "")
+        + (" + batch norm" if row["batch_norm"] else "")
+    )
 
 
 def setting(row: Row) -> str:

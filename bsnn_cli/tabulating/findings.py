@@ -18,7 +18,7 @@ from bsnn_cli.tabulating import summary
 
 WEIGHTS = ("unit_rows", "orthogonal")
 ROOTS = ("upper", "lower")
-SETTING = ["setting", "dataset", "activation", "gpn", "batch_norm"]
+SETTING = ["setting", "dataset", "activation", "gpn", "separation", "batch_norm"]
 """What two numbers have in common that are compared; `setting` is what sets the protocol apart from the paper's."""
 
 SIGNALS = ("forward_norm_last", "gradient_norm_ratio", "one_minus_cosine_last")
@@ -47,7 +47,7 @@ def constraint(runs: pd.DataFrame, epochs: pd.DataFrame, measured: Measured) -> 
     networks = runs["networks"].astype(float) if "networks" in runs else pd.Series(math.nan, index=runs.index)
     own = {each["trained"]: each for each in measured if each["trained"] is not None and each["source"] == "gaussian"}
     details = runs.assign(
-        setting=_without(runs["protocol"], "model.weights"),
+        setting=runs["protocol"].map(lambda text: summary.without(text, "model.weights")),
         weights=runs["model.weights"],
         orthogonality_error=runs["directory"].map(error),
         step_ms=1000 * runs["elapsed_s"].astype(float) / runs["steps"].astype(float) / networks,
@@ -93,6 +93,7 @@ def root_signals(measured: Measured, theory: pd.DataFrame | None) -> pd.DataFram
     for each in sorted(fresh, key=lambda each: (each["width"], each["repeats"], each["inputs"])):
         network = each["config"]
         plain = network["model"]["norm"] == "none" and network["model"]["weights"] == "unit_rows"
+        plain = plain and network["activation"].get("separation") is None
         if network["activation"]["gpn"] and each["approach"] is None and plain and not network["model"]["residual"]:
             name, root = network["activation"]["name"], network["activation"]["root"]
             chosen[name, AUTO_ROOT.get(name, root) if root == "auto" else root] = each
@@ -130,7 +131,7 @@ def _predicted(theory: pd.DataFrame | None, measured: Mapping[str, Any], name: s
 def _compared(runs: pd.DataFrame, key: str, column: str, values: pd.Series, both: Sequence[str]) -> pd.DataFrame:
     """Accuracies of the groups in which both values of a key have been trained, a row per group and value."""
     keys = [*SETTING, column]
-    frame = runs.assign(**{"setting": _without(runs["protocol"], key), column: values})
+    frame = runs.assign(**{"setting": runs["protocol"].map(lambda text: summary.without(text, key)), column: values})
     frame = frame[frame[column].isin(both)]
     complete = frame.groupby(SETTING)[column].transform("nunique") == len(both)
     frame = frame[complete]
@@ -145,10 +146,3 @@ def _compared(runs: pd.DataFrame, key: str, column: str, values: pd.Series, both
     order = {value: place for place, value in enumerate(both)}
     ranks = merged.apply(lambda row: [summary.axis_order(row[name]) for name in SETTING] + [order[row[column]]], axis=1)
     return merged.loc[sorted(merged.index, key=lambda index: ranks[index])].reset_index(drop=True)
-
-
-def _without(protocols: pd.Series, key: str) -> pd.Series:
-    """Protocols without one of their settings."""
-    return protocols.map(
-        lambda text: ", ".join(f"{name}={value}" for name, value in summary.settings(text).items() if name != key)
-    )

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from bsnn_cli.errors import ConfigError, RunDirectoryError
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, CUSTOM, DATASETS
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, CUSTOM, DATASETS, FORMS, split_label
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.knobs import knobs
 
@@ -25,10 +25,11 @@ FINISHED = ("done", "diverged")
 CONFIDENCE = 0.95
 """Of the intervals, two-sided."""
 
-CELL = ["protocol", "dataset", "activation", "gpn", "batch_norm"]
+CELL = ["protocol", "dataset", "activation", "gpn", "separation", "batch_norm"]
 """What tells one number of the paper's tables from another: together they fix the identity of a run."""
 
 ROOT = "activation.root"
+SEPARATION, TAILORED_DEPTH = "activation.separation", "activation.tailored_depth"
 ELSEWHERE = (ROOT, "model.weights")
 """Protocols that set these answer a question of their own (`findings`)."""
 
@@ -41,7 +42,10 @@ AXES = {
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that count, with the paper's axes as columns `dataset`, `activation`, `gpn` and `batch_norm`.
+    """The runs that count, with the axes of the tables as columns: those of `CELL`.
+
+    Depth-aware GPN is an axis, not a protocol: `separation` is the 1 − c that an activation is tailored to, such as
+    `0.3` or, of layers other than the network's, `0.3 over 50 layers`; empty where it is taken as it is.
 
     Args:
         runs: one row per run directory, as `runs.load_all` reads them.
@@ -63,6 +67,8 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
         dataset=_told_apart(runs["dataset.name"], runs["dataset.fingerprint"]),
         activation=_told_apart(_base_names(runs), runs["activation.fingerprint"]),
         gpn=runs["activation.gpn"].astype(bool),
+        separation=[tailoring(run) for run in runs.to_dict("records")],
+        protocol=runs["protocol"].map(lambda protocol: without(protocol, SEPARATION, TAILORED_DEPTH)),
         batch_norm=runs["model.norm"] == "batch",
     ).reset_index(drop=True)
 
@@ -71,6 +77,14 @@ def unfinished(runs: pd.DataFrame) -> str:
     """How many runs do not count yet, such as `2 failed, 1 running`; empty if none."""
     counts = runs["status"].value_counts().sort_index().to_dict()
     return ", ".join(f"{n} {status}" for status, n in counts.items() if status not in FINISHED)
+
+
+def tailoring(run: dict[Any, Any]) -> str:
+    """What the activation of a run is tailored to, as `finished` writes it."""
+    if pd.isna(run[SEPARATION]):
+        return ""
+    layers = "" if run[TAILORED_DEPTH] == run["model.depth"] else f" over {run[TAILORED_DEPTH]:.0f} layers"
+    return f"{run[SEPARATION]:g}{layers}"
 
 
 def _base_names(runs: pd.DataFrame) -> pd.Series:
@@ -169,7 +183,9 @@ def _check_groups(runs: pd.DataFrame, keys: list[str]) -> None:
 def blocks(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The numbers of each protocol, the paper's (key "") first and always there, with the column `better`.
 
-    Without GPN the choice of root means nothing, so a plain run also stands beside the GPN runs with another root.
+    The paper has no depth-aware GPN: under its protocol that stands in a block of its own (key `SEPARATION`), beside
+    what it is compared with. Without GPN the choice of root means nothing, so a plain run also stands beside the GPN
+    runs with another root.
 
     Args:
         cells: as `over_seeds(runs)` returns them.
@@ -179,26 +195,38 @@ def blocks(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for protocol in sorted({"", *cells["protocol"]}, key=axis_order):
         own = cells[cells["protocol"] == protocol]
         if ROOT in settings(protocol):
-            plain = cells[(cells["protocol"] == _without_root(protocol)) & ~cells["gpn"]]
+            plain = cells[(cells["protocol"] == without(protocol, ROOT)) & ~cells["gpn"]]
             own = pd.concat([own, plain.merge(own[pair].drop_duplicates(), on=pair)], ignore_index=True)
-        found[protocol] = with_better(own, pair)
+        tailored = own[own["separation"] != ""]
+        if protocol == "" and not tailored.empty:
+            found[""] = with_better(own[own["separation"] == ""], pair)
+            found[SEPARATION] = with_better(own[own["dataset"].isin(tailored["dataset"])], pair)
+        else:
+            found[protocol] = with_better(own, pair)
     return found
+
+
+def forms(cells: pd.DataFrame) -> dict[str, tuple[bool, str]]:
+    """The forms of an activation side by side in a block, by heading: (gpn, separation)."""
+    tailored = sorted(set(cells["separation"]) - {""}, key=axis_order)
+    return {"Non-GPN": (False, ""), "GPN": (True, "")} | {f"GPN-d {text}": (True, text) for text in tailored}
 
 
 def settings(protocol: str) -> dict[str, str]:
     """What sets a protocol apart, key by key: the inverse of `identity.protocol`."""
-    return dict(part.split("=", 1) for part in re.split(r", (?=[\w.]+=)", protocol) if part)
+    return dict(part.split("=", 1) for part in re.split(r", (?=[\w.]+=)", protocol) if "=" in part)
 
 
-def _without_root(protocol: str) -> str:
-    return ", ".join(f"{key}={value}" for key, value in settings(protocol).items() if key != ROOT)
+def without(protocol: str, *keys: str) -> str:
+    """A protocol without some of its settings."""
+    return ", ".join(f"{key}={value}" for key, value in settings(protocol).items() if key not in keys)
 
 
 def with_better(cells: pd.DataFrame, pair: Sequence[str]) -> pd.DataFrame:
-    """Add the column `better`: whether this is the better one of GPN and non-GPN.
+    """Add the column `better`: whether this is the best one of non-GPN, GPN and depth-aware GPN.
 
-    That is the higher mean (at two decimals; a tie has no better one) without a larger share of diverged runs. A number
-    without a partner is not better than anything.
+    That is the highest mean (at two decimals; a tie has no best one) without a larger share of diverged runs than any
+    other. A number without a partner is not better than anything.
 
     Args:
         cells: statistics as `over_seeds` returns them, one row per index label.
@@ -208,9 +236,9 @@ def with_better(cells: pd.DataFrame, pair: Sequence[str]) -> pd.DataFrame:
     score = cells["mean"].round(2).fillna(float("-inf"))
     share = cells["diverged"] / (cells["n"] + cells["diverged"])
     for _, group in cells.groupby([*pair, "split"], dropna=False):
-        if len(group) == 2:
-            low, high = score[group.index].sort_values().index
-            cells.loc[high, "better"] = bool(score[high] > score[low] and share[high] <= share[low])
+        if len(group) > 1:
+            *_, second, best = score[group.index].sort_values().index
+            cells.loc[best, "better"] = bool(score[best] > score[second] and share[best] <= share[group.index].min())
     return cells
 
 
@@ -239,7 +267,7 @@ def compare(cells: pd.DataFrame, protocol: str = "") -> pd.DataFrame:
         Columns dataset, split, activation, gpn, batch_norm, ours, ours_std, ours_interval, n, diverged, published,
         difference (ours − published); accuracies in percent, NaN where we have none.
     """
-    ours = cells[cells["protocol"] == protocol].rename(
+    ours = cells[(cells["protocol"] == protocol) & (cells["separation"] == "")].rename(
         columns={"mean": "ours", "std": "ours_std", "interval": "ours_interval"}
     )
     keys = ["dataset", "split", "activation", "gpn", "batch_norm"]
@@ -260,13 +288,13 @@ def paired(runs: pd.DataFrame) -> pd.DataFrame:
         runs: as `finished` returns them.
 
     Returns:
-        One row per protocol, dataset, activation, batch_norm and split with a common seed: `mean` and `std` of the
-        difference in percentage points, `n` pairs, `interval` (half-width, 95 %, Student's t), `diverged` (pairs that
-        are left out because one or both diverged).
+        One row per protocol, dataset, activation, separation, batch_norm and split with a common seed: `mean` and
+        `std` of the difference in percentage points, `n` pairs, `interval` (half-width, 95 %, Student's t), `diverged`
+        (pairs that are left out because one or both diverged).
     """
     _check_groups(runs, CELL)
     # A GPN run looks for its partner without the root, and reports its protocol with it.
-    gpn = runs[runs["gpn"]].assign(partner=lambda frame: frame["protocol"].map(_without_root))
+    gpn = runs[runs["gpn"]].assign(partner=lambda frame: frame["protocol"].map(lambda text: without(text, ROOT)))
     plain = runs[~runs["gpn"]].rename(columns={"protocol": "partner"})
     common = ["partner", "dataset", "activation", "batch_norm", "seed"]
     measured = ["status", "numerics", *(f"{split}_accuracy" for split in SPLITS)]
@@ -274,7 +302,9 @@ def paired(runs: pd.DataFrame) -> pd.DataFrame:
     differences = {split: _accuracy(pairs, split) - _accuracy(pairs, split, "_plain") for split in SPLITS}
     diverged = (pairs["status"] == "diverged") | (pairs["status_plain"] == "diverged")
     numerics = pairs["numerics"].astype(int).astype(str) + " " + pairs["numerics_plain"].astype(int).astype(str)
-    return _statistics(differences, diverged, numerics, pairs[["protocol", "dataset", "activation", "batch_norm"]])
+    return _statistics(
+        differences, diverged, numerics, pairs[["protocol", "dataset", "activation", "separation", "batch_norm"]]
+    )
 
 
 def pivot(runs: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
@@ -329,7 +359,8 @@ def axis_key(argument: str, key: str) -> str:
 def _axis(runs: pd.DataFrame, key: str) -> pd.Series:
     """The value of each run on an axis; absent values are the string `none`."""
     if key == "activation":
-        return runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""})
+        tailored = (runs["separation"] != "").map({True: "_d", False: ""})
+        return runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""}) + tailored
     values = runs[{ROOT: "root", "activation.name": "activation"}.get(key, key)].astype(object)
     return values.where(values.notna(), "none")
 
@@ -340,6 +371,8 @@ def _block_title(run: dict[Any, Any], covered: set[str]) -> str:
         "activation.name": run["activation"],
         "activation.gpn": str(run["gpn"]).lower(),
     }
+    if run["separation"] != "":
+        axes |= {SEPARATION: run["separation"]}
     rest = axes | settings(run["protocol"])
     return ", ".join(f"{key}={value}" for key, value in rest.items() if key not in covered)
 
@@ -351,8 +384,9 @@ def axis_order(value: Any) -> tuple[Any, ...]:
     """
     if not isinstance(value, str):
         return (1, float(value))
-    base, known = value.removesuffix("_gpn"), [*ACTIVATION_LABELS, *DATASETS]
+    base, form = split_label(value)
+    known = [*ACTIVATION_LABELS, *DATASETS]
     if base in known:
-        return (0, known.index(base), value.endswith("_gpn"))
+        return (0, known.index(base), [*FORMS].index(form))
     parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", value)
     return (2, *(float(part) if i % 2 else part for i, part in enumerate(parts)))

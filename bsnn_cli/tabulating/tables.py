@@ -23,9 +23,10 @@ from bsnn_cli.tabulating.formats import markdown_table
 PAPER_DATASETS = ("mnist", "cifar10")
 CSV_COLUMNS = ["split", "mean", "std", "n", "interval", "diverged", "numerics"]
 LEGEND = (
-    "Accuracy in percent at the end of training; in parentheses with batch normalisation; the better of each Non-GPN "
-    "and GPN pair is bold. Several seeds: mean ± sample standard deviation [n = number of runs averaged, half-width of "
-    "the 95 % interval of the mean by Student's t, runs that diverged]; otherwise n = 1. No finished run: –."
+    "Accuracy in percent at the end of training; in parentheses with batch normalisation; the best of Non-GPN, "
+    "GPN and, where there is one, GPN-d (depth-aware, with the 1 − c it is tailored to) is bold. Several seeds: mean "
+    "± sample standard deviation [n = number of runs averaged, half-width of the 95 % interval of the mean by "
+    "Student's t, runs that diverged]; otherwise n = 1. No finished run: –."
 )
 
 Record = dict[Any, Any]
@@ -119,7 +120,7 @@ def write_accuracy_tables(runs: pd.DataFrame, directory: Path) -> Tables:
     files = {
         "comparison.csv": _csv(comparison),
         "comparison.md": _comparison(comparison),
-        "paired.csv": _csv(paired[["protocol", "dataset", "activation", "batch_norm", *CSV_COLUMNS]]),
+        "paired.csv": _csv(paired[["protocol", "dataset", "activation", "separation", "batch_norm", *CSV_COLUMNS]]),
         "paired.md": _paired(paired),
     }
     shown = files["paired.md"] if (paired["n"] > 1).any() else ""
@@ -182,17 +183,18 @@ def _accuracy_block(protocol: str, cells: pd.DataFrame, split: str) -> Block:
     datasets = sorted({*cells["dataset"], *(PAPER_DATASETS if protocol == "" else ())}, key=summary.axis_order)
     extra = sorted({*cells["activation"]} - {*PAPER_ACTIVATIONS}, key=summary.axis_order)
     activations = [*PAPER_ACTIVATIONS, *extra]
-    found = _by_key(shown, ["activation", "dataset", "gpn", "batch_norm"])
+    forms = summary.forms(cells)
+    found = _by_key(shown, ["activation", "dataset", "gpn", "separation", "batch_norm"])
     return Block(
         title=_paper_title() if protocol == "" else f"Paper's protocol except {protocol}",
         corner="Activation",
-        groups=[(DATASETS[name].label if name in DATASETS else name, ["Non-GPN", "GPN"]) for name in datasets],
+        groups=[(DATASETS[name].label if name in DATASETS else name, [*forms]) for name in datasets],
         rows=[ACTIVATION_LABELS.get(name, name) for name in activations],
         cells=[
             [
-                (found.get((activation, dataset, gpn, False)), found.get((activation, dataset, gpn, True)))
+                (found.get((activation, dataset, *form, False)), found.get((activation, dataset, *form, True)))
                 for dataset in datasets
-                for gpn in (False, True)
+                for form in forms.values()
             ]
             for activation in activations
         ],
@@ -288,7 +290,7 @@ def latex_escape(text: str) -> str:
     """Plain text as LaTeX shows it."""
     special = {character: f"\\{character}" for character in "&%$#_{}"}
     special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"±": r"$\pm$", "–": "--"}
+    special |= {"±": r"$\pm$", "–": "--", "−": "$-$"}
     return "".join(special.get(character, character) for character in text)
 
 
@@ -368,6 +370,7 @@ def _paired(table: pd.DataFrame) -> str:
             record["protocol"] or "the paper's",
             DATASETS[record["dataset"]].label if record["dataset"] in DATASETS else record["dataset"],
             ACTIVATION_LABELS.get(record["activation"], record["activation"])
+            + (f", GPN-d {record['separation']}" if record["separation"] else "")
             + (" + batch norm" if record["batch_norm"] else ""),
             record["split"],
             _signed(record["mean"]),

@@ -20,6 +20,7 @@ from bsnn_cli.errors import ConfigError
 from bsnn_cli.running.progress import say
 from bsnn_cli.running.runner import choose_device
 from bsnn_cli.settings.config import BenchConfig, ModelConfig
+from bsnn_cli.settings.identity import form
 from bsnn_cli.storage.files import write_text
 from bsnn_cli.timing import baselines, bench_data, bench_report, contestants, lightning_baseline, projection
 from bsnn_cli.timing.contestants import BASELINES, FLOORS, Spec
@@ -139,7 +140,7 @@ def compare(
             "batch_size": config.optim.batch_size,
             "norm": spec.model.norm,
             "weights": spec.model.weights,
-            "activation": config.activation.name + "_gpn" * config.activation.gpn,
+            "activation": config.activation.name + form(config.activation),
             "precision": config.precision,
             "device": str(device),
             "threads": torch.get_num_threads(),

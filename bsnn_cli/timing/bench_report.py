@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bsnn_cli.settings.choices import ACTIVATION_LABELS
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMS, split_label
 from bsnn_cli.storage import provenance
 from bsnn_cli.tabulating.formats import markdown_table
 
@@ -84,8 +84,8 @@ def heading(rows: pd.DataFrame) -> str:
 
 def activation(row: pd.Series) -> str:
     """Such as SELU-GPN."""
-    name: str = row["activation"]
-    return ACTIVATION_LABELS[name.removesuffix("_gpn")] + "-GPN" * name.endswith("_gpn")
+    base, form = split_label(row["activation"])
+    return ACTIVATION_LABELS[base] + FORMS[form]
 
 
 def comparison(rows: pd.DataFrame) -> str:
