@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
+from bsnn_cli.gpn.activations import ACTIVATIONS
 from bsnn_cli.gpn.meanfield import COLLAPSED, fate_of_angle, fate_of_length, transfer
 from bsnn_cli.gpn.module import GPN
 from bsnn_cli.measuring.theory import (
@@ -40,13 +41,13 @@ DEPTHS = TheoryConfig(networks=8)
 
 @pytest.fixture(scope="module")
 def counted() -> pd.DataFrame:
-    return pd.DataFrame(list(probabilities(list(AUTO_ROOT), "auto", WIDTHS)))
+    return pd.DataFrame(list(probabilities(list(ACTIVATIONS.values()), "auto", WIDTHS)))
 
 
 @pytest.fixture(scope="module")
 def followed() -> pd.DataFrame:
     """Every activation, as it is and with both roots, at L = 200 and n = 500."""
-    return pd.DataFrame(list(depth_view(list(AUTO_ROOT), DEPTHS)))
+    return pd.DataFrame(list(depth_view(list(ACTIVATIONS.values()), DEPTHS)))
 
 
 def curve(rows: pd.DataFrame, what: str, case: str, name: str) -> pd.DataFrame:

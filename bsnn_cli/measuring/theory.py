@@ -21,7 +21,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bsnn_cli.gpn.activations import get, normalise
+from bsnn_cli.gpn import custom
+from bsnn_cli.gpn.activations import Activation, get, normalise
 from bsnn_cli.gpn.meanfield import COLLAPSED, Transfer, fate_of_angle, fate_of_length, transfer, variance_step
 from bsnn_cli.networks.orthogonal import stream
 from bsnn_cli.networks.workers import intra_op_threads
@@ -74,23 +75,23 @@ Row = dict[str, Any]
 class Form:
     """An activation as it is (root is None) or normalised with one of its roots, "upper" or "lower"."""
 
-    name: str
+    phi: Activation
     root: str | None
 
     def labels(self) -> Row:
         """Its columns."""
-        return {"activation": self.name, "gpn": self.root is not None, "root": self.root}
+        return {"activation": self.phi.name, "gpn": self.root is not None, "root": self.root}
 
     def constants(self) -> tuple[float, float]:
         """(a, b) of f = aφ + b."""
         if self.root is None:
             return 1.0, 0.0
-        solution = normalise(self.name, self.root)
+        solution = normalise(self.phi, self.root)
         return solution.a, solution.b
 
     def transfer(self) -> Transfer:
         """For mean-field maps."""
-        return transfer(self.name, gpn=self.root is not None, root=self.root or "auto")
+        return transfer(self.phi, gpn=self.root is not None, root=self.root or "auto")
 
 
 def study(config: TheoryConfig) -> pd.DataFrame:
@@ -109,10 +110,10 @@ def study(config: TheoryConfig) -> pd.DataFrame:
         predicted: at infinite width; measured: geometric mean over `trials` networks of width n; measured_low,
             measured_high: least and largest of them; band_low, band_high: where `measured` must lie (`meanfield.Fate`).
     """
-    names = list(AUTO_ROOT) if config.activation is None else [config.activation.name]
+    chosen = [get(name) for name in AUTO_ROOT] if config.activation is None else [custom.activation(config.activation)]
     root = "auto" if config.activation is None else config.activation.root
     with intra_op_threads(1):  # tensors are small: several threads would mostly wait for each other
-        rows = [*probabilities(names, root, config), *depth_view(names, config)]
+        rows = [*probabilities(chosen, root, config), *depth_view(chosen, config)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"layer": "Int64"})
 
 
@@ -147,10 +148,10 @@ def on_sphere(norms: Tensor, generator: torch.Generator, n: int) -> Tensor:
     return norms * g / norm(g)
 
 
-def probabilities(names: Sequence[str], root: str, config: TheoryConfig) -> Iterator[Row]:
+def probabilities(activations: Sequence[Activation], root: str, config: TheoryConfig) -> Iterator[Row]:
     """Rows of TSC and of both theorems, with their counter-examples, over all widths."""
     epsilon, trials = deviation(config), config.trials
-    forms = {name: Form(name, normalise(name, root).root) for name in names}
+    forms = [Form(phi, normalise(phi, root).root) for phi in activations]
 
     def row(what: str, case: str, form: Form | None, n: int, difference: Tensor) -> Row:
         hits = int((difference.abs() >= epsilon).sum())
@@ -169,9 +170,9 @@ def probabilities(names: Sequence[str], root: str, config: TheoryConfig) -> Iter
         spiky[:, 0] = math.sqrt(n) * x[:, 0].sign()
         off_shell = on_sphere(torch.full_like(norms, math.sqrt(OFF_SHELL * n)), generator, n)
         for case, h in (("none", on_sphere(norms, generator, n)), ("haar", spiky), ("shell", off_shell)):
-            for name, form in forms.items():
-                value, backward = get(name).phi(h), get(name).pull_back(y, h)
-                for label, f in ((case, form), *([("gpn", Form(name, None))] if case == "none" else [])):
+            for form in forms:
+                value, backward = form.phi.phi(h), form.phi.pull_back(y, h)
+                for label, f in ((case, form), *([("gpn", Form(form.phi, None))] if case == "none" else [])):
                     a, b = f.constants()
                     yield row("theorem_1", label, f, n, per_unit(a * value + b) - 1)
                     yield row("theorem_2", label, f, n, per_unit(a * backward) - per_unit(y))
@@ -182,9 +183,9 @@ def per_unit(x: Tensor) -> Tensor:
     return x.square().mean(1)
 
 
-def depth_view(names: Sequence[str], config: TheoryConfig) -> Iterator[Row]:
+def depth_view(activations: Sequence[Activation], config: TheoryConfig) -> Iterator[Row]:
     """Rows of length and angle over depth, predicted and measured: as it is, upper root, lower root."""
-    forms = [Form(name, root) for name in names for root in (None, "upper", "lower")]
+    forms = [Form(phi, root) for phi in activations for root in (None, "upper", "lower")]
     transfers = [form.transfer() for form in forms]
     lengths, angles = measure(transfers, config.width, config.depth, config.networks, config.seed)
     for form, f, length, angle in zip(forms, transfers, lengths, angles, strict=True):
