@@ -45,6 +45,7 @@ ROWS = [
     {"bench_data", "bench_figures"},
     {"signal_figures", "theory_figures", "finding_figures"},
     {"comparison_figures", "variant_figures"},
+    {"depth_figures"},
     {"figures"},
     # everything on one page
     {"export", "report_tables", "report_plots"},

@@ -5,17 +5,22 @@ Nothing is measured here. The only thing evaluated is the definition of an activ
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from matplotlib.ticker import MaxNLocator
 
-from bsnn_cli.drawing import comparison_figures, finding_figures, signal_figures, theory_figures, variant_figures
+from bsnn_cli.drawing import (
+    comparison_figures,
+    depth_figures,
+    finding_figures,
+    signal_figures,
+    theory_figures,
+    variant_figures,
+)
 from bsnn_cli.drawing.plotting import (
     DOUBLE,
     GREY,
@@ -24,6 +29,7 @@ from bsnn_cli.drawing.plotting import (
     canvas,
     colour,
     elsewhere,
+    file_name,
     key,
     label,
     legend_above,
@@ -197,16 +203,11 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
 def counts(cells: pd.DataFrame) -> str:
     """Such as `GPN: n = 3`, a line for each form, with what diverged."""
     lines = []
-    for row in cells.sort_values("gpn", ascending=False).to_dict("records"):
+    for row in cells.sort_values(["gpn", "separation"], ascending=[False, True]).to_dict("records"):
         lost = f", {row['diverged']} diverged" if row["diverged"] else ""
-        lines.append(f"{'GPN' if row['gpn'] else 'non-GPN'}: n = {row['n']}{lost}")
+        form = f"GPN-d {row['separation']}" if row["separation"] else "GPN" if row["gpn"] else "non-GPN"
+        lines.append(f"{form}: n = {row['n']}{lost}")
     return "\n".join(lines)
-
-
-def file_name(*parts: Any) -> str:
-    """Parts joined by `_`, with nothing that a file system or a link minds; long ones are cut."""
-    text = "_".join(str(part) for part in parts if part)
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:120]
 
 
 BUILDERS: dict[str, Builder] = {
@@ -225,5 +226,6 @@ BUILDERS: dict[str, Builder] = {
     "bench": bench_figures.bench,
     "constraint": finding_figures.constraint,
     "roots": finding_figures.roots,
+    "depth_aware": depth_figures.depth_aware,
 }
 """By the names of `choices.FIGURES`."""

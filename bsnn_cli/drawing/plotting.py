@@ -165,6 +165,12 @@ def split(activation: str) -> tuple[str, bool]:
     return base, form != ""
 
 
+def file_name(*parts: Any) -> str:
+    """Parts joined by `_`, with nothing that a file system or a link minds; long ones are cut."""
+    text = "_".join(str(part) for part in parts if part)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:120]
+
+
 def legend_above(figure: Figure, handles: Sequence[Any], columns: int) -> None:
     """One legend for all axes, above them."""
     figure.legend(

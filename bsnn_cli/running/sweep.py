@@ -10,8 +10,9 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -53,7 +54,12 @@ def register() -> None:
     """
     Plugins.instance().class_name_to_class[SWEEPER] = RunSweeper
     store = ConfigStore.instance()
-    store.store(group="hydra/sweeper", name="runs", node={"_target_": SWEEPER, "max_batch_size": None}, provider="bsnn")
+    store.store(
+        group="hydra/sweeper",
+        name="runs",
+        node={"_target_": SWEEPER, "max_batch_size": None, "params": None},
+        provider="bsnn",
+    )
     launchers = store.repo["hydra"]["launcher"]
     for engine in composition.EXTRAS:
         declared = launchers.pop(f"{engine}.yaml", None)
@@ -66,13 +72,14 @@ class RunSweeper(Sweeper):
 
     Args:
         max_batch_size: jobs that the launcher is given at a time; None: all.
+        params: values of keys that the command line does not give, as it would write them: those of an experiment.
     """
 
     config: DictConfig
     launcher: Launcher
 
-    def __init__(self, max_batch_size: int | None) -> None:
-        self.max_batch_size = max_batch_size
+    def __init__(self, max_batch_size: int | None, params: Mapping[str, Any] | None) -> None:
+        self.max_batch_size, self.params = max_batch_size, params or {}
 
     def setup(
         self,
@@ -123,6 +130,8 @@ class RunSweeper(Sweeper):
         # Not at the top: Hydra executes this module once more when it looks for plugins, which makes another class.
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+        given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
+        arguments = [*(f"{key}={value}" for key, value in self.params.items() if key not in given), *arguments]
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
         [combinations] = BasicSweeper.split_arguments(overrides, None)
         jobs: dict[Path, tuple[TrainConfig, list[str]]] = {}

@@ -106,5 +106,6 @@ FIGURES = (
     "bench",
     "constraint",
     "roots",
+    "depth_aware",
 )
 FORMATS = ("png", "svg", "pdf")

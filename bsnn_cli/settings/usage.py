@@ -70,8 +70,9 @@ def verb_help(verb: str, summary: str) -> str:
 
 FOOTNOTES = {
     "train": "Defaults are the paper's protocol. -m sweeps over comma-separated values: bsnn train -m activation=tanh,"
-    "tanh_gpn seed=0,1,2\nThe same command always finds the same run: finished, it is not run again; interrupted, it "
-    "goes on.\n`bsnn train --cfg job` prints the composed config, --hydra-help the flags of Hydra."
+    "tanh_gpn seed=0,1,2\nexperiment=depth_aware is a sweep that is written down, in configs/experiment.\n"
+    "The same command always finds the same run: finished, it is not run again; interrupted, it goes on.\n"
+    "`bsnn train --cfg job` prints the composed config, --hydra-help the flags of Hydra."
 }
 
 

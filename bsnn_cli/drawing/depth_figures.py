@@ -1,0 +1,135 @@
+"""Figures of depth-aware GPN: the angles that it keeps, and the accuracy that goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from matplotlib.ticker import PercentFormatter
+
+from bsnn_cli.drawing.plotting import (
+    DOUBLE,
+    Missing,
+    Picture,
+    canvas,
+    colour,
+    elsewhere,
+    file_name,
+    key,
+    label,
+    legend_above,
+    log_axis,
+    note,
+)
+from bsnn_cli.drawing.signal_figures import Summary, of_paper, size_arguments
+from bsnn_cli.drawing.variant_figures import grid
+from bsnn_cli.gpn import meanfield
+from bsnn_cli.gpn.activations import get
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, CUSTOM, DATASETS, PAPER_ACTIVATIONS, UNTAILORED
+from bsnn_cli.settings.config import FiguresConfig
+from bsnn_cli.storage import runs
+from bsnn_cli.tabulating import summary
+
+TAILORED = tuple(name for name in PAPER_ACTIVATIONS if name not in UNTAILORED)
+STYLES = {"_gpn": "-", "_gpn_d": "-."}
+
+
+def depth_aware(config: FiguresConfig) -> Iterator[Picture | Missing]:
+    """Signals of GPN beside those of depth-aware GPN, then accuracy against the angle that is left."""
+    yield from signals(config)
+    yield from accuracies(config)
+
+
+def signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
+    """Three quantities over depth, for each activation that has been measured in both forms."""
+    found: dict[str, dict[str, Summary]] = {}
+    for each in sorted(of_paper(config), key=lambda each: each["repeats"]):
+        name, own = each["config"]["activation"]["name"], each["activation"].removesuffix("-bn")
+        suffix = own.removeprefix(name)
+        if each["width"] == config.width and suffix in STYLES and each["config"]["activation"]["root"] == "auto":
+            found.setdefault(name, {})[suffix] = each
+    both = {name: found[name] for name in ACTIVATION_LABELS if len(found.get(name, {})) == len(STYLES)}
+    if not both:
+        names = ",".join(f"{name}{suffix}" for name in TAILORED for suffix in STYLES)
+        command = f"bsnn propagate -m activation={names}" + size_arguments(config)
+        yield Missing("depth_aware", "signals of networks with depth-aware GPN", command)
+        return
+    yield grid(
+        "depth_aware",
+        {ACTIVATION_LABELS[name]: [(STYLES[key], each) for key, each in own.items()] for name, own in both.items()},
+        config.depth,
+        {"GPN": "-", "depth-aware GPN": "-."},
+        "Squared length of the signal per unit (top), Frobenius norm of the gradient (middle) and mean 1 − cosine "
+        "between inputs (bottom) against the layer, at the start of training, with GPN (solid) and with depth-aware "
+        "GPN (dash-dotted), whose one parameter is set so that inputs at right angles keep a wanted 1 − cosine at the end.",
+    )
+
+
+def accuracies(config: FiguresConfig) -> Iterator[Picture | Missing]:
+    """Test accuracy against the 1 − c that is predicted of each network; a picture for each dataset and protocol."""
+    stored = runs.load_all(config.output_root)
+    counted = summary.finished(stored) if len(stored) and stored["status"].isin(summary.FINISHED).any() else None
+    if counted is None or not (counted["separation"] != "").any():
+        command = "bsnn train experiment=depth_aware" + elsewhere(config)
+        yield Missing("depth_aware", "runs with depth-aware GPN", command)
+        return
+    chosen = counted[counted["gpn"] & ~counted["batch_norm"] & (counted["activation.name"] != CUSTOM)]
+    chosen = chosen.assign(protocol=chosen["protocol"].map(lambda text: summary.without(text, "model.depth")))
+    for (dataset, protocol), group in chosen.groupby(["dataset", "protocol"]):
+        if (group["separation"] != "").any():
+            yield accuracy(str(dataset), str(protocol), group)
+
+
+def accuracy(dataset: str, protocol: str, runs: pd.DataFrame) -> Picture:
+    """One picture, a panel for each depth.
+
+    Args:
+        dataset: name.
+        protocol: without the depth.
+        runs: as `summary.finished` returns them, with GPN.
+    """
+    runs = runs.assign(predicted=[predicted(run) for run in runs.to_dict("records")])
+    keys = ["model.depth", "activation", "separation", "predicted", *summary.CELL]
+    cells = summary.over_seeds(runs, list(dict.fromkeys(keys)))
+    cells = cells[cells["split"] == "test"]
+    depths = sorted(set(cells["model.depth"]))
+    names = sorted(set(cells["activation"]), key=summary.axis_order)
+    figure, axes = canvas(min(DOUBLE, 1.0 + 2.6 * len(depths)), 3.2, 1, len(depths), sharey=True)
+    for ax, depth in zip(axes, depths, strict=True):
+        for name in names:
+            own = cells[(cells["model.depth"] == depth) & (cells["activation"] == name)].sort_values("predicted")
+            ax.plot(own["predicted"], own["mean"], color=colour(name), linewidth=0.8, alpha=0.6)
+            for tailored, marker in ((False, "s"), (True, "o")):
+                part = own[(own["separation"] != "") == tailored]
+                looks: dict[str, Any] = {"color": colour(name), "fmt": marker, "markersize": 4, "capsize": 2}
+                looks["markerfacecolor"] = colour(name) if tailored else "white"
+                ax.errorbar(part["predicted"], part["mean"], part["std"], **looks)
+        log_axis(ax, "x", min(5e-4, float(cells["predicted"].min())), 1.0, ticks=4)
+        ax.set_title(f"{depth:.0f} layers")
+        ax.set_xlabel("predicted $1 - c$ at the end")
+    axes[0].set_ylim(0, 100)
+    axes[0].yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes[0].set_ylabel("test accuracy")
+    legend = [key(label(name, False), color=colour(name)) for name in names]
+    legend += [key("GPN", linestyle="", marker="s", markerfacecolor="white"), key("GPN-d", linestyle="", marker="o")]
+    legend_above(figure, legend, len(legend))
+    where = DATASETS[dataset].label if dataset in DATASETS else dataset
+    apart = f"the paper's protocol except {protocol}" if protocol else "the paper's protocol"
+    sizes = " to ".join(str(n) for n in sorted({cells["n"].min(), cells["n"].max()}))
+    note(figure, f"{where}; {apart}; n = {sizes}")
+    return Picture(
+        file_name("depth_aware_accuracy", dataset, protocol),
+        figure,
+        f"Test accuracy on {where} against the 1 − cosine that mean-field theory predicts after all layers for inputs "
+        f"at right angles: GPN (squares) and depth-aware GPN (dots), means over seeds, bars ± one sample standard "
+        f"deviation, n = {sizes}; {apart}.",
+    )
+
+
+def predicted(run: dict[Any, Any]) -> float:
+    """1 − c after all layers of the network of a run, from right angles, at infinite width."""
+    depth = int(run["model.depth"])
+    if run["separation"] != "" and run[summary.TAILORED_DEPTH] == depth:
+        return float(run[summary.SEPARATION])
+    return meanfield.separation(get(run["activation.name"]), depth)
