@@ -19,6 +19,7 @@ from matplotlib.colors import to_hex
 from bsnn_cli.drawing import figures, plotting
 from bsnn_cli.drawing.plotting import Missing, Picture
 from bsnn_cli.errors import ConfigError
+from bsnn_cli.gpn import meanfield
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.measuring.propagation import Measurement
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FIGURES
@@ -37,6 +38,7 @@ def measured(root: Path, activation: str, scale: float = 1.0, repeats: int = 1, 
     """Store a measurement whose signal is scale·2^-l and whose gradient is scale·l; returns its `layers.csv`."""
     config = PropagateConfig(output_root=str(root))
     config.activation.name, config.activation.gpn = plotting.split(activation)
+    config.activation.separation = 0.3 if activation.endswith("_d") else None
     config.approach, config.run = model.pop("approach", None), model.pop("run", None)
     config.weights_digest, config.activation.root = config.run, model.pop("root_of_b", "auto")
     config.propagate.inputs, config.propagate.repeats = 8, repeats
@@ -65,6 +67,7 @@ def trained(root: Path, activation: str, seed: int, accuracies: list[float], div
     """Store a run on digits with these test accuracies."""
     config = TrainConfig(output_root=str(root), seed=seed)
     config.activation.name, config.activation.gpn = plotting.split(activation)
+    config.activation.separation = 0.3 if activation.endswith("_d") else None
     config.dataset.kind = "digits"
     config = resolve(config)
     directory = RunDirectory(run_directory(config))
@@ -330,18 +333,36 @@ def test_no_picture_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     measured(tmp_path, "gelu_gpn", root_of_b="upper")
     measured(tmp_path, "tanh_gpn", run="one")
     trained(tmp_path, "selu_gpn", 0, [50.0, 70.0])
+    measured(tmp_path, "tanh_gpn_d")
+    trained(tmp_path, "selu_gpn_d", 0, [60.0, 80.0])
     theorised(tmp_path)
     benched(tmp_path)
     drawn = figures.draw(settings(tmp_path, formats=["png"]))
     elsewhere = {"constraint", "roots"}  # of full size and of several trainings: tests/test_findings.py draws them
     names = {"curves_digits" if name == "curves" else name for name in FIGURES if name not in elsewhere}
-    names.add("bench_growth")
+    names |= {"bench_growth", "depth_aware_accuracy_digits"}
     assert {path.name for path in drawn.files} == {f"{name}.png" for name in names}
     for path in drawn.files:
         ink = (matplotlib.image.imread(path)[..., :3] < 0.6).any(axis=2)
         assert 0.003 < ink.mean() < 0.5, path
     captions = (tmp_path / "figures" / "captions.md").read_text(encoding="utf-8")
     assert all(f"\n## {name}\n" in captions for name in names)
+
+
+def test_depth_aware_gpn_is_drawn_beside_gpn(tmp_path: Path) -> None:
+    tables = {name: measured(tmp_path, name, scale) for name, scale in (("tanh_gpn", 1.0), ("tanh_gpn_d", 3.0))}
+    trained(tmp_path, "elu_gpn", 0, [40.0])
+    for seed, accuracy in enumerate((90.0, 94.0)):
+        trained(tmp_path, "elu_gpn_d", seed, [accuracy])
+    (signals, accuracy), missing = built(tmp_path, "depth_aware")
+    assert missing == []
+    drawn = [line.get_ydata() for line in signals.figure.axes[0].get_lines()]
+    np.testing.assert_allclose(drawn, [table["forward_norm"] for table in tables.values()])
+    [axes] = accuracy.figure.axes
+    curve = axes.get_lines()[0]
+    np.testing.assert_allclose(curve.get_xdata(), [meanfield.separation("elu", 200), 0.3])
+    np.testing.assert_allclose(curve.get_ydata(), [40.0, 92.0])
+    assert accuracy.name == "depth_aware_accuracy_digits"
 
 
 def test_captions_of_other_figures_stay(tmp_path: Path) -> None:
@@ -376,12 +397,14 @@ def test_every_figure_and_activation_is_known() -> None:
 def test_nothing_stored_names_a_command_that_the_program_takes(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         figures.draw(settings(tmp_path, only=name))
-    [line] = str(caught.value).splitlines()
-    assert line.startswith(f"{name}: ")
-    program, verb, *arguments = shlex.split(line.split("`")[1])
-    assert program == "bsnn"
-    assert verb in VERBS
-    assert f"output_root={tmp_path}" in arguments
+    lines = str(caught.value).splitlines()
+    assert len(lines) == (2 if name == "depth_aware" else 1)  # signals, and accuracies
+    for line in lines:
+        assert line.startswith(f"{name}: ")
+        program, verb, *arguments = shlex.split(line.split("`")[1])
+        assert program == "bsnn"
+        assert verb in VERBS
+        assert f"output_root={tmp_path}" in arguments
 
 
 @pytest.mark.parametrize("value", [[], ["jpg"], ["png", "gif"]])

@@ -98,7 +98,7 @@ def test_ctrl_c_saves_what_is_at_work_and_starts_nothing_else(
 
 @pytest.mark.parametrize(
     ("engine", "jobs"),
-    [("basic", 1), ("joblib", 2), pytest.param("submitit_local", 1, marks=TORTURE)],
+    [("basic", 1), pytest.param("joblib", 2, marks=TORTURE), pytest.param("submitit_local", 1, marks=TORTURE)],
 )
 def test_workers_save_and_die_with_a_driver_that_is_killed(
     engine: str, jobs: int, tmp_path: Path, start: Start
@@ -113,6 +113,7 @@ def test_workers_save_and_die_with_a_driver_that_is_killed(
     assert all(steps(directory) > 0 for directory in seeds(tmp_path).values())
 
 
+@pytest.mark.torture
 def test_submitit_s_warning_queues_the_job_again_and_it_goes_on(tmp_path: Path, start: Start) -> None:
     process = start("hydra/launcher=submitit_local", "seed=0", at_work=1)
     [task] = [other for other in family(process) if "submitit.core._submit" in other.cmdline()]

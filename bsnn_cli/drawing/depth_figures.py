@@ -62,7 +62,7 @@ def signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
         {"GPN": "-", "depth-aware GPN": "-."},
         "Squared length of the signal per unit (top), Frobenius norm of the gradient (middle) and mean 1 − cosine "
         "between inputs (bottom) against the layer, at the start of training, with GPN (solid) and with depth-aware "
-        "GPN (dash-dotted), whose one parameter is set so that inputs at right angles keep a wanted 1 − cosine at the end.",
+        "GPN (dash-dotted), whose one parameter is set so that inputs at right angles keep a wanted 1 − cosine.",
     )
 
 
