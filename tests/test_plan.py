@@ -96,6 +96,19 @@ def test_the_table_of_outcomes_names_what_is_varied_and_why_a_run_failed(
     assert lines[5] == f"failed: digits selu_gpn 0.5 2: ValueError: no; see {path / 'log.txt'}"
 
 
+def test_an_experiment_is_a_sweep_whose_values_the_command_line_goes_before(bsnn: Callable[..., Answer]) -> None:
+    small = ["dataset=digits", "model.depth=3,4", "model.width=6", "activation.separation=0.9,0.95", "dry_run=true"]
+    answer = bsnn("train", "experiment=depth_aware", *small)
+    assert answer.returncode == 0, answer.stderr
+    assert "16 runs: 16 to run" in answer.stdout  # four activations, two depths, two separations
+    assert answer.stdout.count("lrelu_gpn_d") == 8  # in the table, and in the directory
+    assert " 0.95 " in answer.stdout
+    assert " 200 " not in answer.stdout
+    unknown = bsnn("train", "experiment=depth_unaware", "dry_run=true")
+    assert unknown.returncode == 2
+    assert "experiment=depth_unaware: must be one of depth_aware" in unknown.stderr
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
     one = bsnn("train", *SMALL, "dry_run=true")
     many = bsnn("train", "-m", *SMALL, "seed=0,1", "dry_run=true")

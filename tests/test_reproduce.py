@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import time
@@ -38,6 +39,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
+
+
+def test_the_profile_of_depth_aware_gpn_composes(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agenda.plan, "step_seconds", lambda _: 0.5)
+    assert cli.dispatch(["reproduce", "profile=depth_aware", "dry_run=true"]) == 0
+    output = capfd.readouterr().out
+    assert [int(n) for n in re.findall(r"(\d+) runs: ", output)] == [12, 2, 4, 2]
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["smoke", "short", "paper"])
