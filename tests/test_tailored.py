@@ -153,6 +153,18 @@ def test_the_module_takes_functions_modules_and_dtypes() -> None:
     assert "gain" not in repr(GPN("tanh"))
 
 
+def test_everything_compiles_into_one_graph() -> None:
+    names = ("tanh", "lrelu", "selu")
+    activations, modules = [tailored(get(name), 0.3, 50) for name in names], [GPN(name, depth=50) for name in names]
+
+    def everything(h: Tensor) -> list[Tensor]:
+        return [part for phi in activations for part in (phi.phi(h), phi.derivative(h))] + [gpn(h) for gpn in modules]
+
+    h = torch.linspace(-3, 3, 12).view(3, 4)
+    compiled = torch.compile(everything, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(h), everything(h), rtol=0, atol=0)
+
+
 def test_activations_pickle_by_what_made_them() -> None:
     phi = tailored(get("elu"), 0.3, 50)
     assert pickle.loads(pickle.dumps(phi)) is phi

@@ -87,7 +87,7 @@ def solve(activation: Activation | Phi, separation: float, depth: int) -> Tailor
         candidate = functools.partial(_member(cornered, power), phi)
         return meanfield.separation(meanfield.transfer(candidate), depth) - separation
 
-    # From φ itself, power 0, in steps of two towards the straight line or away from it.
+    # From φ itself, power 0, by halving or doubling, towards the straight line or away from it.
     toward = -1 if excess(0) < 0 else 1
     for power in range(0, STRAIGHTEST if toward < 0 else 0 if cornered else STEEPEST, toward):
         if excess(power) * excess(power + toward) <= 0:
