@@ -56,9 +56,9 @@ def test_module_and_command_are_the_same_from_any_directory(tmp_path: Path) -> N
 
 BAD = {
     "activation=sellu_gpn": ["activation=sellu_gpn", "tanh_gpn", "did you mean selu_gpn?"],
-    "activation=[]": ["activation=[]", "one of custom, custom_gpn, elu"],
-    "activation=null": ["activation=null", "one of custom, custom_gpn, elu"],
-    "activation=": ["activation=", "one of custom, custom_gpn, elu"],
+    "activation=[]": ["activation=[]", "one of custom, custom_gpn, custom_gpn_d, elu"],
+    "activation=null": ["activation=null", "one of custom, custom_gpn, custom_gpn_d, elu"],
+    "activation=": ["activation=", "one of custom, custom_gpn, custom_gpn_d, elu"],
     "activation=tänh": ["activation=tänh", "quote"],
     "activation.name=selux": ["activation.name=selux", "one of tanh", "did you mean selu?"],
     "dataset=mnits": ["dataset=mnits", "cifar10", "did you mean mnist?"],
@@ -203,7 +203,7 @@ def test_gpn_refuses_an_unknown_name(bsnn: Callable[..., Answer]) -> None:
     [
         ("bsnn tr", {"train"}),
         ("bsnn ", set(VERBS)),
-        ("bsnn train activation=selu", {"activation=selu", "activation=selu_gpn"}),
+        ("bsnn train activation=selu", {"activation=selu", "activation=selu_gpn", "activation=selu_gpn_d"}),
         ("bsnn train optim.", {"optim.lr=", "optim.momentum=", "optim.batch_size=", "optim.epochs="}),
         ("bsnn data dataset=dig", {"dataset=digits"}),
     ],
