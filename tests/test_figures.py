@@ -38,7 +38,8 @@ def measured(root: Path, activation: str, scale: float = 1.0, repeats: int = 1, 
     """Store a measurement whose signal is scale·2^-l and whose gradient is scale·l; returns its `layers.csv`."""
     config = PropagateConfig(output_root=str(root))
     config.activation.name, config.activation.gpn = plotting.split(activation)
-    config.activation.separation = 0.3 if activation.endswith("_d") else None
+    if activation.endswith("_d"):
+        config.activation.separation, config.activation.tailored_depth = 0.3, DEPTH
     config.approach, config.run = model.pop("approach", None), model.pop("run", None)
     config.weights_digest, config.activation.root = config.run, model.pop("root_of_b", "auto")
     config.propagate.inputs, config.propagate.repeats = 8, repeats

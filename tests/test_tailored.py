@@ -131,6 +131,10 @@ def test_what_is_out_of_reach_is_told_with_what_is_not() -> None:
         solve(get("tanh"), 1e-9, 200)
     with pytest.raises(ActivationError, match="above 0 and below 1, after at least one layer"):
         solve(get("tanh"), 1.0, 200)
+    with pytest.raises(ActivationError, match="say how many with depth="):
+        GPN("tanh", separation=0.2)
+    with pytest.raises(ActivationError, match="activation sign: its derivative is 0 everywhere"):
+        GPN(torch.sign, depth=2)
     for name, reason in UNTAILORED.items():
         with pytest.raises(ActivationError, match=reason.split(";")[0]):
             GPN(name, depth=200)
@@ -151,6 +155,8 @@ def test_the_module_takes_functions_modules_and_dtypes() -> None:
     assert "gain=0.4" in repr(named)
     assert named(h.half()).dtype == torch.float16
     assert "gain" not in repr(GPN("tanh"))
+    with torch.device("meta"):
+        assert GPN("tanh", depth=50, separation=0.4).tailoring == named.tailoring
 
 
 def test_everything_compiles_into_one_graph() -> None:
@@ -274,6 +280,25 @@ def test_a_pivot_over_separations_keeps_them_apart(tmp_path: Path) -> None:
     assert table[0][1:] == ["0.1", "0.3", "none"]
     assert table[1:] == [["tanh_gpn", "–", "–", "5.00"], ["tanh_gpn_d", "10.00", "30.00", "–"]]
     assert len(frame(*runs)) == 2
+
+
+def test_a_separation_out_of_reach_stops_a_sweep_before_it_begins(bsnn: Callable[..., Answer], tmp_path: Path) -> None:
+    values = ["activation=selu_gpn_d", "activation.separation=0.01,0.5", "dataset=digits", "model.depth=50"]
+    for answer in (bsnn("train", "-m", *values, "dry_run=true"), bsnn("train", "-m", *values)):
+        assert answer.returncode == 2
+        assert "1 − c = 0.01 after 50 layers is out of reach" in answer.stderr
+    assert not list(tmp_path.glob("outputs/runs"))
+
+
+def test_theory_of_a_tailored_activation_can_be_drawn(bsnn: Callable[..., Answer], tmp_path: Path) -> None:
+    small = ["trials=20", "largest_width=64", "depth=4", "width=20", "networks=2"]
+    assert bsnn("theory", "activation=elu_gpn_d", "activation.separation=0.8", *small).returncode == 0
+    for figure in ("theorems", "angles", "lengths"):
+        answer = bsnn("figures", f"only={figure}", "formats=[svg]")
+        assert answer.returncode == 0, answer.stderr
+        assert "ELU, depth-aware" in (tmp_path / "outputs" / "figures" / f"{figure}.svg").read_text()
+    report = bsnn("report")
+    assert report.returncode == 0, report.stderr
 
 
 def test_signals_of_a_tailored_network_stay_apart(bsnn: Callable[..., Answer], tmp_path: Path) -> None:

@@ -25,8 +25,16 @@ from bsnn_cli.drawing.plotting import (
 from bsnn_cli.drawing.signal_figures import Summary, of_paper, size_arguments
 from bsnn_cli.drawing.variant_figures import grid
 from bsnn_cli.gpn import meanfield
-from bsnn_cli.gpn.activations import get
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, CUSTOM, DATASETS, PAPER_ACTIVATIONS, UNTAILORED
+from bsnn_cli.gpn.activations import Activation, get
+from bsnn_cli.gpn.tailored import tailored
+from bsnn_cli.settings.choices import (
+    ACTIVATION_LABELS,
+    CUSTOM,
+    DATASETS,
+    DEFAULT_SEPARATION,
+    PAPER_ACTIVATIONS,
+    UNTAILORED,
+)
 from bsnn_cli.settings.config import FiguresConfig
 from bsnn_cli.storage import runs
 from bsnn_cli.tabulating import summary
@@ -45,9 +53,11 @@ def signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """Three quantities over depth, for each activation that has been measured in both forms."""
     found: dict[str, dict[str, Summary]] = {}
     for each in sorted(of_paper(config), key=lambda each: each["repeats"]):
-        name, own = each["config"]["activation"]["name"], each["activation"].removesuffix("-bn")
-        suffix = own.removeprefix(name)
-        if each["width"] == config.width and suffix in STYLES and each["config"]["activation"]["root"] == "auto":
+        activation = each["config"]["activation"]
+        separation, layers = activation.get("separation"), activation.get("tailored_depth")
+        name, suffix = activation["name"], each["activation"].removeprefix(activation["name"])
+        usual = separation is None or (separation, layers) == (DEFAULT_SEPARATION, config.depth)
+        if each["width"] == config.width and suffix in STYLES and activation["root"] == "auto" and usual:
             found.setdefault(name, {})[suffix] = each
     both = {name: found[name] for name in ACTIVATION_LABELS if len(found.get(name, {})) == len(STYLES)}
     if not both:
@@ -57,12 +67,12 @@ def signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
         return
     yield grid(
         "depth_aware",
-        {ACTIVATION_LABELS[name]: [(STYLES[key], each) for key, each in own.items()] for name, own in both.items()},
+        {ACTIVATION_LABELS[name]: [(STYLES[form], own[form]) for form in STYLES] for name, own in both.items()},
         config.depth,
         {"GPN": "-", "depth-aware GPN": "-."},
         "Squared length of the signal per unit (top), Frobenius norm of the gradient (middle) and mean 1 − cosine "
         "between inputs (bottom) against the layer, at the start of training, with GPN (solid) and with depth-aware "
-        "GPN (dash-dotted), whose one parameter is set so that inputs at right angles keep a wanted 1 − cosine.",
+        f"GPN (dash-dotted), set to keep a 1 − cosine of {DEFAULT_SEPARATION}.",
     )
 
 
@@ -81,17 +91,17 @@ def accuracies(config: FiguresConfig) -> Iterator[Picture | Missing]:
             yield accuracy(str(dataset), str(protocol), group)
 
 
-def accuracy(dataset: str, protocol: str, runs: pd.DataFrame) -> Picture:
+def accuracy(dataset: str, protocol: str, trained: pd.DataFrame) -> Picture:
     """One picture, a panel for each depth.
 
     Args:
         dataset: name.
         protocol: without the depth.
-        runs: as `summary.finished` returns them, with GPN.
+        trained: runs as `summary.finished` returns them, with GPN.
     """
-    runs = runs.assign(predicted=[predicted(run) for run in runs.to_dict("records")])
+    trained = trained.assign(predicted=[predicted(run) for run in trained.to_dict("records")])
     keys = ["model.depth", "activation", "separation", "predicted", *summary.CELL]
-    cells = summary.over_seeds(runs, list(dict.fromkeys(keys)))
+    cells = summary.over_seeds(trained, list(dict.fromkeys(keys)))
     cells = cells[cells["split"] == "test"]
     depths = sorted(set(cells["model.depth"]))
     names = sorted(set(cells["activation"]), key=summary.axis_order)
@@ -100,10 +110,10 @@ def accuracy(dataset: str, protocol: str, runs: pd.DataFrame) -> Picture:
         for name in names:
             own = cells[(cells["model.depth"] == depth) & (cells["activation"] == name)].sort_values("predicted")
             ax.plot(own["predicted"], own["mean"], color=colour(name), linewidth=0.8, alpha=0.6)
-            for tailored, marker in ((False, "s"), (True, "o")):
-                part = own[(own["separation"] != "") == tailored]
+            for aware, marker in ((False, "s"), (True, "o")):
+                part = own[(own["separation"] != "") == aware]
                 looks: dict[str, Any] = {"color": colour(name), "fmt": marker, "markersize": 4, "capsize": 2}
-                looks["markerfacecolor"] = colour(name) if tailored else "white"
+                looks["markerfacecolor"] = colour(name) if aware else "white"
                 ax.errorbar(part["predicted"], part["mean"], part["std"], **looks)
         log_axis(ax, "x", min(5e-4, float(cells["predicted"].min())), 1.0, ticks=4)
         ax.set_title(f"{depth:.0f} layers")
@@ -129,7 +139,7 @@ def accuracy(dataset: str, protocol: str, runs: pd.DataFrame) -> Picture:
 
 def predicted(run: dict[Any, Any]) -> float:
     """1 − c after all layers of the network of a run, from right angles, at infinite width."""
-    depth = int(run["model.depth"])
-    if run["separation"] != "" and run[summary.TAILORED_DEPTH] == depth:
-        return float(run[summary.SEPARATION])
-    return meanfield.separation(get(run["activation.name"]), depth)
+    phi: Activation = get(run["activation.name"])
+    if run["separation"] != "":
+        phi = tailored(phi, float(run[summary.SEPARATION]), int(run[summary.TAILORED_DEPTH]))
+    return meanfield.separation(phi, int(run["model.depth"]))

@@ -26,6 +26,9 @@ from bsnn_cli.drawing.plotting import (
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT
 from bsnn_cli.settings.config import FiguresConfig
 
+DEPTH_AWARE = "_d"
+"""Ends the name of a tailored activation in `theory.csv`."""
+
 CASES = {
     "none": "assumptions hold",
     "haar": "$W = I$, spiky $x$",
@@ -52,7 +55,18 @@ def theory(config: FiguresConfig, name: str) -> Numbers:
 
 def order(rows: pd.DataFrame) -> list[str]:
     """The activations that occur, as tables order them."""
-    return [name for name in AUTO_ROOT if (rows["activation"] == name).any()]
+    known = [name + form for name in AUTO_ROOT for form in ("", DEPTH_AWARE)]
+    return [name for name in known if (rows["activation"] == name).any()]
+
+
+def base(name: str) -> str:
+    """Without the mark of a depth-aware form."""
+    return name.removesuffix(DEPTH_AWARE)
+
+
+def heading(name: str) -> str:
+    """As legends show it."""
+    return ACTIVATION_LABELS[base(name)] + (", depth-aware" if name.endswith(DEPTH_AWARE) else "")
 
 
 def theorems(config: FiguresConfig) -> Iterator[Picture | Missing]:
@@ -69,7 +83,7 @@ def theorems(config: FiguresConfig) -> Iterator[Picture | Missing]:
             ax = axes[row * len(CASES) + column]
             for name in order(rows):
                 own = rows[(rows["what"] == what) & (rows["case"] == case) & (rows["activation"] == name)]
-                looks: dict[str, Any] = {"color": COLOURS[name]}
+                looks: dict[str, Any] = {"color": COLOURS[base(name)]}
                 ax.plot(own["width"], own["estimate"], marker="o", markersize=2, linewidth=1, **looks)
                 ax.vlines(own["width"], own["low"], own["high"], linewidth=0.8, **looks)
             if row == 0:
@@ -85,7 +99,7 @@ def theorems(config: FiguresConfig) -> Iterator[Picture | Missing]:
     axes[0].set_ylim(-0.03, 1.03)
     axes[0].set_ylabel("Theorem 1\n$P(\\geq\\varepsilon)$")
     axes[len(CASES)].set_ylabel("Theorem 2\n$P(\\geq\\varepsilon)$")
-    handles = [key(ACTIVATION_LABELS[name], color=COLOURS[name]) for name in order(rows)]
+    handles = [key(heading(name), color=COLOURS[base(name)]) for name in order(rows)]
     legend_above(figure, [*handles, key("input (TSC)", linestyle=":")], 7)
     epsilon, trials = rows["epsilon"].iloc[0], rows["trials"].iloc[0]
     note(figure, f"deviation of ε = {epsilon:.3f} or more; {trials:.0f} draws a point, bars: 95 % intervals")
@@ -159,7 +173,7 @@ def over_depth(table: pd.DataFrame, what: str, axis: str, span: tuple[float, flo
     for ax, name in zip(axes, names, strict=False):
         for (root, _), path in rows[rows["activation"] == name].groupby(["root", "start"], dropna=False):
             follow(ax, path.sort_values("layer"), name, root if isinstance(root, str) else None, span)
-        ax.set_title(ACTIVATION_LABELS[name], pad=3)
+        ax.set_title(heading(name), pad=3)
         log_axis(ax, "y", *span, ticks=5)
         log_axis(ax, "x", 0.85, 1.2 * depth, ticks=4)  # dots at the ends stay whole
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
@@ -194,8 +208,8 @@ def follow(ax: Axes, path: pd.DataFrame, name: str, root: str | None, span: tupl
 
     The band of the root that is not in use is left out: where χ > 1, it soon is all there is.
     """
-    colour, layer = COLOURS[name], path["layer"]
-    in_use = root is None or root == AUTO_ROOT[name]
+    colour, layer = COLOURS[base(name)], path["layer"]
+    in_use = root is None or root == AUTO_ROOT[base(name)]
     dashes = "--" if root is None else "-" if in_use else ":"
     if in_use:
         band = (path["band_low"].clip(lower=span[0]), path["band_high"].clip(upper=span[1]))

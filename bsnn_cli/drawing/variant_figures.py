@@ -16,11 +16,9 @@ from bsnn_cli.drawing.plotting import (
     colour,
     elsewhere,
     key,
-    label,
     legend_above,
     log_axis,
     note,
-    split,
 )
 from bsnn_cli.drawing.signal_figures import (
     FORWARD,
@@ -104,7 +102,7 @@ def after_training(config: FiguresConfig) -> Iterator[Picture | Missing]:
         lines += [(":", each) for each in stored if each["trained"] is None and starts(each, lines[0][1])][:1]
     legend = {"after training, unit rows": "-", "orthogonal weights": "--", "before training": ":"}
     shown = {style for lines in columns.values() for style, _ in lines}
-    ordered = {label(*split(name)) if "-bn" not in name else name: columns[name] for name in sorted(columns)}
+    ordered = {columns[name][0][1]["label"] if "-bn" not in name else name: columns[name] for name in sorted(columns)}
     yield grid(
         "after_training",
         ordered,
@@ -119,7 +117,9 @@ def after_training(config: FiguresConfig) -> Iterator[Picture | Missing]:
 def starts(fresh: Summary, trained: Summary) -> bool:
     """Whether a fresh network is the start of a trained one, measured on the same kind of signals."""
     same = ("activation", "source", "dataset", "inputs")
-    return all(fresh[name] == trained[name] for name in same) and fresh["config"]["model"]["init"] == "orthogonal"
+    separations = {each["config"]["activation"].get("separation") for each in (fresh, trained)}
+    alike = len(separations) == 1 and all(fresh[name] == trained[name] for name in same)
+    return alike and fresh["config"]["model"]["init"] == "orthogonal"
 
 
 def grid(

@@ -66,12 +66,14 @@ def untailored(config: ActivationConfig) -> Activation:
 
 
 def identified(config: ActivationConfig) -> ActivationConfig:
-    """The config with the fingerprint of its file, once that is found to be in order.
+    """The config with the fingerprint of its file, once the activation is found to be in order.
 
     Raises:
         ActivationError, ConfigError: as `activation`.
     """
     found = untailored(config)
+    if config.separation is not None:
+        activation(config)  # a separation that is out of reach is found here, before anything is begun
     if not isinstance(found, CustomActivation):
         return config
     text, function, _ = found.origin

@@ -7,6 +7,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn.activations import Activation, get, name_of, normalise
 from bsnn_cli.gpn.functions import Phi, in_double
 from bsnn_cli.gpn.tailored import Tailoring, solve
@@ -26,7 +27,7 @@ class GPN(nn.Module):
         activation: a name, an `nn.Module` or another function, as in `normalise`.
         root: which solution b, as in `normalise`.
         depth: layers of the network that the activation is tailored to; None: it is taken as it is.
-        separation: 1 − c that inputs at right angles are to keep over these layers, in (0, 1).
+        separation: 1 − c that inputs at right angles are to keep over these layers, in (0, 1); None: 0.3.
 
     Attributes:
         a, b: the constants.
@@ -42,19 +43,24 @@ class GPN(nn.Module):
         activation: str | Activation | Phi,
         root: str = "auto",
         depth: int | None = None,
-        separation: float = DEFAULT_SEPARATION,
+        separation: float | None = None,
     ) -> None:
         super().__init__()
         known = get(activation) if isinstance(activation, str) else activation
-        phi = known.phi if isinstance(known, Activation) else in_double(known)
-        self.tailoring = Tailoring() if depth is None else solve(known, separation, depth)
-        solution = normalise(known if depth is None else functools.partial(self.tailoring, phi), root)
+        if depth is None and separation is not None:
+            raise ActivationError(f"separation={separation}: counts layers; say how many with depth=")
+        if depth is None:
+            self.tailoring, solution = Tailoring(), normalise(known, root)
+        else:
+            self.tailoring = solve(known, DEFAULT_SEPARATION if separation is None else separation, depth)
+            phi = known.phi if isinstance(known, Activation) else in_double(known)
+            solution = normalise(functools.partial(self.tailoring, phi), root)
         self.name = name_of(known)
         self.activation = known.phi if isinstance(known, Activation) else known
         self.a, self.b, self.root = solution.a, solution.b, solution.root
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map h elementwise; shape and dtype stay. a and b are applied in at least float32, rounding once."""
+        """Map h elementwise; shape and dtype stay. a and b are applied in at least float32."""
         value = self.tailoring(self.activation, h)
         value = value.to(torch.promote_types(value.dtype, torch.float32))
         return (self.a * value + self.b).to(h.dtype)

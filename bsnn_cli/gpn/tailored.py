@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn import meanfield
-from bsnn_cli.gpn.activations import LRELU_SLOPE, Activation, PullBack, name_of
+from bsnn_cli.gpn.activations import LRELU_SLOPE, Activation, PullBack, name_of, normalise
 from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double
 from bsnn_cli.settings.choices import UNTAILORED
 
@@ -55,11 +55,8 @@ class Tailoring:
 
     def changes(self) -> dict[str, float]:
         """What is not as it would be without tailoring."""
-        return {
-            name: value
-            for name, value in (("gain", self.gain), ("share", self.share))
-            if value != float(name == "gain")
-        }
+        gain = {"gain": self.gain} if self.gain != 1 else {}
+        return gain | ({"share": self.share} if self.share != 0 else {})
 
 
 def solve(activation: Activation | Phi, separation: float, depth: int) -> Tailoring:
@@ -79,7 +76,13 @@ def solve(activation: Activation | Phi, separation: float, depth: int) -> Tailor
         )
     if isinstance(activation, Activation) and activation.name in UNTAILORED:
         raise ActivationError(f"activation {activation.name}: {UNTAILORED[activation.name]}")
+    normalise(activation)  # what has no such form is told so, by its name
     phi = activation.phi if isinstance(activation, Activation) else in_double(activation)
+    with torch.device("cpu"):  # wherever the caller has new tensors made
+        return _solve(name_of(activation), phi, separation, depth)
+
+
+def _solve(name: str, phi: Phi, separation: float, depth: int) -> Tailoring:
     cornered = has_corner(phi)
 
     @functools.cache
@@ -96,13 +99,13 @@ def solve(activation: Activation | Phi, separation: float, depth: int) -> Tailor
     powers = range(STRAIGHTEST, (0 if cornered else STEEPEST) + 1)
     reached = [excess(power) + separation for power in powers]
     raise ActivationError(
-        f"activation {name_of(activation)}: 1 − c = {separation:g} after {depth} layers is out of reach; its "
+        f"activation {name}: 1 − c = {separation:g} after {depth} layers is out of reach; its "
         f"{'share of the identity' if cornered else 'gain'} reaches from {min(reached):.4g} to {max(reached):.4g}"
     )
 
 
 def has_corner(phi: Phi) -> bool:
-    """Whether the slope of φ jumps at 0; φ takes float64."""
+    """Whether the slope of φ jumps, or is 0, at 0; φ takes float64."""
     with evaluating("φ"):
         _, (left, right) = autograd_pair(phi, torch.tensor([-NEAR, NEAR], dtype=torch.float64))
     return bool((left - right).abs() > 1e-3 * torch.max(left.abs(), right.abs()))

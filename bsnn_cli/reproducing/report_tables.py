@@ -74,6 +74,11 @@ class Block:
     tables: list[Table] = field(default_factory=list)
     warning: str | None = None
 
+    @property
+    def beyond(self) -> bool:
+        """Whether it is the published protocol with what the paper does not have."""
+        return self.apart == summary.SEPARATION
+
 
 def accuracy(stored: Stored) -> list[Block]:
     """A block for each protocol, the published one first; both of the paper's datasets where there is either."""

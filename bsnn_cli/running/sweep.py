@@ -161,7 +161,8 @@ class RunSweeper(Sweeper):
             from bsnn_cli.running import runner
 
             return runner.prepare(config)
-        if config.dataset.kind == "folder" or config.activation.name == CUSTOM:
+        tailored = config.activation.separation is not None
+        if config.dataset.kind == "folder" or config.activation.name == CUSTOM or tailored:
             from bsnn_cli.running import runner
 
             return runner.identified(config)

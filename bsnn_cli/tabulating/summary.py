@@ -206,6 +206,11 @@ def blocks(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
+def title(protocol: str) -> str:
+    """Of a block that is not the paper's."""
+    return f"Paper's protocol{', with depth-aware GPN' if protocol == SEPARATION else f' except {protocol}'}"
+
+
 def forms(cells: pd.DataFrame) -> dict[str, tuple[bool, str]]:
     """The forms of an activation side by side in a block, by heading: (gpn, separation)."""
     tailored = sorted(set(cells["separation"]) - {""}, key=axis_order)
@@ -361,6 +366,8 @@ def _axis(runs: pd.DataFrame, key: str) -> pd.Series:
     if key == "activation":
         tailored = (runs["separation"] != "").map({True: "_d", False: ""})
         return runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""}) + tailored
+    if key == SEPARATION:
+        return runs["separation"].replace("", "none")
     values = runs[{ROOT: "root", "activation.name": "activation"}.get(key, key)].astype(object)
     return values.where(values.notna(), "none")
 

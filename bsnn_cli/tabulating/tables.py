@@ -186,7 +186,7 @@ def _accuracy_block(protocol: str, cells: pd.DataFrame, split: str) -> Block:
     forms = summary.forms(cells)
     found = _by_key(shown, ["activation", "dataset", "gpn", "separation", "batch_norm"])
     return Block(
-        title=_paper_title() if protocol == "" else f"Paper's protocol except {protocol}",
+        title=_paper_title() if protocol == "" else summary.title(protocol),
         corner="Activation",
         groups=[(DATASETS[name].label if name in DATASETS else name, [*forms]) for name in datasets],
         rows=[ACTIVATION_LABELS.get(name, name) for name in activations],
