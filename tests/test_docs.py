@@ -78,8 +78,9 @@ def check(words: list[str]) -> None:
 
 @functools.cache
 def compose(verb: str, overrides: tuple[str, ...]) -> None:
-    try:
-        composition.run(verb, list(overrides), lambda composed: composition.typed(verb, composed))
+    alone = ["hydra.mode=RUN"] if any(word.startswith("experiment=") for word in overrides) else []
+    try:  # an experiment would run all of its jobs
+        composition.run(verb, [*overrides, *alone], lambda composed: composition.typed(verb, composed))
     except ConfigError as error:
         raise AssertionError(f"bsnn {verb} {shlex.join(overrides)}: {error}") from error
 

@@ -115,7 +115,7 @@ def accuracy(dataset: str, protocol: str, trained: pd.DataFrame) -> Picture:
                 looks: dict[str, Any] = {"color": colour(name), "fmt": marker, "markersize": 4, "capsize": 2}
                 looks["markerfacecolor"] = colour(name) if aware else "white"
                 ax.errorbar(part["predicted"], part["mean"], part["std"], **looks)
-        log_axis(ax, "x", min(5e-4, float(cells["predicted"].min())), 1.0, ticks=4)
+        log_axis(ax, "x", min(5e-4, float(cells["predicted"].min())), 1.3, ticks=4)  # a linear network is at 1
         ax.set_title(f"{depth:.0f} layers")
         ax.set_xlabel("predicted $1 - c$ at the end")
     axes[0].set_ylim(0, 100)
