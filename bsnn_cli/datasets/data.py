@@ -11,9 +11,11 @@ import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -259,16 +261,15 @@ def _read_digits(config: DatasetConfig, progress: bool) -> _Content:  # noqa: AR
     images), the other 1442 the training split: stratified, without chance, and writers appear in both, as in MNIST's
     usual random validation splits but unlike in its test split.
     """
-    from sklearn.datasets import load_digits
-
-    bundled = load_digits()
-    images = torch.from_numpy(bundled.data).to(torch.uint8)
-    labels = torch.from_numpy(bundled.target).to(torch.int64)
+    # The file itself: `load_digits` reads no more than this, after a second of imports, much for a run of two.
+    bundled = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = torch.from_numpy(np.loadtxt(Path(bundled), dtype=np.uint8, delimiter=","))
+    images, labels = table[:, :-1].contiguous(), table[:, -1].to(torch.int64)
     is_test = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(10):
         is_test[(labels == label).nonzero()[4::5]] = True
     return _Content(
-        tuple(str(name) for name in bundled.target_names),
+        tuple(str(digit) for digit in range(10)),
         (1, 8, 8),
         Split(images[~is_test], labels[~is_test]),
         Split(images[is_test], labels[is_test]),

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from bsnn_cli.errors import ActivationError
@@ -83,6 +82,8 @@ def solve(activation: Activation | Phi, separation: float, depth: int) -> Tailor
 
 
 def _solve(name: str, phi: Phi, separation: float, depth: int) -> Tailoring:
+    from scipy.optimize import brentq  # half a second, which runs of other activations need not wait for
+
     cornered = has_corner(phi)
 
     @functools.cache
