@@ -39,7 +39,7 @@ def measured(root: Path, activation: str, scale: float = 1.0, repeats: int = 1, 
     config = PropagateConfig(output_root=str(root))
     config.activation.name, config.activation.gpn = plotting.split(activation)
     if activation.endswith("_d"):
-        config.activation.separation, config.activation.tailored_depth = 0.3, DEPTH
+        config.activation.separation, config.activation.tailored_depth = model.pop("separation", 0.3), DEPTH
     config.approach, config.run = model.pop("approach", None), model.pop("run", None)
     config.weights_digest, config.activation.root = config.run, model.pop("root_of_b", "auto")
     config.propagate.inputs, config.propagate.repeats = 8, repeats

@@ -20,7 +20,7 @@ ROWS = [
     {"validation"},
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
-    {"meanfield"},
+    {"meanfield", "pivot"},
     {"tailored"},
     {"custom", "module"},
     # networks

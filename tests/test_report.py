@@ -45,6 +45,8 @@ def fill(root: Path) -> Stored:
         store(root, "selu_gpn", [accuracy], optim__epochs=1, model__weights=weights)
     for activation in ("tanh", "tanh_gpn", "relu", "selu_gpn"):
         measured(root, activation)
+    measured(root, "tanh_gpn_d")
+    measured(root, "selu_gpn_d", separation=0.1)
     measured(root, "gelu_gpn", approach="bsnn")
     theorised(root)
     return Stored(root)
@@ -118,10 +120,10 @@ def test_choosing_an_activation_changes_the_plot(browser: Any) -> None:
         """
         return list(browser.execute_script(script))
 
-    assert drawn() == ["Tanh", "Tanh-GPN", "SELU-GPN"]
+    assert drawn() == ["Tanh", "Tanh-GPN", "Tanh-GPN-d", "SELU-GPN"]
     click = "document.querySelector(`.plot[data-plot=signals] input[value=${arguments[0]}]`).click()"
     browser.execute_script(click, "ReLU")
-    assert drawn() == ["Tanh", "Tanh-GPN", "ReLU", "SELU-GPN"]
+    assert drawn() == ["Tanh", "Tanh-GPN", "Tanh-GPN-d", "ReLU", "SELU-GPN"]
     browser.execute_script(click, "Tanh")
     assert drawn() == ["ReLU", "SELU-GPN"]
 
@@ -147,6 +149,8 @@ def test_plots_hold_what_is_stored(filled: Stored) -> None:
     layers = pd.read_csv(next(filled.root.glob("propagation/tanh/*/layers.csv")))
     [line] = [each for each in made["signals"]["series"] if each["name"] == "Tanh" and each["panel"] == 0]
     assert line["y"] == [float(f"{value:.5g}") for value in layers["forward_norm"]]
+    tailored = {each["name"] for each in made["signals"]["series"] if each["name"].endswith("-d")}
+    assert tailored == {"Tanh-GPN-d"}  # of the default separation; that of SELU is another
     curves = {each["facet"]: each for each in made["curves"]["series"] if each["name"] == "SELU-GPN"}
     assert curves["MNIST: the published protocol"]["y"] == [70.0, 97.5]
     assert curves["MNIST: the published protocol"]["high"] == [70.0, 98.207]

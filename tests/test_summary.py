@@ -8,7 +8,7 @@ import pytest
 from bsnn_cli.errors import ConfigError, RunDirectoryError
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.config import TrainConfig
-from bsnn_cli.tabulating import summary
+from bsnn_cli.tabulating import pivot, summary
 from tests.handmade import frame, run, seeds, unfinished
 
 T_2 = 4.302652729749464
@@ -231,7 +231,7 @@ def test_runs_off_the_papers_table_never_enter_it(row):
 
 
 def pivot_of(rows: str, columns: str, *runs: Any) -> Any:
-    cells = summary.pivot(summary.finished(frame(*runs)), rows, columns)
+    cells = pivot.along(summary.finished(frame(*runs)), rows, columns)
     shown = cells[cells["split"] == "test"].to_dict("records")
     return [(cell["block"], cell["row"], cell["column"], cell["mean"]) for cell in shown]
 
@@ -300,7 +300,7 @@ def test_pivot_over_the_root_takes_the_one_that_was_used():
 @pytest.mark.parametrize(("columns", "in_parentheses"), [("activation", [False, True]), ("model.norm", [False, False])])
 def test_pivot_puts_batch_norm_in_parentheses_unless_it_is_an_axis(columns, in_parentheses):
     runs = summary.finished(frame(run("tanh", "mnist", 1.0), run("tanh-bn", "mnist", 2.0)))
-    cells = summary.pivot(runs, "model.depth", columns)
+    cells = pivot.along(runs, "model.depth", columns)
     assert list(cells[cells["split"] == "test"].sort_values("mean")["in_parentheses"]) == in_parentheses
 
 
@@ -310,7 +310,7 @@ def test_pivot_puts_batch_norm_in_parentheses_unless_it_is_an_axis(columns, in_p
 )
 def test_pivot_marks_the_better_of_gpn_and_plain(rows, columns):
     runs = summary.finished(frame(run("tanh", "mnist", 90.0), run("tanh_gpn", "mnist", 95.0)))
-    cells = summary.pivot(runs, rows, columns)
+    cells = pivot.along(runs, rows, columns)
     marked = cells[(cells["split"] == "test") & cells["better"]]
     assert list(marked["gpn"]) == [True]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import math
 import pickle
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bsnn_cli import cli
 from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn import custom, meanfield
 from bsnn_cli.gpn.activations import ACTIVATIONS, get, normalise
@@ -27,7 +29,7 @@ from bsnn_cli.running.runner import member
 from bsnn_cli.settings.choices import DEFAULT_SEPARATION, UNTAILORED
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.settings.validation import resolve
-from tests.conftest import Answer, run_bsnn
+from tests.conftest import SMALL, Answer, run_bsnn
 from tests.handmade import frame, run, seeds
 from tests.test_fleet import CLASSES, INPUTS, assert_same, batches, make_fleet
 from tests.test_tables import blocks, write
@@ -282,6 +284,13 @@ def test_a_pivot_over_separations_keeps_them_apart(tmp_path: Path) -> None:
     assert len(frame(*runs)) == 2
 
 
+def test_labels_of_a_pivot_tell_a_separation_that_is_not_the_default(tmp_path: Path) -> None:
+    runs = [run("tanh_gpn", test=10.0 * k, activation__separation=k / 10) for k in (1, 3)]
+    write(tmp_path, run("tanh_gpn", test=5.0), *runs, rows="activation", columns="model.depth")
+    [table] = blocks((tmp_path / "pivot_activation_by_model.depth_test.md").read_text()).values()
+    assert table[1:] == [["tanh_gpn", "5.00"], ["tanh_gpn_d", "**30.00**"], ["tanh_gpn_d 0.1", "10.00"]]
+
+
 def test_a_separation_out_of_reach_stops_a_sweep_before_it_begins(bsnn: Callable[..., Answer], tmp_path: Path) -> None:
     values = ["activation=selu_gpn_d", "activation.separation=0.01,0.5", "dataset=digits", "model.depth=50"]
     for answer in (bsnn("train", "-m", *values, "dry_run=true"), bsnn("train", "-m", *values)):
@@ -312,6 +321,35 @@ def test_signals_of_a_tailored_network_stay_apart(bsnn: Callable[..., Answer], t
     low, high = meanfield.fate_of_angle(meanfield.transfer(tailored(get("tanh"), 0.3, 50)), 50, 200).band(1, DEVIATIONS)
     assert low[-1] < separations["tanh_gpn_d"] < high[-1]
     assert separations["tanh_gpn"] < low[-1]
+
+
+def test_the_range_of_a_function_ends_where_it_is_too_steep_for_its_moments() -> None:
+    """exp(32h) has none that float64 holds; half of what follows is a gain below 1 all the same."""
+    assert 0 < solve(torch.exp, 0.5, 20).gain < 1
+    with pytest.raises(ActivationError, match=r"activation exp: .* out of reach; its gain reaches from 0\.0098"):
+        solve(torch.exp, 1e-6, 200)
+
+
+def test_a_fleet_of_several_separations_and_functions_equals_lone_runs(tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text("import torch\n\ndef bent(h):\n    return torch.tanh(h) + 0.1 * h * h\n")
+    choices = ["activation=tanh_gpn_d,custom_gpn_d", "activation.separation=0.9,0.95", "activation.path=my.py:bent"]
+    swept = run_bsnn("train", "-m", "hydra/launcher=fleet", *SMALL, *choices, cwd=tmp_path)
+    assert swept.returncode == 0, swept.stderr
+    for name, separation in (("tanh", 0.95), ("custom", 0.9)):
+        config = [f"activation={name}_gpn_d", f"activation.separation={separation}", f"output_root={tmp_path}/alone"]
+        assert cli.dispatch(["train", *SMALL, *config, f"activation.path={tmp_path}/my.py:bent"]) == 0
+    together, alone = (
+        {
+            (path.parts[-3], path.parts[-2]): json.loads(path.read_text())
+            for path in (tmp_path / root).glob("runs/*/*/*/result.json")
+        }
+        for root in ("outputs", "alone")
+    )
+    assert {each["networks"] for each in together.values()} == {4}
+    assert len({each["train_loss"] for each in together.values()}) == len(together) == 4
+    assert len(alone) == 2
+    for key, each in alone.items():
+        assert together[key]["train_loss"] == pytest.approx(each["train_loss"], rel=1e-5)
 
 
 def test_elementwise_maths_of_a_blend() -> None:

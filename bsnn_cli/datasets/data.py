@@ -263,7 +263,7 @@ def _read_digits(config: DatasetConfig, progress: bool) -> _Content:  # noqa: AR
     """
     # The file itself: `load_digits` reads no more than this, after a second of imports, much for a run of two.
     bundled = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
-    table = torch.from_numpy(np.loadtxt(Path(bundled), dtype=np.uint8, delimiter=","))
+    table = torch.from_numpy(np.loadtxt(str(bundled), dtype=np.uint8, delimiter=","))
     images, labels = table[:, :-1].contiguous(), table[:, -1].to(torch.int64)
     is_test = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(10):

@@ -54,10 +54,8 @@ def signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
     found: dict[str, dict[str, Summary]] = {}
     for each in sorted(of_paper(config), key=lambda each: each["repeats"]):
         activation = each["config"]["activation"]
-        separation, layers = activation.get("separation"), activation.get("tailored_depth")
         name, suffix = activation["name"], each["activation"].removeprefix(activation["name"])
-        usual = separation is None or (separation, layers) == (DEFAULT_SEPARATION, config.depth)
-        if each["width"] == config.width and suffix in STYLES and activation["root"] == "auto" and usual:
+        if each["width"] == config.width and suffix in STYLES and activation["root"] == "auto":
             found.setdefault(name, {})[suffix] = each
     both = {name: found[name] for name in ACTIVATION_LABELS if len(found.get(name, {})) == len(STYLES)}
     if not both:

@@ -29,7 +29,7 @@ from bsnn_cli.drawing.plotting import (
     stroke,
 )
 from bsnn_cli.measuring import propagation_store
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT, PAPER_ACTIVATIONS
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT, DEFAULT_SEPARATION, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import FiguresConfig, ModelConfig
 
 PAIRS = ("tanh", "tanh_gpn", "selu", "selu_gpn")
@@ -73,14 +73,21 @@ def of_depth(config: FiguresConfig) -> list[Summary]:
 
 
 def of_paper(config: FiguresConfig) -> list[Summary]:
-    """The paper's networks of the wanted depth, with either root of b."""
+    """The paper's networks of the wanted depth, with either root of b; of depth-aware ones the default."""
     return [
         each
         for each in fresh(config)
         if each["depth"] == config.depth
         and each["approach"] is None
+        and _usual(each["config"]["activation"], config.depth)
         and asdict(ModelConfig(depth=each["depth"], width=each["width"])) == asdict(ModelConfig()) | _model(each)
     ]
+
+
+def _usual(activation: dict[str, Any], depth: int) -> bool:
+    """Whether it is not tailored, or as `activation=NAME_gpn_d` does it; older measurements know neither key."""
+    separation, layers = activation.get("separation"), activation.get("tailored_depth")
+    return separation is None or (separation, layers) == (DEFAULT_SEPARATION, depth)
 
 
 def _model(summary: Summary) -> dict[str, Any]:

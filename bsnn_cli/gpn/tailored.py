@@ -17,6 +17,7 @@ orthogonal and both GPN conditions hold as well.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,10 @@ def _solve(name: str, phi: Phi, separation: float, depth: int) -> Tailoring:
     @functools.cache
     def excess(power: float) -> float:
         candidate = functools.partial(_member(cornered, power), phi)
-        return meanfield.separation(meanfield.transfer(candidate), depth) - separation
+        try:
+            return meanfield.separation(meanfield.transfer(candidate), depth) - separation
+        except ActivationError:
+            return math.nan  # too steep for its moments: its range ends here
 
     # From φ itself, power 0, by halving or doubling, towards the straight line or away from it.
     toward = -1 if excess(0) < 0 else 1
@@ -98,7 +102,7 @@ def _solve(name: str, phi: Phi, separation: float, depth: int) -> Tailoring:
             found = brentq(excess, power, power + toward, xtol=ACCURACY, rtol=ACCURACY)
             return _member(cornered, float(found))
     powers = range(STRAIGHTEST, (0 if cornered else STEEPEST) + 1)
-    reached = [excess(power) + separation for power in powers]
+    reached = [excess(power) + separation for power in powers if not math.isnan(excess(power))]
     raise ActivationError(
         f"activation {name}: 1 − c = {separation:g} after {depth} layers is out of reach; its "
         f"{'share of the identity' if cornered else 'gain'} reaches from {min(reached):.4g} to {max(reached):.4g}"

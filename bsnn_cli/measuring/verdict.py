@@ -18,6 +18,8 @@ def title(summary: dict[str, Any]) -> str:
         name = f"{summary['approach']} ({name})"
     if activation["gpn"] and activation["root"] != "auto":
         name += f" with the {activation['root']} root"
+    if activation.get("separation") is not None:
+        name += f" for 1 − c = {activation['separation']:g}"
     return f"{'trained ' if summary['trained'] else ''}{name}, {summary['depth']} layers of {summary['width']}"
 
 

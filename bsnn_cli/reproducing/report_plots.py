@@ -24,6 +24,9 @@ from bsnn_cli.tabulating.stored import Stored
 Plot = dict[str, Any]
 Series = dict[str, Any]
 
+DASHES = {"": "dash", "_gpn": "", "_gpn_d": "dashdot"}
+"""Of the lines of each of `FORMS`."""
+
 
 def panel(title: str, x: str, y: str, **options: Any) -> dict[str, Any]:
     """One pair of axes; options `logx`, `logy`, `ticks` (of x), `range` (of y), `mark` (a line at this y)."""
@@ -46,10 +49,10 @@ def numbers(value: Any) -> float | None:
     return float(f"{number:.5g}") if math.isfinite(number) else None
 
 
-def name_of(activation: str) -> tuple[str, str, bool]:
-    """(base, as legends show it, gpn) of `selu_gpn`."""
+def name_of(activation: str) -> tuple[str, str, str]:
+    """(base, as legends show it, dash of its lines) of `selu_gpn`."""
     base, form = split_label(activation)
-    return base, ACTIVATION_LABELS.get(base, base) + FORMS[form], form != ""
+    return base, ACTIVATION_LABELS.get(base, base) + FORMS[form], DASHES[form]
 
 
 def headline(stored: Stored) -> FiguresConfig:
@@ -64,7 +67,7 @@ def headline(stored: Stored) -> FiguresConfig:
 def fresh_networks(stored: Stored) -> dict[str, Mapping[str, Any]]:
     """Measurements of the paper's networks at the headline size, by activation."""
     config = headline(stored)
-    names = [name + suffix for name in AUTO_ROOT for suffix in ("", "_gpn")]
+    names = [name + form for name in AUTO_ROOT for form in FORMS]
     return dict(signal_figures.of_size(config, "", names)[0])
 
 
@@ -72,8 +75,8 @@ def signals(stored: Stored) -> Plot:
     """Length of the signal and norm of the gradient of every layer at the start of training."""
     series = []
     for activation, measured in fresh_networks(stored).items():
-        base, words, gpn = name_of(activation)
-        series += layer_lines(measured, words, base, "" if gpn else "dash")
+        base, words, dash = name_of(activation)
+        series += layer_lines(measured, words, base, dash)
     return {"panels": layer_panels(), "series": series, "start": ["Tanh", "SELU"]}
 
 
@@ -104,12 +107,12 @@ def slopes(stored: Stored) -> Plot:
     """Histograms of f'(h) in the last layer."""
     series = []
     for activation, measured in fresh_networks(stored).items():
-        base, words, gpn = name_of(activation)
+        base, words, dash = name_of(activation)
         bins = pd.read_csv(Path(measured["directory"]) / "histogram.csv")
         bins = bins[bins["layer"] == bins["layer"].max()]
         edges = [edge for bar in bins.itertuples() for edge in (bar.left, bar.right)]
         tops = [top or math.nan for bar in bins.itertuples() for top in (bar.density, bar.density)]
-        series.append(line(edges, tops, words, base, dash="" if gpn else "dash"))
+        series.append(line(edges, tops, words, base, dash=dash))
     axes = [panel("Slopes in the last layer", "slope f'(h)", "density", logy=True)]
     return {"panels": axes, "series": series, "start": ["Tanh", "SELU"]}
 
@@ -149,7 +152,7 @@ def curves(stored: Stored) -> Plot:
         words = label(base, gpn, str(keys[5]))
         where = DATASETS[dataset].label if dataset in DATASETS else dataset
         facet = f"{where}{' with batch normalisation' if batch_norm else ''}: {protocol or 'the published protocol'}"
-        options: dict[str, Any] = {"facet": facet, "dash": "dashdot" if keys[5] else "" if gpn else "dash"}
+        options: dict[str, Any] = {"facet": facet, "dash": DASHES["_gpn_d" if keys[5] else "_gpn" if gpn else ""]}
         if rows["std"].notna().any():
             options |= {"low": rows["mean"] - rows["std"], "high": rows["mean"] + rows["std"]}
         options["mode"] = "lines+markers" if rows["epoch"].max() < 12 else "lines"

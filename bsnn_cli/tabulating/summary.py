@@ -6,7 +6,6 @@ counted, never averaged away; runs that are not finished do not count.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -17,8 +16,6 @@ from scipy.special import stdtrit
 
 from bsnn_cli.errors import ConfigError, RunDirectoryError
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, CUSTOM, DATASETS, FORMS, split_label
-from bsnn_cli.settings.config import TrainConfig
-from bsnn_cli.settings.knobs import knobs
 
 SPLITS = ("test", "train")
 FINISHED = ("done", "diverged")
@@ -32,13 +29,6 @@ ROOT = "activation.root"
 SEPARATION, TAILORED_DEPTH = "activation.separation", "activation.tailored_depth"
 ELSEWHERE = (ROOT, "model.weights")
 """Protocols that set these answer a question of their own (`findings`)."""
-
-ALIASES = {"dataset.name": "dataset"}
-AXES = {
-    "activation": ["activation.name", "activation.gpn", "activation.fingerprint"],
-    "dataset": ["dataset.kind", "dataset.name", "dataset.fingerprint"],
-}
-"""Short names of an axis of a pivot table, and the keys of the configuration that each stands for."""
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:
@@ -312,78 +302,6 @@ def paired(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def pivot(runs: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
-    """Accuracy statistics over seeds along two chosen keys.
-
-    Whatever else sets runs apart from the paper's protocol is never merged: it becomes the title of a block. Batch
-    normalisation stays in the same block (it stands in parentheses) unless it is one of the two keys.
-
-    Args:
-        runs: as `finished` returns them.
-        rows: a dotted key of the configuration such as `model.depth`, `seed`, `dataset`, or `activation` (labels such
-            as `selu_gpn`). `activation.root` takes the root that was used rather than `auto`.
-        columns: another one.
-
-    Returns:
-        One row per block, row, column, batch_norm and split with the statistics of `over_seeds`, `better` and
-        `in_parentheses`.
-
-    Raises:
-        ConfigError: for an unknown key, with the nearest ones, or the same key twice.
-    """
-    axes = (axis_key("rows", rows), axis_key("columns", columns))
-    if axes[0] == axes[1]:
-        raise ConfigError(f"columns={columns}: must differ from rows={rows}")
-    covered = {key for axis in axes for key in (axis, *AXES.get(axis, []))}
-    titles = [_block_title(run, covered) for run in runs.to_dict("records")]
-    frame = runs.assign(block=titles, row=_axis(runs, axes[0]), column=_axis(runs, axes[1]))
-    keys = ["block", "row", "column", "dataset", "activation", "gpn", "batch_norm"]
-    gpn_axes = {"activation", "activation.name", "activation.gpn"}
-    # GPN and non-GPN differ along the axes that name the activation, and have the other axes in common.
-    shared = [name for name, key in zip(("row", "column"), axes, strict=True) if key not in gpn_axes]
-    cells = with_better(over_seeds(frame, keys), ["block", "dataset", "activation", "batch_norm", *shared])
-    return cells.assign(in_parentheses=cells["batch_norm"] & ("model.norm" not in axes))
-
-
-def axis_key(argument: str, key: str) -> str:
-    """The key that a table's axis is named by, checked.
-
-    Raises:
-        ConfigError: naming the argument, the key and the nearest known ones.
-    """
-    known = [*AXES, *(dotted for dotted, _, _ in knobs(TrainConfig()))]
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise ConfigError(
-            f"{argument}={key}: must be activation, dataset, seed or a dotted key such as model.depth{hint}"
-        )
-    return ALIASES.get(key, key)
-
-
-def _axis(runs: pd.DataFrame, key: str) -> pd.Series:
-    """The value of each run on an axis; absent values are the string `none`."""
-    if key == "activation":
-        tailored = (runs["separation"] != "").map({True: "_d", False: ""})
-        return runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""}) + tailored
-    if key == SEPARATION:
-        return runs["separation"].replace("", "none")
-    values = runs[{ROOT: "root", "activation.name": "activation"}.get(key, key)].astype(object)
-    return values.where(values.notna(), "none")
-
-
-def _block_title(run: dict[Any, Any], covered: set[str]) -> str:
-    axes = {
-        "dataset": run["dataset"],
-        "activation.name": run["activation"],
-        "activation.gpn": str(run["gpn"]).lower(),
-    }
-    if run["separation"] != "":
-        axes |= {SEPARATION: run["separation"]}
-    rest = axes | settings(run["protocol"])
-    return ", ".join(f"{key}={value}" for key, value in rest.items() if key not in covered)
-
-
 def axis_order(value: Any) -> tuple[Any, ...]:
     """Sort key: named activations and datasets in the order of their tables, then numbers, then text.
 
@@ -391,9 +309,10 @@ def axis_order(value: Any) -> tuple[Any, ...]:
     """
     if not isinstance(value, str):
         return (1, float(value))
-    base, form = split_label(value)
+    name, _, tailored = value.partition(" ")
+    base, form = split_label(name)
     known = [*ACTIVATION_LABELS, *DATASETS]
     if base in known:
-        return (0, known.index(base), [*FORMS].index(form))
+        return (0, known.index(base), [*FORMS].index(form), tailored)
     parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", value)
     return (2, *(float(part) if i % 2 else part for i, part in enumerate(parts)))

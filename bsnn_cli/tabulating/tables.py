@@ -17,7 +17,7 @@ from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import ModelConfig, OptimConfig
 from bsnn_cli.storage.files import write_text
-from bsnn_cli.tabulating import summary
+from bsnn_cli.tabulating import pivot, summary
 from bsnn_cli.tabulating.formats import markdown_table
 
 PAPER_DATASETS = ("mnist", "cifar10")
@@ -93,7 +93,7 @@ def write_tables(runs: pd.DataFrame, directory: Path, rows: str | None = None, c
     Args:
         runs: one row per run directory, as `runs.load_all` reads them.
         directory: where the files go; made if needed.
-        rows: key of the rows, as `summary.pivot` takes it.
+        rows: key of the rows, as `pivot.along` takes it.
         columns: key of the columns.
 
     Raises:
@@ -128,8 +128,8 @@ def write_accuracy_tables(runs: pd.DataFrame, directory: Path) -> Tables:
 
 
 def write_pivot_tables(runs: pd.DataFrame, directory: Path, rows: str, columns: str) -> Tables:
-    """Write `pivot_<rows>_by_<columns>_{test,train}.{csv,md,tex}`; keys as `summary.pivot` takes them."""
-    cells = summary.pivot(summary.finished(runs), rows, columns)
+    """Write `pivot_<rows>_by_<columns>_{test,train}.{csv,md,tex}`; keys as `pivot.along` takes them."""
+    cells = pivot.along(summary.finished(runs), rows, columns)
     by_title = {title: cells[cells["block"] == title] for title in cells["block"].unique()}
     blocks = {
         split: [_pivot_block(title, block, split, rows, columns) for title, block in by_title.items()]
