@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -324,9 +325,7 @@ def test_a_download_killed_half_way_leaves_no_file_and_no_lock_behind(server: Si
     assert len(tree(root)) == 8
 
 
-def test_waiting_for_another_process_is_said_and_its_work_is_used(
-    tiny: fetch.Archive, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_waiting_for_another_process_is_said_and_its_work_is_used(tiny: fetch.Archive, tmp_path: Path) -> None:
     put(tmp_path)
     done = threading.Event()
 
@@ -334,16 +333,13 @@ def test_waiting_for_another_process_is_said_and_its_work_is_used(
         with fetch.unpacked(tmp_path, [tiny]):
             done.set()
 
-    said = ""
-    with filelock.FileLock(tmp_path / "tiny/.a.gz.lock"):
+    with contextlib.redirect_stderr(io.StringIO()) as said, filelock.FileLock(tmp_path / "tiny/.a.gz.lock"):
         thread = threading.Thread(target=wait)
         thread.start()
-        end = time.monotonic() + 30
-        while "another process is fetching" not in said and time.monotonic() < end:
-            said += capfd.readouterr().err
+        wait_until(lambda: "\n" in said.getvalue())
         put(tmp_path, plain=b"tiny content")
         assert not done.is_set()
     thread.join()
-    assert f"another process is fetching {tmp_path}/tiny/a.gz" in said
+    assert said.getvalue() == f"another process is fetching {tmp_path}/tiny/a.gz: waiting for it\n"
     assert done.is_set()
     assert tree(tmp_path) == {"tiny/a": b"tiny content"}
