@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from bsnn_cli import cli, load_run
@@ -21,6 +22,7 @@ from bsnn_cli.errors import ActivationError, ConfigError, Interrupted
 from bsnn_cli.gpn import activation_file, custom
 from bsnn_cli.gpn.activations import Activation, get, normalise
 from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.reproducing.archive import archive, without_places
 from bsnn_cli.running import runner
 from bsnn_cli.running.rerun import repeat
 from bsnn_cli.settings.config import (
@@ -266,6 +268,16 @@ def test_a_finished_run_needs_its_file_no_more(swept: Path) -> None:
     accuracy = 100 * (predicted == data.test.labels).double().mean()
     assert float(accuracy) == pytest.approx(result_of(swept, "bent_gpn")["test_accuracy"])
     assert "identical, metrics and weights" in repeat(directory)
+
+
+def test_an_archived_run_brings_its_file(swept: Path, tmp_path: Path) -> None:
+    [directory] = swept.glob("outputs/runs/digits/bent_gpn/*-s0")
+    archive(swept / "outputs", [str(directory)], tmp_path)
+    copied = tmp_path / directory.relative_to(swept / "outputs")
+    assert "identical, metrics (no weights were kept)" in repeat(copied)
+    assert OmegaConf.load(copied / "config.yaml").activation.path == "my.py:bent"
+    elsewhere = OmegaConf.create({"activation": {"path": "/home/me/my.py:bent"}})
+    assert without_places(elsewhere) == {"activation": {"path": "my.py:bent"}}
 
 
 def test_propagate_gpn_table_and_figures_know_it(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ ROWS = [
     {"training", "propagation", "theory", "reference_trainer", "captured", "runs", "finding_tables"},
     # what is on disk, what a person sees
     {"progress", "listing", "propagation_store", "origins"},
-    {"stored"},
+    {"stored", "archive"},
     {"bench_data", "bench_figures"},
     {"signal_figures", "theory_figures", "finding_figures"},
     {"comparison_figures", "variant_figures"},

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ from bsnn_cli.storage.records import RunResult
 from tests.conftest import BSNN
 
 TINY = "dataset=digits model.depth=3 model.width=20 optim.lr=0.01"
+ARCHIVED = ("runs", "propagation")
 DEAD_MIRROR = "http://127.0.0.1:9"
 
 
@@ -67,28 +70,27 @@ def test_every_profile_composes_and_only_looks(
     assert list(here.iterdir()) == []
 
 
-def test_it_runs_what_is_missing_and_makes_everything(
+def test_it_runs_what_is_missing_makes_everything_and_goes_on_from_the_copy(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [
-        "reproduce",
-        profile(
-            f">train -m {TINY} activation=tanh_gpn,selu_gpn model.weights=unit_rows,orthogonal optim.epochs=2",
-            f"train -m {TINY} activation=selu_gpn,tanh_gpn optim.epochs=2",
-            f"train -m {TINY} optim.batch_size=5000",
-            "propagate -m activation=relu_gpn model.depth=3 model.width=20,1000000 activation.root=upper,lower",
-            "train -m dataset=cifar10",
-        ),
-        "export=results",
+    sound = [
+        f">train -m {TINY} activation=tanh_gpn,selu_gpn model.weights=unit_rows,orthogonal optim.epochs=2",
+        f"train -m {TINY} activation=selu_gpn,tanh_gpn optim.epochs=2",
+    ]
+    unsound = [
+        f"train -m {TINY} optim.batch_size=5000",
+        "propagate -m activation=relu_gpn model.depth=3 model.width=20,1000000 activation.root=upper,lower",
+        "train -m dataset=cifar10",
     ]
     monkeypatch.setenv("BSNN_DATA_MIRROR", DEAD_MIRROR)
-    assert cli.dispatch(arguments) == 1
+    places = [f"output_root={here}/outputs", f"data_root={here}/data"]
+    assert cli.dispatch(["reproduce", profile(*sound, *unsound), "export=results", *places]) == 1
     said = capfd.readouterr()
     assert "step 1: 4 runs: 4 to run" in said.out
     assert "step 2: 2 runs: 2 shared with a step above" in said.out
-    assert "CIFAR-10 is absent, and its cells stay dashed: dataset.root=data" in said.out
+    assert f"CIFAR-10 is absent, and its cells stay dashed: dataset.root={here}/data" in said.out
     assert "failed: step 3: selu_gpn, seed 0: optim.batch_size=5000: must be at most 1442" in said.err
-    assert "failed: step 4: see outputs/sweeps/" in said.err
+    assert f"failed: step 4: see {here}/outputs/sweeps/" in said.err
     assert "2 failed; the same command tries them again" in said.err
     assert "left in all" in said.err
 
@@ -109,15 +111,21 @@ def test_it_runs_what_is_missing_and_makes_everything(
     assert Path("outputs/report/index.html").stat().st_size > 1e6
     for name in ("README.md", "constraint.csv", "roots.png", "test_accuracy.csv", "captions.md"):
         assert (Path("results") / name).exists() == (name != "captions.md")
-    page = Path("results/README.md").read_text()
-    assert str(here) not in page
-    assert "| SELU" in page
+    assert "| SELU" in Path("results/README.md").read_text()
+    files = [path.relative_to("results") for path in Path("results").rglob("*") if path.is_file()]
+    telling = [str(here).encode(), f'"{socket.gethostname()}"'.encode()]
+    assert not [path for path in files if any(word in Path("results", path).read_bytes() for word in telling)]
+    assert not [path for path in files if path.suffix == ".pt"]
 
-    before = {path: path.stat().st_mtime_ns for path in Path("outputs/runs").rglob("result.json")}
-    finished = ["reproduce", profile(f"train -m {TINY} activation=selu_gpn,tanh_gpn optim.epochs=2")]
-    assert cli.dispatch(finished) == 0
+    for name in ARCHIVED:
+        shutil.copytree(f"results/{name}", f"elsewhere/{name}")
+    assert cli.dispatch(["reproduce", profile(*sound), "output_root=elsewhere", "export=again"]) == 0
     assert "all is done" in capfd.readouterr().out
-    assert before == {path: path.stat().st_mtime_ns for path in Path("outputs/runs").rglob("result.json")}
+    for path in Path("outputs/tables").iterdir():
+        assert (Path("elsewhere/tables") / path.name).read_bytes() == path.read_bytes()
+    for path in files:
+        if path.parts[0] in ARCHIVED:
+            assert Path("again", path).read_bytes() == Path("results", path).read_bytes()
 
 
 def test_stopped_anywhere_the_same_command_goes_on(here: Path) -> None:
@@ -188,6 +196,7 @@ def test_theory_is_finished_only_with_the_same_settings(here: Path) -> None:  # 
     assert cli.dispatch(arguments) == 0
     asked = TheoryConfig(trials=20, largest_width=64, depth=3, width=8, networks=2)
     assert agenda.studied(asked)
+    assert agenda.studied(dataclasses.replace(asked, output_root=str(Path("outputs").resolve())))
     assert not agenda.studied(dataclasses.replace(asked, trials=21))
     Path("outputs/theory/config.yaml").unlink()
     assert not agenda.studied(asked)

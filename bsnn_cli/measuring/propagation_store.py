@@ -140,6 +140,17 @@ def _finite(value: float) -> float | None:
 
 
 def load_all(output_root: str | Path) -> list[dict[str, Any]]:
-    """The summaries of all finished measurements, sorted by directory, each with its `directory`."""
+    """The summaries of all finished measurements, sorted by directory, each with its `directory`.
+
+    Results may have been moved since: `trained` is the run's directory under this `output_root` if it is there.
+    """
     paths = sorted((Path(output_root) / "propagation").glob("*/*/summary.json"))
-    return [{"directory": str(path.parent), **json.loads(path.read_text())} for path in paths]
+    summaries = [{"directory": str(path.parent), **json.loads(path.read_text())} for path in paths]
+    return [each | {"trained": _present(each["trained"], Path(output_root))} for each in summaries]
+
+
+def _present(run: str | None, output_root: Path) -> str | None:
+    if run is None:
+        return None
+    here = output_root.joinpath(*Path(run).parts[-4:])  # runs/<dataset>/<activation>/<identity>-s<seed>
+    return str(here) if here.exists() else run

@@ -9,9 +9,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli.datasets import fetch
 from bsnn_cli.errors import DataError
@@ -184,12 +185,13 @@ def finished(config: Any) -> bool:
 
 
 def studied(config: TheoryConfig) -> bool:
-    """Whether `theory.csv` holds what this config asks for."""
+    """Whether `theory.csv` holds what this config asks for, wherever it was when it was made."""
     try:
-        stored = OmegaConf.load(place(config) / "config.yaml")
-    except OSError:
+        stored = OmegaConf.merge(OmegaConf.structured(TheoryConfig), OmegaConf.load(place(config) / "config.yaml"))
+    except (OSError, OmegaConfBaseException):
         return False
-    return OmegaConf.to_container(stored) == OmegaConf.to_container(OmegaConf.structured(config))
+    there = cast(TheoryConfig, OmegaConf.to_object(stored))
+    return dataclasses.replace(there, output_root=config.output_root) == config
 
 
 def is_here(dataset: DatasetConfig) -> bool:

@@ -1,4 +1,4 @@
-"""A copy of all results for a repository: tables, figures and the numbers of every run, without weights."""
+"""A copy of all results for a repository: tables, figures, and runs and measurements without weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli.errors import RunDirectoryError
+from bsnn_cli.reproducing.archive import archive
 from bsnn_cli.storage import origins
 from bsnn_cli.storage.files import write_text
 from bsnn_cli.tabulating.formats import markdown_table
@@ -30,7 +31,7 @@ FIGURES = ("constraint", "roots", "propagation", "propagation_all", "derivatives
 
 
 def export(stored: Stored, folder: Path, command: str) -> Path:
-    """Copy what is in `tables` and `figures`, write `runs.csv`, and a page that shows all; returns the page.
+    """Copy what is in `tables` and `figures`, `archive` the rest, and write `runs.csv` and a page; returns the page.
 
     Args:
         stored: results.
@@ -48,6 +49,7 @@ def export(stored: Stored, folder: Path, command: str) -> Path:
                 shutil.copyfile(source, folder / source.name)
         for source in sorted((stored.root / "figures").glob("*.png")):
             shutil.copyfile(source, folder / source.name)
+        archive(stored.root, [] if runs.empty else stored.finished["directory"], folder)
         write_text(folder / "README.md", page(stored, folder, command, runs))
     except OSError as error:
         raise RunDirectoryError(f"export={folder}: cannot be written ({error.strerror})") from error
@@ -79,6 +81,7 @@ def page(stored: Stored, folder: Path, command: str, runs: pd.DataFrame) -> str:
             parts.append(f"![{name}]({name}.png)\n\n{texts[name]}")
     parts.append(
         "Every run with its accuracies, the command that repeats it, commit, versions and hardware: `runs.csv`."
+        " Everything stored, without weights: `runs`, `propagation`, `theory`; in an output folder it counts as done."
     )
     return "\n\n".join(parts) + "\n"
 
