@@ -22,8 +22,8 @@ from bsnn_cli.reproducing.report import write_report
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.tabulating import tables
 from bsnn_cli.tabulating.stored import Stored
+from tests.drawing import measured, theorised
 from tests.storage import PROVENANCE, store
-from tests.test_figures import measured, theorised
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 QUIET = (
