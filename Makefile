@@ -26,8 +26,9 @@ reproduce: $(STAMP)  ## the paper's results from start to end; PROFILE=smoke (mi
 report: $(STAMP)  ## write outputs/report/index.html, a page of everything that is stored
 	$(BIN)/bsnn report
 
-results: $(STAMP)  ## the results in docs/results: what PROFILE makes, exported without weights
-	$(BIN)/bsnn reproduce profile=$(PROFILE) export=docs/results
+results: PROFILE = short
+results: $(STAMP)  ## the results in docs/results: PROFILE=short unless said, and all that is stored, without weights
+	$(BIN)/bsnn reproduce profile=$(PROFILE) export=docs/results$(if $(filter depth_aware,$(PROFILE)),/depth_aware)
 
 table: $(STAMP)  ## rebuild the accuracy tables from all finished runs
 	$(BIN)/bsnn table

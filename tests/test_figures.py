@@ -66,6 +66,12 @@ def test_all_formats_are_written_and_equal_numbers_give_equal_bytes(tmp_path: Pa
     assert all(len(content) > 5000 for content in first.values())
 
 
+def test_long_protocols_have_pictures_of_their_own() -> None:
+    names = {plotting.file_name("curves", "mnist", f"{'optim.lr=0.123, ' * 9}optim.epochs={n}") for n in (5, 10)}
+    assert len(names) == 2
+    assert {len(name) for name in names} == {plotting.LONGEST}
+
+
 def test_every_figure_and_activation_is_known() -> None:
     assert tuple(figures.BUILDERS) == FIGURES
     assert tuple(plotting.COLOURS) == tuple(ACTIVATION_LABELS)

@@ -11,6 +11,7 @@ import pytest
 
 from bsnn_cli import cli
 from bsnn_cli.drawing import figures
+from bsnn_cli.drawing.plotting import Picture
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.measuring.propagation import Measurement
 from bsnn_cli.settings.config import FiguresConfig, PropagateConfig
@@ -21,14 +22,19 @@ from tests.storage import store
 
 
 def signals(
-    folder: Path, lengths: list[float], run: str | None = None, digest: str | None = None, **choice: str
+    folder: Path,
+    lengths: list[float],
+    run: str | None = None,
+    digest: str | None = None,
+    width: int = 10,
+    **choice: str,
 ) -> None:
-    """A measurement of one layer of 10 units with these lengths at its end, one a repeat."""
+    """A measurement of one layer with these lengths at its end, one a repeat."""
     import torch
 
     config = PropagateConfig(output_root=str(folder), run=run, weights_digest=digest)
     config.activation = dataclasses.replace(config.activation, **choice)
-    config.model.depth, config.model.width, config.propagate.repeats = 1, 10, len(lengths)
+    config.model.depth, config.model.width, config.propagate.repeats = 1, width, len(lengths)
     first = LayerRecord(layer=1, forward_norm=1.0, one_minus_cosine=0.9, backward_norm=1.0, gradient_norm=2.0,
                         derivative_std=0.1)  # fmt: skip
     made = [
@@ -73,6 +79,37 @@ def test_constraint_compares_what_differs_in_nothing_else(root: Path) -> None:
     assert list(table["step_ms"]) == [200.0, 200.0]
     assert list(table["measured"]) == [1, 1]
     assert list(table["forward_norm_last"]) == [0.5, 0.5]
+
+
+def test_times_of_different_hardware_are_not_compared(root: Path) -> None:
+    path = next(root.glob("runs/mnist/selu_gpn/*-s1/provenance.json"))
+    path.write_text(path.read_text().replace("Some CPU", "Some GPU"))
+    table = Stored(root).constraint
+    assert table["step_ms"].isna().all()
+    assert finding_tables.constraint_cells(table.to_dict("records")[0])[3] == "–"
+
+
+def test_auto_and_the_root_it_comes_to_count_once(tmp_path: Path) -> None:
+    for choice, accuracy in (("auto", 80.0), ("upper", 80.0), ("lower", 70.0)):
+        store(tmp_path, "tanh_gpn", [accuracy], activation__root=choice, activation__separation=0.3)
+    for choice in ("upper", "lower"):
+        signals(tmp_path, [1.0], name="tanh", root=choice)
+    table = Stored(tmp_path).roots
+    assert list(table["test"]) == [80.0, 70.0]
+    assert list(table["n"]) == [1, 1]
+    drawn = list(figures.BUILDERS["roots"](FiguresConfig(output_root=str(tmp_path))))
+    [picture] = [part for part in drawn if isinstance(part, Picture)]
+    assert "accuracy" not in picture.caption  # signals are those of φ as it is
+
+
+def test_both_roots_are_of_one_size(root: Path) -> None:
+    signals(root, [7.0], name="gelu", root="upper", width=20)
+    table = Stored(root).root_signals.set_index(["activation", "root"])
+    assert set(table["width"]) == {10}
+    signals(root, [0.8], name="gelu", root="lower", width=20)
+    table = Stored(root).root_signals.set_index(["activation", "root"])
+    assert list(table.loc["gelu", "width"]) == [20, 20]
+    assert list(table.loc["gelu", "forward_norm_last_low"]) == [7.0, 0.8]
 
 
 def test_roots_stand_beside_prediction_and_measurement(root: Path) -> None:

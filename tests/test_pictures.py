@@ -110,10 +110,13 @@ def test_trained_networks_stand_beside_their_start(tmp_path: Path) -> None:
         ":": measured(tmp_path, "tanh_gpn", 1.0),
     }
     measured(tmp_path, "tanh_gpn", 9.0, init="he_normal")
+    measured(tmp_path, "tanh_gpn", 8.0, root_of_b="lower")
+    measured(tmp_path, "tanh_gpn", 7.0, norm="layer")
     [picture], missing = built(tmp_path, "after_training")
     assert missing == []
     drawn = {line.get_linestyle(): list(line.get_ydata()) for line in picture.figure.axes[0].get_lines()}
     assert drawn == {style: list(table["forward_norm"]) for style, table in stored.items()}
+    assert "after training, orthogonal weights (dashed)" in picture.caption
 
 
 def test_approaches_are_dots_or_words(tmp_path: Path) -> None:

@@ -17,11 +17,15 @@ import psutil
 import pytest
 
 from bsnn_cli import cli
+from bsnn_cli.measuring import propagation_store
 from bsnn_cli.reproducing import agenda, reproduction
+from bsnn_cli.reproducing.archive import archive
 from bsnn_cli.settings.config import PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.settings.validation import resolve
 from bsnn_cli.storage.records import RunResult
 from tests.conftest import BSNN
+from tests.drawing import measured
+from tests.storage import store
 
 TINY = "dataset=digits model.depth=3 model.width=20 optim.lr=0.01"
 ARCHIVED = ("runs", "propagation")
@@ -191,6 +195,46 @@ def test_time_left_is_corrected_by_what_has_ended(monkeypatch: pytest.MonkeyPatc
     outlook.close()
 
 
+def test_what_is_finished_needs_no_data_and_what_is_not_waits_for_it(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BSNN_DATA_MIRROR", DEAD_MIRROR)
+    monkeypatch.setattr(agenda.plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(reproduction, "make_all", lambda _: "")
+    store(here / "outputs", "tanh_gpn", [50.0])
+    assert cli.dispatch(["reproduce", profile("train activation=tanh_gpn")]) == 0
+    assert "absent" not in capfd.readouterr().out
+    assert cli.dispatch(["reproduce", profile("train activation=tanh_gpn", ">train activation=tanh")]) == 0
+    said = capfd.readouterr()
+    assert "step 1: 1 run: 1 finished" in said.out
+    assert "step 2: 1 run: 1 without data" in said.out
+    assert "MNIST is absent, and its cells stay dashed" in said.out
+    assert "failed" not in said.err
+
+
+def test_a_profile_that_contradicts_itself_is_refused(here: Path, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001
+    assert cli.dispatch(["reproduce", profile("theory trials=20", "theory trials=30")]) == 2
+    assert "outputs/theory holds one study, and a step above asks for another" in capfd.readouterr().err
+    assert cli.dispatch(["reproduce", "export=./outputs"]) == 2
+    assert "export=./outputs: is the output folder itself" in capfd.readouterr().err
+
+
+def test_half_a_theory_is_not_archived(here: Path) -> None:
+    (here / "outputs" / "theory").mkdir(parents=True)
+    (here / "outputs" / "theory" / "theory.csv").write_text("what\n")
+    archive(here / "outputs", [], here / "results")
+    assert not (here / "results").exists()
+
+
+def test_a_damaged_summary_is_named_and_left_out(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    measured(here / "outputs", "tanh")
+    [path] = here.glob("outputs/propagation/tanh/*/summary.json")
+    for text in ("{", "{}"):
+        path.write_text(text)
+        assert propagation_store.load_all("outputs") == []
+        assert "outputs/propagation/tanh" in capfd.readouterr().err
+
+
 def test_theory_is_finished_only_with_the_same_settings(here: Path) -> None:  # noqa: ARG001
     arguments = ["theory", "trials=20", "largest_width=64", "depth=3", "width=8", "networks=2"]
     assert cli.dispatch(arguments) == 0
@@ -212,3 +256,8 @@ def test_what_is_no_longer_there_is_not_measured(here: Path) -> None:
     assert agenda.finished(config)  # the weights were not kept
     (run / "weights.pt").touch()
     assert not agenda.finished(config)
+    measured(here / "outputs", "selu_gpn", run=str(run))
+    assert agenda.finished(dataclasses.replace(config, output_root=str(here / "outputs")))
+    of_images = PropagateConfig(run=str(run), output_root=str(here / "outputs"))
+    of_images.propagate.source = "dataset"
+    assert not agenda.finished(of_images)

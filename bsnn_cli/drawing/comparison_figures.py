@@ -105,15 +105,9 @@ PANELS: tuple[tuple[str, str, float, float], ...] = (
 
 def approaches(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """The approaches the paper compares, by the numbers at the end of the network."""
+    sized = [each for each in fresh(config) if (each["depth"], each["width"]) == (config.depth, config.width)]
     of_approach: dict[str, list[Summary]] = {
-        name: list(
-            preferred(
-                each
-                for each in fresh(config)
-                if (each["approach"], each["depth"], each["width"]) == (name, config.depth, config.width)
-            ).values()
-        )
-        for name in APPROACHES
+        name: list(preferred(each for each in sized if each["approach"] == name).values()) for name in APPROACHES
     }
     absent = [name for name, rows in of_approach.items() if not rows]
     if absent:

@@ -36,8 +36,8 @@ from bsnn_cli.settings.choices import (
     UNTAILORED,
 )
 from bsnn_cli.settings.config import FiguresConfig
-from bsnn_cli.storage import runs
 from bsnn_cli.tabulating import summary
+from bsnn_cli.tabulating.stored import Stored
 
 TAILORED = tuple(name for name in PAPER_ACTIVATIONS if name not in UNTAILORED)
 STYLES = {"_gpn": "-", "_gpn_d": "-."}
@@ -76,9 +76,8 @@ def signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
 
 def accuracies(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """Test accuracy against the 1 − c that is predicted of each network; a picture for each dataset and protocol."""
-    stored = runs.load_all(config.output_root)
-    counted = summary.finished(stored) if len(stored) and stored["status"].isin(summary.FINISHED).any() else None
-    if counted is None or not (counted["separation"] != "").any():
+    counted = Stored(config.output_root).finished
+    if counted.empty or not (counted["separation"] != "").any():
         command = "bsnn train experiment=depth_aware" + elsewhere(config)
         yield Missing("depth_aware", "runs with depth-aware GPN", command)
         return

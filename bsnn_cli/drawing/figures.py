@@ -42,8 +42,8 @@ from bsnn_cli.errors import ConfigError
 from bsnn_cli.gpn import activations as named
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, DATASETS, FIGURES, FORMATS, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import FiguresConfig
-from bsnn_cli.storage import runs
 from bsnn_cli.tabulating import summary
+from bsnn_cli.tabulating.stored import Stored
 from bsnn_cli.timing import bench_figures
 
 Builder = Callable[[FiguresConfig], Iterator[Picture | Missing]]
@@ -125,14 +125,14 @@ def signed(value: float) -> str:
 
 def curves(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """Test accuracy against epoch, GPN against non-GPN: a picture for each dataset and protocol."""
-    stored = runs.load_all(config.output_root)
-    counted = summary.finished(stored) if len(stored) > 0 and stored["status"].isin(summary.FINISHED).any() else stored
+    stored = Stored(config.output_root)
+    counted = stored.finished
     command = "bsnn train -m activation=tanh,tanh_gpn,selu,selu_gpn dataset=cifar10 seed=0,1,2"
     command += elsewhere(config)
     if not ("test_accuracy" in counted and counted["test_accuracy"].notna().any()):
         yield Missing("curves", "training runs", command)
         return
-    table = summary.curves(counted, runs.load_epochs(counted))
+    table = summary.curves(counted, stored.epochs)
     cells = summary.over_seeds(counted)
     if not (cells["dataset"] == "cifar10").any():
         yield Missing("curves", "training runs on CIFAR-10, the paper's", command)

@@ -81,6 +81,8 @@ def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """χ, measured length and accuracy with each of the two roots b."""
     stored = Stored(config.output_root)
     signals, accuracies = stored.root_signals, stored.roots
+    if not accuracies.empty:  # the signals are those of φ as it is
+        accuracies = accuracies[accuracies["separation"] == ""]
     if signals.empty:
         yield Missing("roots", "signals with both roots are", finding_tables.ROOT_SIGNALS_COMMAND + elsewhere(config))
         return
@@ -102,12 +104,14 @@ def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
     size = f"L = {rows[0]['depth']}, n = {rows[0]['width']}, {rows[0]['inputs']} inputs, repeats: {rows[0]['n']}"
     trained = ""
     if "test" in signals:
-        trained = f" Accuracy: {setting(records(first)[0])}; n = {counts(records(first))} seeds."
+        trained = (
+            "; test accuracy, mean ± sample standard deviation. "
+            f"Accuracy: {setting(records(first)[0])}; n = {counts(records(first))} seeds"
+        )
     caption = (
         "Upper and lower root b of normalisation; filled: the one that the paper prints. Slope χ of the variance map, "
         "above 1 (dotted) it drives lengths away; squared length per unit behind the last layer, and 1 − cosine of two "
-        f"inputs, least to largest of the repeats, at the start of training ({size}); test accuracy, mean ± sample "
-        f"standard deviation.{trained}"
+        f"inputs, least to largest of the repeats, at the start of training ({size}){trained}."
     )
     filled = [bool(row["published"]) for row in rows]
     yield dots("roots", rows, words, filled, panels, ("published root", "the other root"), size, caption)

@@ -8,6 +8,7 @@ paper's six); GPN is solid, non-GPN dashed.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import re
 from collections.abc import Sequence
@@ -85,6 +86,9 @@ LOOKS: Any = {
 
 UNDATED: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """Metadata by format: the same numbers give the same bytes on any day."""
+
+LONGEST = 120
+"""Characters of a file's name, without its ending."""
 
 NOTE_HEIGHT = 0.17
 """Inches below the axes for the note on sizes."""
@@ -166,9 +170,10 @@ def split(activation: str) -> tuple[str, bool]:
 
 
 def file_name(*parts: Any) -> str:
-    """Parts joined by `_`, with nothing that a file system or a link minds; long ones are cut."""
+    """Parts joined by `_`, with nothing that a file system or a link minds; long ones end in a hash."""
     text = "_".join(str(part) for part in parts if part)
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:120]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def legend_above(figure: Figure, handles: Sequence[Any], columns: int) -> None:

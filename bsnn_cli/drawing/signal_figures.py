@@ -29,7 +29,7 @@ from bsnn_cli.drawing.plotting import (
     stroke,
 )
 from bsnn_cli.measuring import propagation_store
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT, DEFAULT_SEPARATION, PAPER_ACTIVATIONS
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT, DATASETS, DEFAULT_SEPARATION, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import FiguresConfig, ModelConfig
 
 PAIRS = ("tanh", "tanh_gpn", "selu", "selu_gpn")
@@ -142,8 +142,8 @@ def counted(summaries: Iterable[Summary]) -> tuple[str, str]:
         extent(row[name] for row in rows) for name in ("depth", "width", "inputs", "repeats")
     )
     short = f"L = {depth}, n = {width}, {inputs} inputs, repeats: {repeats}"
-    sources = sorted({row["dataset"] or "standard Gaussian" for row in rows})
-    kind = " or ".join(sources)
+    names = {row["dataset"] or "standard Gaussian" for row in rows}
+    kind = " or ".join(sorted(DATASETS[name].label if name in DATASETS else name for name in names))
     long = f"L = {depth} layers, n = {width} units, {inputs} {kind} inputs, repeats (seeds): {repeats}"
     return short, long
 

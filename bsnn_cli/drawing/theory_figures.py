@@ -109,7 +109,7 @@ def theorems(config: FiguresConfig) -> Iterator[Picture | Missing]:
         "Probability that a squared length per unit is off by ε or more after one layer, against the width: of the "
         "signal (Theorem 1, top; dotted: of the Gaussian input itself) and of the gradient (Theorem 2, bottom). Left: "
         "all assumptions hold, and it falls to 0; then one assumption is broken at a time, which not every activation "
-        "minds: the identity is normalised as it is, SELU nearly. "
+        "minds: the identity is normalised as it is, SELU nearly. A spiky x has one entry that is not 0. "
         f"ε = {epsilon:.3f}, n = {trials:.0f} draws a point, bars: 95 % Wilson intervals.",
     )
 

@@ -32,13 +32,20 @@ from bsnn_cli.drawing.signal_figures import (
     size_arguments,
 )
 from bsnn_cli.measuring import propagation_store
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, root_in_use
 from bsnn_cli.settings.config import FiguresConfig
 
 BOTH_ROOTS = ("relu", "lrelu", "gelu", "silu")
 """Where the choice of the root matters: χ = 1 or χ > 1 with the upper one."""
 
 QUANTITIES = (("forward_norm", FORWARD), ("gradient_norm", GRADIENT), ("one_minus_cosine", "$1 - \\cos$"))
+
+AFTER = {
+    "after training, unit rows": ("-", "solid"),
+    "after training, orthogonal weights": ("--", "dashed"),
+    "before training": (":", "dotted"),
+}
+"""Line styles of `after_training`, and how the caption calls them."""
 
 HIGHEST, LOWEST = 1e12, 1e-6
 """Larger and smaller values run out of their panel."""
@@ -54,7 +61,7 @@ def root_signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
         activation = each["config"]["activation"]
         normalised = activation["gpn"] and activation.get("separation") is None
         if each["width"] == config.width and normalised and activation["name"] in BOTH_ROOTS:
-            root = AUTO_ROOT[activation["name"]] if activation["root"] == "auto" else activation["root"]
+            root = root_in_use(activation["name"], activation["root"])
             found.setdefault(activation["name"], {})[root] = each
     absent = [name for name in BOTH_ROOTS if len(found.get(name, {})) < 2]
     if absent:
@@ -100,26 +107,31 @@ def after_training(config: FiguresConfig) -> Iterator[Picture | Missing]:
         columns.setdefault(each["activation"], []).append((style, each))
     for lines in columns.values():
         lines += [(":", each) for each in stored if each["trained"] is None and starts(each, lines[0][1])][:1]
-    legend = {"after training, unit rows": "-", "orthogonal weights": "--", "before training": ":"}
     shown = {style for lines in columns.values() for style, _ in lines}
     ordered = {columns[name][0][1]["label"] if "-bn" not in name else name: columns[name] for name in sorted(columns)}
     yield grid(
         "after_training",
         ordered,
         config.depth,
-        {text: style for text, style in legend.items() if style in shown},
+        {text: style for text, (style, _) in AFTER.items() if style in shown},
         "Squared length of the signal per unit (top), Frobenius norm of the gradient (middle) and mean 1 − cosine "
-        "between inputs (bottom) against the layer, after training (solid: unit rows; dashed: orthogonal weights) and, "
-        "where it has been measured, before it (dotted).",
+        "between inputs (bottom) against the layer: "
+        f"{', '.join(f'{text} ({look})' for text, (style, look) in AFTER.items() if style in shown)}.",
     )
 
 
 def starts(fresh: Summary, trained: Summary) -> bool:
     """Whether a fresh network is the start of a trained one, measured on the same kind of signals."""
     same = ("activation", "source", "dataset", "inputs")
-    separations = {each["config"]["activation"].get("separation") for each in (fresh, trained)}
-    alike = len(separations) == 1 and all(fresh[name] == trained[name] for name in same)
+    alike = all(fresh[name] == trained[name] for name in same) and _network(fresh) == _network(trained)
     return alike and fresh["config"]["model"]["init"] == "orthogonal"
+
+
+def _network(summary: Summary) -> tuple[Any, ...]:
+    """What training leaves as it is; older measurements know nothing of tailoring."""
+    activation, model = summary["config"]["activation"], summary["config"]["model"]
+    tailoring = activation.get("separation"), activation.get("tailored_depth")
+    return root_in_use(activation["name"], activation["root"]), tailoring, model["norm"], model["residual"]
 
 
 def grid(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -142,15 +143,22 @@ def _finite(value: float) -> float | None:
 def load_all(output_root: str | Path) -> list[dict[str, Any]]:
     """The summaries of all finished measurements, sorted by directory, each with its `directory`.
 
-    Results may have been moved since: `trained` is the run's directory under this `output_root` if it is there.
+    Results may have been moved since: `trained` is the run's directory under this `output_root` if it is there. A
+    summary that cannot be read is named on standard error and left out.
     """
-    paths = sorted((Path(output_root) / "propagation").glob("*/*/summary.json"))
-    summaries = [{"directory": str(path.parent), **json.loads(path.read_text())} for path in paths]
-    return [each | {"trained": _present(each["trained"], Path(output_root))} for each in summaries]
+    found = []
+    for path in sorted((Path(output_root) / "propagation").glob("*/*/summary.json")):
+        try:
+            content = json.loads(path.read_text())
+            content["trained"] = _present(content["trained"], output_root)
+            found.append({"directory": str(path.parent), **content})
+        except (ValueError, KeyError, OSError) as error:
+            print(f"warning: {path.parent} is left out: {error}", file=sys.stderr)
+    return found
 
 
-def _present(run: str | None, output_root: Path) -> str | None:
+def _present(run: str | None, output_root: str | Path) -> str | None:
     if run is None:
         return None
-    here = output_root.joinpath(*Path(run).parts[-4:])  # runs/<dataset>/<activation>/<identity>-s<seed>
+    here = Path(output_root).joinpath(*Path(run).parts[-4:])  # runs/<dataset>/<activation>/<identity>-s<seed>
     return str(here) if here.exists() else run

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli.datasets import fetch
-from bsnn_cli.errors import DataError
+from bsnn_cli.errors import ConfigError, DataError
 from bsnn_cli.gpn import custom
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.running import plan
@@ -106,11 +106,14 @@ def _step(
     seen = {place(each) for step in before for each in step.configs}
     fresh = [each for each in configs if place(each) not in seen]
     step = Step(entry.title, verb, arguments, configs, fresh)
-    if verb != "train" or not fresh:
+    if verb == "theory" and any(other.verb == verb and other.configs != configs for other in before):
+        raise ConfigError(f"{entry.command}: {place(configs[0])} holds one study, and a step above asks for another")
+    if verb != "train" or not step.left():
         return step
     dataset = configs[0].dataset
     for other in before:  # a server that does not answer is asked once
-        if other.verb == "train" and other.configs[0].dataset == dataset:
+        asked = other.absent is not None or other.to_fetch
+        if asked and other.configs[0].dataset == dataset:
             return dataclasses.replace(step, absent=other.absent, to_fetch=other.to_fetch)
     absent = missing(dataset) if fetching else None
     return dataclasses.replace(step, absent=absent, to_fetch=not fetching and not is_here(dataset))
@@ -180,7 +183,9 @@ def finished(config: Any) -> bool:
         if config.run is None:
             return propagation_store.finished(place(config)) is not None
         done = RunDirectory(Path(config.run)).result() is not None and not (Path(config.run) / "weights.pt").exists()
-        return done or any(each["trained"] == config.run for each in propagation_store.load_all(config.output_root))
+        wanted = config.run, config.propagate.source
+        stored = propagation_store.load_all(config.output_root)
+        return done or any((each["trained"], each["source"]) == wanted for each in stored)
     return studied(config)
 
 
@@ -226,22 +231,22 @@ def describe(config: ReproduceConfig, found: Sequence[Step], speeds: Speeds) -> 
     for name in dict.fromkeys(step.configs[0].dataset.kind for step in found if step.verb == "train"):
         of_data = [step for step in found if step.verb == "train" and step.configs[0].dataset.kind == name]
         label = DATASETS[name].label
-        if of_data[0].absent is not None:
-            lines.append(f"{label} is absent, and its cells stay dashed: {of_data[0].absent}")
-        elif of_data[0].to_fetch:
+        absent = next((step.absent for step in of_data if step.absent is not None), None)
+        if absent is not None:
+            lines.append(f"{label} is absent, and its cells stay dashed: {absent}")
+        elif any(step.to_fetch for step in of_data):
             lines.append(f"{label} is not here; it is fetched when this is run")
     return "\n".join([*lines, f"in all about {plan.formatted(total)} on this machine" if total else "all is done"])
 
 
 def state(step: Step) -> str:
     """Such as "12 runs: 3 finished, 1 to resume, 8 to run"."""
-    if step.absent is not None:
-        return "no data"
     shared = len(step.configs) - len(step.fresh)
     words = ["shared with a step above"] * shared
     for config in step.fresh:
         resumable = isinstance(config, TrainConfig) and plan.resumable(config)
-        words.append("finished" if finished(config) else "to resume" if resumable else "to run")
+        todo = "without data" if step.absent is not None else "to resume" if resumable else "to run"
+        words.append("finished" if finished(config) else todo)
     many = f"{len(words)} {UNITS[step.verb]}{'s' if len(words) > 1 else ''}"
     return f"{many}: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
 

@@ -6,23 +6,25 @@ What belongs to a machine, its folders and its name, stays behind.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from bsnn_cli.gpn import activation_file
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.storage import origins
-from bsnn_cli.storage.files import write_json, write_text
+from bsnn_cli.storage.files import as_json, write_text
 
 PLACES = ("output_root", "dataset.root", "run")
 """Knobs that say where something lies; without them a config takes the reader's own."""
 
-RUN_FILES = ("result.json", "epochs.csv", activation_file.COPY)
-MEASUREMENT_FILES = ("layers.csv", "histogram.csv")
+RUN_FILES = ("provenance.json", "epochs.csv", activation_file.COPY, "config.yaml", "result.json")
+MEASUREMENT_FILES = ("provenance.json", "layers.csv", "histogram.csv", "config.yaml", "summary.json")
+THEORY_FILES = ("theory.csv", "config.yaml")
+"""Last the one that says that all is there, as whoever made them wrote it last."""
 
 
 def archive(output_root: Path, runs: Iterable[str], folder: Path) -> None:
@@ -39,30 +41,50 @@ def archive(output_root: Path, runs: Iterable[str], folder: Path) -> None:
     for run in map(Path, runs):
         copy(run, folder / run.relative_to(output_root), RUN_FILES)
     for each in propagation_store.load_all(output_root):
-        source = Path(each.pop("directory"))
-        target = folder / source.relative_to(output_root)
-        copy(source, target, MEASUREMENT_FILES)
-        write_json(target / "summary.json", each | {
-            "config": without_places(OmegaConf.create(each["config"])),
-            "trained": each["trained"] and str(Path(*Path(each["trained"]).parts[-4:])),
-        })  # fmt: skip
-    if (output_root / "theory" / "theory.csv").exists():
-        copy(output_root / "theory", folder / "theory", ["theory.csv"])
+        measurement = Path(each["directory"])
+        copy(measurement, folder / measurement.relative_to(output_root), MEASUREMENT_FILES)
+    if all((output_root / "theory" / name).exists() for name in THEORY_FILES):
+        copy(output_root / "theory", folder / "theory", THEORY_FILES)
 
 
-def copy(source: Path, target: Path, names: Iterable[str]) -> None:
-    """A directory's config and provenance, without what belongs to this machine, and the files of these names."""
-    config = OmegaConf.load(source / "config.yaml")
-    assert isinstance(config, DictConfig)
-    write_text(target / "config.yaml", OmegaConf.to_yaml(without_places(config)))
-    if (source / "provenance.json").exists():
-        write_json(target / "provenance.json", origins.of_directory(source))
+def copy(source: Path, target: Path, names: Sequence[str]) -> None:
+    """The files of these names that there are, in this order, without what belongs to this machine."""
+    (target / names[-1]).unlink(missing_ok=True)
     for name in names:
         if (source / name).exists():
-            shutil.copyfile(source / name, target / name)
+            write_text(target / name, TELLING.get(name, str)((source / name).read_text(encoding="utf-8")))
 
 
-def without_places(config: DictConfig) -> Any:
+def neutral_config(text: str) -> str:
+    """A `config.yaml` without places."""
+    return OmegaConf.to_yaml(without_places(OmegaConf.create(text)))
+
+
+def neutral_provenance(text: str) -> str:
+    """A `provenance.json` with `origins.FIELDS` only."""
+    content = json.loads(text)
+    return as_json({name: content.get(name) for name in origins.FIELDS})
+
+
+def neutral_summary(text: str) -> str:
+    """A `summary.json` without places; the run that was measured goes by the end of its path."""
+    content = json.loads(text)
+    content["config"] = without_places(OmegaConf.create(content["config"]))
+    if content["trained"] is not None:
+        parts = Path(content["trained"]).parts[-4:]
+        content["trained"] = "/".join(parts if parts[0] == "runs" else parts[-1:])
+    return as_json(content)
+
+
+TELLING: dict[str, Callable[[str], str]] = {
+    "config.yaml": neutral_config,
+    "provenance.json": neutral_provenance,
+    "summary.json": neutral_summary,
+}
+"""Files that tell of a machine, and what becomes of their text."""
+
+
+def without_places(config: Any) -> Any:
     """The config as plain containers, without `PLACES`; of the file of an activation only its name and the function."""
     for key in PLACES:
         owner, _, name = key.rpartition(".")

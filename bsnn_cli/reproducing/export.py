@@ -27,6 +27,8 @@ COLUMNS = [
 TABLES = ("test_accuracy", "train_accuracy", "comparison", "paired", "constraint", "roots", "approaches")
 """In the order in which the page shows them; other tables are copied too."""
 
+MADE = "What has been run so far. This runs what is missing of its profile, and makes all tables and figures again:"
+
 FIGURES = ("constraint", "roots", "propagation", "propagation_all", "derivatives", "width", "approaches", "theorems")
 
 
@@ -67,10 +69,11 @@ def all_runs(stored: Stored) -> pd.DataFrame:
 
 def page(stored: Stored, folder: Path, command: str, runs: pd.DataFrame) -> str:
     """The page: what was run where, all tables, all figures with their captions."""
-    parts = ["# Results", "Made by", f"<!-- long -->\n```sh\n{command}\n```", made(stored, runs)]
+    parts = ["# Results", MADE, f"<!-- long -->\n```sh\n{command}\n```", made(stored, runs)]
+    compared = (runs["protocol"] == "").any()
     for name in TABLES:
         path = folder / f"{name}.md"
-        if path.exists():
+        if path.exists() and (name != "comparison" or compared):
             parts.append(re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.MULTILINE).strip())
     captions = stored.root / "figures" / "captions.md"
     texts = {}

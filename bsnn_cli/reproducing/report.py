@@ -60,7 +60,7 @@ def context(stored: Stored) -> dict[str, Any]:
         "constraint": report_tables.constraint(stored),
         "root_signals": report_tables.root_signals(stored),
         "roots": report_tables.roots(stored),
-        "legends": {"constraint": finding_tables.CONSTRAINT_LEGEND, "roots": finding_tables.ROOTS_LEGEND},
+        "legends": {"constraint": finding_tables.CONSTRAINT_LEGEND, "roots": finding_tables.roots_legend(stored.roots)},
         "commands": {
             "accuracy": "bsnn reproduce profile=short",
             "paper": "bsnn reproduce profile=paper",

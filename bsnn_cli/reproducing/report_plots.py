@@ -88,7 +88,7 @@ def layer_panels() -> list[dict[str, Any]]:
     ]
 
 
-def layer_lines(measured: Mapping[str, Any], words: str, base: str, dash: str, **options: Any) -> list[Series]:
+def layer_lines(measured: Mapping[Any, Any], words: str, base: str, dash: str, **options: Any) -> list[Series]:
     """Signal and gradient of one network against the layer; zeros are gaps on the logarithmic axis."""
     table = pd.read_csv(Path(measured["directory"]) / "layers.csv")
     found = []
@@ -157,9 +157,8 @@ def curves(stored: Stored) -> Plot:
             options |= {"low": rows["mean"] - rows["std"], "high": rows["mean"] + rows["std"]}
         options["mode"] = "lines+markers" if rows["epoch"].max() < 12 else "lines"
         series.append(line(rows["epoch"], rows["mean"], words, base, **options))
-    facets = sorted(
-        {each["facet"] for each in series}, key=lambda facet: any(key in facet for key in summary.ELSEWHERE)
-    )
+    distinct = dict.fromkeys(each["facet"] for each in series)
+    facets = sorted(distinct, key=lambda facet: any(key in facet for key in summary.ELSEWHERE))
     return {"panels": axes, "series": series, "facets": facets}
 
 
@@ -195,7 +194,7 @@ def depths(stored: Stored) -> Plot:
         for keys, rows in followed.groupby(["what", "activation", "root"], sort=False, dropna=False):
             (what, base), root, plain = map(str, keys[:2]), keys[2], not isinstance(keys[2], str)
             words = label(base, not plain) + ("" if plain else f", {root} root")
-            dash = "dash" if plain else "" if root == AUTO_ROOT.get(base, root) else "dot"
+            dash = "dash" if plain else "" if root == AUTO_ROOT.get(base.removesuffix("_d"), root) else "dot"
             place = 0 if what == "length" else 1
             series.append(line(rows["layer"], rows["predicted"], f"{words}, predicted", base, panel=place, dash=dash))
             dots = rows[
@@ -228,9 +227,8 @@ def roots(stored: Stored) -> Plot:
     series = []
     signals_table = stored.root_signals
     for row in signals_table.to_dict("records"):
-        measured = next(each for each in stored.measured if each["directory"] == row["directory"])
         words = f"{label(row['activation'], True)}, {row['root']} root"
-        series += layer_lines(measured, words, row["activation"], "" if row["published"] else "dot")
+        series += layer_lines(row, words, row["activation"], "" if row["published"] else "dot")
     return {"panels": layer_panels(), "series": series}
 
 

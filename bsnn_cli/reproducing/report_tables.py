@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli.drawing.comparison_figures import APPROACHES as LABELS
+from bsnn_cli.reproducing.archive import neutral_config
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS
 from bsnn_cli.storage import origins
 from bsnn_cli.tabulating import finding_tables, summary, tables
@@ -277,7 +278,7 @@ def runs(stored: Stored) -> list[dict[str, Any]]:
                 "label": f"{first['label']} {first['separation']}".rstrip(),
                 "dataset": DATASETS[dataset].label if dataset in DATASETS else dataset,
                 "protocol": first["protocol"] or "the published protocol",
-                "config": (Path(first["directory"]) / "config.yaml").read_text(encoding="utf-8"),
+                "config": neutral_config((Path(first["directory"]) / "config.yaml").read_text(encoding="utf-8")),
                 "seeds": [_run(stored, row) for row in rows],
             }
         )

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bsnn_cli.errors import BsnnError, Interrupted
+from bsnn_cli.errors import BsnnError, ConfigError, Interrupted
 from bsnn_cli.networks.memory import available_bytes
 from bsnn_cli.reproducing import agenda
 from bsnn_cli.reproducing.agenda import Speeds, Step
@@ -93,19 +93,23 @@ def run(config: ReproduceConfig) -> None:
     """Print the plan, do what is left of it, and make tables, figures and the report.
 
     Raises:
-        ConfigError: a step of the profile cannot be run here.
+        ConfigError: a step of the profile cannot be run here, or the export would overwrite what it copies.
         ReproductionError: something has failed; the rest is done.
         Interrupted: a signal has stopped it; what was at work has saved its state.
     """
+    if config.export is not None and Path(config.export).resolve() == Path(config.output_root).resolve():
+        raise ConfigError(f"export={config.export}: is the output folder itself; choose another one")
     speeds: Speeds = {}
     steps = agenda.steps(config, fetching=not config.dry_run)
     print(agenda.describe(config, steps, speeds), flush=True)
     if config.dry_run:
         return
     failures = work(config, list(jobs(config, steps, speeds)))
-    print(make_all(config), flush=True)
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
+    try:
+        print(make_all(config), flush=True)
+    finally:
+        for failure in failures:
+            print(f"failed: {failure}", file=sys.stderr)
     if failures:
         raise ReproductionError(f"{len(failures)} failed; the same command tries them again")
 
@@ -136,7 +140,7 @@ def work(config: ReproduceConfig, todo: Sequence[Job]) -> list[str]:
             try:
                 if one.step.verb == "train":
                     job.supervise(one.configs, orders, outlook.tick)
-                else:
+                elif any(measurable(each) for each in one.configs):
                     measure(one.step, orders, flag, folder / f"{number}.txt", outlook.tick)
             except OSError as error:
                 failures.append(f"{one.name}: {error}")
@@ -152,7 +156,7 @@ def work(config: ReproduceConfig, todo: Sequence[Job]) -> list[str]:
 
 def measure(step: Step, orders: Orders, flag: StopFlag, log: Path, tick: Callable[[], object]) -> None:
     """Run a command line other than a training in a child process, which ends with this one."""
-    arguments = [step.verb, *(["-m"] if step.verb == "propagate" else []), *measurable(step)]
+    arguments = [step.verb, *(["-m"] if step.verb == "propagate" else []), *of_what_is_there(step)]
     with log.open("wb") as stream:
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(os.getpid()), *arguments],
@@ -165,19 +169,23 @@ def measure(step: Step, orders: Orders, flag: StopFlag, log: Path, tick: Callabl
         job.watch(child, orders, flag, tick)
 
 
-def measurable(step: Step) -> list[str]:
-    """The arguments of a step; of trained networks only those whose weights are there."""
+def measurable(config: Any) -> bool:
+    """Whether it is a training, a study or a fresh network, or one whose weights are there."""
+    return getattr(config, "run", None) is None or (Path(config.run) / "weights.pt").exists()
+
+
+def of_what_is_there(step: Step) -> list[str]:
+    """The arguments of a step; of trained networks only those that are measurable."""
     first, *others = step.arguments
     if step.verb != "propagate" or not first.startswith("run="):
         return step.arguments
-    there = [each.run for each in step.left() if (Path(each.run) / "weights.pt").exists()]
-    return [agenda.of_runs(there), *others]
+    return [agenda.of_runs([each.run for each in step.left() if measurable(each)]), *others]
 
 
 def problems(one: Job, log: Path) -> Iterator[str]:
     """What a job has left undone, and where to read why."""
     for config in one.configs:
-        if agenda.finished(config):
+        if agenda.finished(config) or not measurable(config):  # why a network is not trained is told above
             continue
         if isinstance(config, TrainConfig):
             directory = RunDirectory(run_directory(config))

@@ -20,6 +20,12 @@ AUTO_ROOT = {
 }
 """Named activations, and the root of b that `activation.root=auto` takes; a test compares with `activations`."""
 
+
+def root_in_use(name: str, root: str) -> str:
+    """What `activation.root` comes to; `auto` of a function from a file stays as it is."""
+    return AUTO_ROOT.get(name, root) if root == "auto" else root
+
+
 ACTIVATION_LABELS = {
     "tanh": "Tanh",
     "relu": "ReLU",

@@ -42,7 +42,7 @@ class ReproduceConfig:
     batch_norm: bool = knob(False, "the accuracy tables with batch normalisation too, as in the paper")
     extras: bool = knob(True, "also exact orthogonality against unit rows, and upper against lower root b")
     dry_run: bool = knob(False, "print the plan with what it takes, and stop")
-    export: str | None = knob(None, "folder for a copy of all tables and figures, without weights; null: none")
+    export: str | None = knob(None, "folder for a copy of everything but weights; null: none")
     data_root: str = knob("${oc.env:BSNN_DATA_DIR,data}", "folder with the datasets; BSNN_DATA_DIR sets the default")
     device: str = knob("auto", "where to train; auto: cuda if there is one")
     threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))

@@ -32,15 +32,14 @@ ROOT_SIGNALS_COMMAND = (
 CONSTRAINT_LEGEND = """\
 Unit rows: each row of W has length 1, as the paper trains. Orthogonal: WᵀW = I is kept exactly. Accuracy in percent:
 mean ± sample standard deviation over the seeds [n, 95 % interval of the mean]. Error: largest |WᵀW − I| at the end of
-any epoch. Step: wall time of one step of one network, evaluations included. After training, on standard Gaussian
-inputs: ‖x‖²/n behind the last hidden layer, largest over smallest ‖∂E/∂Wˡ‖, mean 1 − cosine of two inputs; means over
-the networks measured."""
+any epoch. Step: wall time of one step of one network, evaluations included; – where hardware or threads differ. After
+training, on standard Gaussian inputs: ‖x‖²/n behind the last hidden layer, largest over smallest ‖∂E/∂Wˡ‖, mean
+1 − cosine of two inputs; means over the networks measured."""
 
 ROOTS_LEGEND = """\
 Both solutions b of E[f²] = E[f'²] = 1; * is the one the paper prints. χ: slope of the variance map at its fixed point
 1; above 1 it drives lengths away. Predicted: where ‖x‖²/n behind the last hidden layer must lie, by the theory of
-fluctuations around 1. Measured: least and largest over the repeats [n], standard Gaussian inputs, start of training.
-Accuracy in percent: mean ± sample standard deviation over the seeds [n, 95 % interval of the mean]."""
+fluctuations around 1. Measured: least and largest over the repeats [n], standard Gaussian inputs, start of training."""
 
 
 def write_constraint(table: pd.DataFrame, directory: Path) -> str:
@@ -66,7 +65,7 @@ def constraint_cells(row: Row) -> list[str]:
         accuracy(row, "test"),
         accuracy(row, "train"),
         number(row["orthogonality_error"]),
-        f"{number(row['step_ms'])} ms",
+        number(row["step_ms"]) + ("" if math.isnan(row["step_ms"]) else " ms"),
         number(row["forward_norm_last"]),
         number(row["gradient_norm_ratio"]),
         number(row["one_minus_cosine_last"]),
@@ -95,7 +94,14 @@ def write_roots(accuracies: pd.DataFrame, signals: pd.DataFrame, directory: Path
                 records(accuracies)]  # fmt: skip
         parts.append(markdown_table(["network", "b", "test", "train"], rows))
     write_text(directory / "root_signals.csv", signals.drop(columns="directory", errors="ignore").to_csv(index=False))
-    return _write(directory, "roots", "Upper against lower root b", "\n\n".join(parts), ROOTS_LEGEND, accuracies)
+    text = "\n\n".join(parts)
+    return _write(directory, "roots", "Upper against lower root b", text, roots_legend(accuracies), accuracies)
+
+
+def roots_legend(accuracies: pd.DataFrame) -> str:
+    """What stands below the table: of accuracies only where there are some."""
+    trained = "\nAccuracy in percent: mean ± sample standard deviation over the seeds [n, 95 % interval of the mean]."
+    return ROOTS_LEGEND + ("" if accuracies.empty else trained)
 
 
 def root_cells(row: Row) -> list[str]:

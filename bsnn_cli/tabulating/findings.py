@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from bsnn_cli.settings.choices import AUTO_ROOT
+from bsnn_cli.settings.choices import AUTO_ROOT, root_in_use
 from bsnn_cli.tabulating import summary
 
 WEIGHTS = ("unit_rows", "orthogonal")
@@ -32,15 +32,16 @@ def constraint(runs: pd.DataFrame, epochs: pd.DataFrame, measured: Measured) -> 
     """Exact orthogonality against unit rows, wherever both have been trained with all else equal.
 
     Args:
-        runs: as `summary.finished` returns them.
+        runs: as `summary.finished` returns them, with the column `hardware`.
         epochs: of these runs, as `runs.load_epochs` reads them.
         measured: of their trained networks, and others.
 
     Returns:
         One row per `SETTING` and `weights`: `test`, `test_std`, `test_interval` and the same of `train` (percent, over
         seeds, as in `summary.over_seeds`), `n`, `diverged`, `orthogonality_error` (largest |WᵀW − I| at the end of any
-        epoch of any seed), `step_ms` (wall time of a step and network, evaluations included; mean over the seeds), and
-        each of `SIGNALS` after training (mean over the `measured` networks).
+        epoch of any seed), `step_ms` (wall time of a step and network, evaluations included; mean over the seeds; NaN
+        where the runs that are compared were not all made on one `hardware`), and each of `SIGNALS` after training
+        (mean over the `measured` networks).
     """
     cells = _compared(runs, "model.weights", "weights", runs["model.weights"], WEIGHTS)
     error = epochs.groupby("directory")["orthogonality_error"].max()
@@ -54,6 +55,7 @@ def constraint(runs: pd.DataFrame, epochs: pd.DataFrame, measured: Measured) -> 
         **{name: runs["directory"].map({key: each[name] for key, each in own.items()}).astype(float)
            for name in SIGNALS},
     )  # fmt: skip
+    details["step_ms"] = details["step_ms"].where(details.groupby(SETTING)["hardware"].transform("nunique") == 1)
     grouped = details.groupby([*SETTING, "weights"])
     extra = grouped[["step_ms", *SIGNALS]].mean().assign(
         orthogonality_error=grouped["orthogonality_error"].max(), measured=grouped[SIGNALS[0]].count()
@@ -89,17 +91,17 @@ def root_signals(measured: Measured, theory: pd.DataFrame | None) -> pd.DataFram
     """
     rows = []
     fresh = [each for each in measured if each["trained"] is None and each["source"] == "gaussian"]
-    chosen: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for each in sorted(fresh, key=lambda each: (each["width"], each["repeats"], each["inputs"])):
+    sizes: dict[tuple[str, int, int], dict[str, Mapping[str, Any]]] = {}
+    for each in sorted(fresh, key=lambda each: (each["width"], each["depth"], each["repeats"], each["inputs"])):
         network = each["config"]
         plain = network["model"]["norm"] == "none" and network["model"]["weights"] == "unit_rows"
         plain = plain and network["activation"].get("separation") is None
         if network["activation"]["gpn"] and each["approach"] is None and plain and not network["model"]["residual"]:
             name, root = network["activation"]["name"], network["activation"]["root"]
-            chosen[name, AUTO_ROOT.get(name, root) if root == "auto" else root] = each
-    names = [name for name in AUTO_ROOT if all((name, root) in chosen for root in ROOTS)]
-    for name, root in ((name, root) for name in names for root in ROOTS):
-        each = chosen[name, root]
+            sizes.setdefault((name, each["width"], each["depth"]), {})[root_in_use(name, root)] = each
+    chosen = {name: both for (name, _, _), both in sizes.items() if len(both) == len(ROOTS)}  # the largest stands last
+    for name, root in ((name, root) for name in AUTO_ROOT if name in chosen for root in ROOTS):
+        each = chosen[name][root]
         row = {
             "activation": name,
             "root": root,
@@ -133,6 +135,8 @@ def _compared(runs: pd.DataFrame, key: str, column: str, values: pd.Series, both
     keys = [*SETTING, column]
     frame = runs.assign(**{"setting": runs["protocol"].map(lambda text: summary.without(text, key)), column: values})
     frame = frame[frame[column].isin(both)]
+    # Where a name does not tell what `auto` comes to, `auto` and that root are two identities of one network.
+    frame = frame[frame["identity"] == frame.groupby(keys)["identity"].transform("first")]
     complete = frame.groupby(SETTING)[column].transform("nunique") == len(both)
     frame = frame[complete]
     if frame.empty:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli.measuring import propagation_store
-from bsnn_cli.storage import runs
+from bsnn_cli.storage import origins, runs
 from bsnn_cli.tabulating import findings, summary
 
 
@@ -56,7 +56,9 @@ class Stored:
         """See `findings.constraint`; empty if there is nothing to compare."""
         if self.finished.empty:
             return pd.DataFrame()
-        return findings.constraint(self.finished, self.epochs, self.measured)
+        places = [origins.of_directory(directory) for directory in self.finished["directory"]]
+        hardware = [f"{place['device']}, {place['threads']} threads" for place in places]
+        return findings.constraint(self.finished.assign(hardware=hardware), self.epochs, self.measured)
 
     @functools.cached_property
     def roots(self) -> pd.DataFrame:
