@@ -121,6 +121,10 @@ def test_the_examples_print_what_they_promise(
     printed = capsys.readouterr().out
     [out] = re.findall(r"in and out of 50 layers: [\d.]+, ([\d.]+)", printed)
     assert float(out) == pytest.approx(1, abs=0.1)
+    spreads = re.findall(r"depth-aware +[\d.]+ +[\d.]+ +([\d.]+) +([\d.]+)", printed)
+    assert len(spreads) == 5
+    for measured, predicted in spreads:
+        assert float(measured) == pytest.approx(float(predicted), rel=0.25)
     [accuracy] = re.findall(r"test accuracy after 3 epochs: ([\d.]+)", printed)
     assert float(accuracy) > 70
     _, trained_gpn, orthogonal, orthogonal_gpn = map(float, re.findall(r"Tanh.*‖x‖²/n = ([\d.]+), gradient", printed))
