@@ -16,6 +16,7 @@ from bsnn_cli.storage import origins
 from bsnn_cli.storage.files import write_text
 from bsnn_cli.tabulating.formats import markdown_table
 from bsnn_cli.tabulating.stored import Stored
+from bsnn_cli.tabulating.tables import PAPER_DATASETS
 
 COLUMNS = [
     "dataset", "activation", "gpn", "separation", "root", "batch_norm", "weights", "depth", "width", "epochs", "seed",
@@ -70,9 +71,10 @@ def all_runs(stored: Stored) -> pd.DataFrame:
 def page(stored: Stored, folder: Path, command: str, runs: pd.DataFrame) -> str:
     """The page: what was run where, all tables, all figures with their captions."""
     parts = ["# Results", MADE, f"<!-- long -->\n```sh\n{command}\n```", made(stored, runs)]
-    compared = (runs["protocol"] == "").any()
+    published = (runs["protocol"] == "") & runs["dataset"].isin(PAPER_DATASETS) & (runs["separation"] == "")
+    compared = published.any()
     for name in TABLES:
-        path = folder / f"{name}.md"
+        path = stored.root / "tables" / f"{name}.md"
         if path.exists() and (name != "comparison" or compared):
             parts.append(re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.MULTILINE).strip())
     captions = stored.root / "figures" / "captions.md"

@@ -42,7 +42,9 @@ def make_all(config: ReproduceConfig) -> str:
 def reproduction(config: ReproduceConfig) -> str:
     """The command line that a reader repeats."""
     words = [f"profile={config.profile.name}"]
-    words += [f"seeds={config.seeds}"] if config.seeds != ReproduceConfig().seeds else []
+    for name in ("seeds", "batch_norm", "extras"):
+        value = getattr(config, name)
+        words += [f"{name}={str(value).lower()}"] if value != getattr(ReproduceConfig(), name) else []
     return " ".join(["bsnn reproduce", *words])
 
 
