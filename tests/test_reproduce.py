@@ -19,7 +19,6 @@ import pytest
 from bsnn_cli import cli
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.reproducing import agenda, reproduction
-from bsnn_cli.reproducing.archive import archive
 from bsnn_cli.settings.config import PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.settings.validation import resolve
 from bsnn_cli.storage.records import RunResult
@@ -217,13 +216,6 @@ def test_a_profile_that_contradicts_itself_is_refused(here: Path, capfd: pytest.
     assert "outputs/theory holds one study, and a step above asks for another" in capfd.readouterr().err
     assert cli.dispatch(["reproduce", "export=./outputs"]) == 2
     assert "export=./outputs: is the output folder itself" in capfd.readouterr().err
-
-
-def test_half_a_theory_is_not_archived(here: Path) -> None:
-    (here / "outputs" / "theory").mkdir(parents=True)
-    (here / "outputs" / "theory" / "theory.csv").write_text("what\n")
-    archive(here / "outputs", [], here / "results")
-    assert not (here / "results").exists()
 
 
 def test_a_damaged_summary_is_named_and_left_out(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

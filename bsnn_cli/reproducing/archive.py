@@ -1,4 +1,4 @@
-"""Runs, measurements and theory without weights, in the layout of an output folder: small enough for a repository.
+"""Runs and measurements without weights, in the layout of an output folder: small enough for a repository.
 
 Copied back into an output folder they count as done, so that a reproduction goes on where another machine has ended.
 What belongs to a machine, its folders and its name, stays behind.
@@ -23,17 +23,16 @@ PLACES = ("output_root", "dataset.root", "run")
 
 RUN_FILES = ("provenance.json", "epochs.csv", activation_file.COPY, "config.yaml", "result.json")
 MEASUREMENT_FILES = ("provenance.json", "layers.csv", "histogram.csv", "config.yaml", "summary.json")
-THEORY_FILES = ("theory.csv", "config.yaml")
 """Last the one that says that all is there, as whoever made them wrote it last."""
 
 
 def archive(output_root: Path, runs: Iterable[str], folder: Path) -> None:
-    """Copy runs, all measurements and the theory.
+    """Copy runs and all measurements; what `bsnn theory` makes is large and made again in a minute.
 
     Args:
         output_root: where they are.
         runs: directories of finished runs in it.
-        folder: where they go, to `runs`, `propagation` and `theory` in it.
+        folder: where they go, to `runs` and `propagation` in it.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -43,8 +42,6 @@ def archive(output_root: Path, runs: Iterable[str], folder: Path) -> None:
     for each in propagation_store.load_all(output_root):
         measurement = Path(each["directory"])
         copy(measurement, folder / measurement.relative_to(output_root), MEASUREMENT_FILES)
-    if all((output_root / "theory" / name).exists() for name in THEORY_FILES):
-        copy(output_root / "theory", folder / "theory", THEORY_FILES)
 
 
 def copy(source: Path, target: Path, names: Sequence[str]) -> None:

@@ -86,7 +86,7 @@ def page(stored: Stored, folder: Path, command: str, runs: pd.DataFrame) -> str:
             parts.append(f"![{name}]({name}.png)\n\n{texts[name]}")
     parts.append(
         "Every run with its accuracies, the command that repeats it, commit, versions and hardware: `runs.csv`."
-        " Everything stored, without weights: `runs`, `propagation`, `theory`; in an output folder it counts as done."
+        " Their files, without weights, and those of measurements: `runs`, `propagation`; in `outputs` they count."
     )
     return "\n\n".join(parts) + "\n"
 
