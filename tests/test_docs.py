@@ -65,6 +65,8 @@ def execute(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def check(words: list[str]) -> None:
     """Raise unless a command could be given."""
     program, *arguments = words
+    absent = [word for word in words if word.startswith("docs/") and not (CHECKOUT / word).exists()]
+    assert not absent, words
     if program == "make":
         assert re.search(rf"^{arguments[0]}:", (CHECKOUT / "Makefile").read_text(), re.M), words
     if program != "bsnn" or arguments[0].startswith("-"):
@@ -141,8 +143,9 @@ def test_long_blocks_are_held_to_the_configs() -> None:
     for wrong in ("activation=tanh,seluu", "model.depth=3,0", "optim.lrr=1"):
         with pytest.raises(AssertionError, match="bsnn train"):
             check(["bsnn", "train", "-m", wrong])
-    with pytest.raises(AssertionError):
-        check(["make", "nothing"])
+    for wrong_words in (["make", "nothing"], ["cp", "-r", "docs/nothing", "outputs"]):
+        with pytest.raises(AssertionError):
+            check(wrong_words)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

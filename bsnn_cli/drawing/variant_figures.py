@@ -166,7 +166,8 @@ def grid(
             if column == 0:
                 ax.set_ylabel(title)
     figure.align_ylabels()
-    legend_above(figure, [key(text, linestyle=style, color=GREY) for text, style in legend.items()], len(legend))
+    handles = [key(text, linestyle=style, color=GREY) for text, style in legend.items()]
+    legend_above(figure, handles, min(len(handles), len(columns)))  # side by side as far as there is room
     small, sizes = counted(each for lines in columns.values() for _, each in lines)
     note(figure, small)
     return Picture(name, figure, f"{caption} {sizes}.")
