@@ -7,17 +7,20 @@ import copy
 import dataclasses
 from typing import Any
 
+import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli.cli import VERBS
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.running import job, sweep
 from bsnn_cli.settings import composition
-from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.config import ActivationConfig, TrainConfig
 from bsnn_cli.settings.identity import canonical, differences, identity
 from bsnn_cli.settings.knobs import knobs
 from bsnn_cli.settings.validation import resolve
@@ -69,6 +72,46 @@ def test_any_command_line_makes_a_config_or_a_clear_line(arguments: list[str]) -
     with contextlib.suppress(ConfigError):
         config = compose("train", arguments)
     assert config is None or isinstance(config, TrainConfig)
+
+
+@pytest.mark.parametrize("verb", ["train", "propagate"])
+def test_the_composer_composes_what_hydra_does(verb: str) -> None:
+    lines = [
+        ["activation=gelu_gpn", "dataset=cifar10", "model.depth=3", "seed=1"],
+        ["activation.root=lower", "activation=tanh_gpn"],  # a choice fills its node, and a value goes on top of it
+        ["activation=lrelu_gpn_d", "activation.separation=0.5"],
+        ["dataset=cifar10_jpeg", "dataset.name=x"],
+        ["approach=batch_norm"],
+        ["approach=batch_norm", "activation=selu"],
+        ["activation=selu", "approach=batch_norm"],
+        ["approach=null"],
+        ["+model.nothing=1"],
+        ["~model"],
+        ["model.depth=abc"],
+        ["activation=seluu"],
+        ["activation=null"],
+        ["nothing=1"],
+        ["model=x"],
+    ]
+
+    def act(_: DictConfig) -> None:
+        composer = composition.Composer(verb)
+        for line in lines:
+            try:
+                expected = hydra.compose(verb, overrides=line)
+            except Exception as error:  # noqa: BLE001 - whatever Hydra makes of it
+                with pytest.raises((HydraException, OmegaConfBaseException, type(error))):
+                    composer.compose(line)
+                continue
+            found = composer.compose(line)
+            assert OmegaConf.to_container(found) == OmegaConf.to_container(expected), line
+            assert found.activation is None or OmegaConf.get_type(found.activation) is ActivationConfig
+
+    sweep.register()
+    try:
+        composition.run(verb, [], act)
+    finally:
+        GlobalHydra.instance().clear()
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,7 @@ from bsnn_cli.running import plan
 from bsnn_cli.running.runner import identified
 from bsnn_cli.settings import composition
 from bsnn_cli.settings.choices import AUTO_ROOT, DATASETS
-from bsnn_cli.settings.composition import Composed
+from bsnn_cli.settings.composition import Composer
 from bsnn_cli.settings.config import VERBS, DatasetConfig, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.knobs import knobs
@@ -88,21 +88,21 @@ def steps(config: ReproduceConfig, fetching: bool) -> list[Step]:
         ConfigError: a step cannot be run, with the reasons.
     """
     found: list[Step] = []
-    composed: Composed = {}
+    composers = {verb: Composer(verb) for verb in UNITS}
     for entry in config.profile.steps:
         if entry.wanted:
-            found.append(_step(config, entry, found, fetching, composed))
+            found.append(_step(config, entry, found, fetching, composers))
             if entry.measure:
                 found.append(_measurement_of(config, found[-1]))
     return found
 
 
 def _step(
-    config: ReproduceConfig, entry: StepConfig, before: Sequence[Step], fetching: bool, composed: Composed
+    config: ReproduceConfig, entry: StepConfig, before: Sequence[Step], fetching: bool, composer: Mapping[str, Composer]
 ) -> Step:
     verb, *arguments = [word for word in shlex.split(entry.command) if word != "-m"]
     arguments += _common(config, verb)
-    configs = [whole(each) for each in composition.expand(verb, arguments, composed)]
+    configs = [whole(each) for each in composition.expand(arguments, composer[verb])]
     seen = {place(each) for step in before for each in step.configs}
     fresh = [each for each in configs if place(each) not in seen]
     step = Step(entry.title, verb, arguments, configs, fresh)

@@ -16,13 +16,12 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli.errors import BsnnError, ConfigError, Interrupted, RunDirectoryError
@@ -89,7 +88,7 @@ class RunSweeper(Sweeper):
         config: DictConfig,
     ) -> None:
         """See the base class. The task of each job is `work`, not what the command line does with a single run."""
-        self.loader, self.config = hydra_context.config_loader, config
+        self.config = config
         self.engine = str(config.hydra.runtime.choices["hydra/launcher"])
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=work, config=config
@@ -127,24 +126,17 @@ class RunSweeper(Sweeper):
         Raises:
             ConfigError: with all problems of all jobs, each once.
         """
-        # Not at the top: Hydra executes this module once more when it looks for plugins, which makes another class.
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
         given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
         arguments = [*(f"{key}={value}" for key, value in self.params.items() if key not in given), *arguments]
-        overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
-        [combinations] = BasicSweeper.split_arguments(overrides, None)
+        composer = composition.Composer("train")
         jobs: dict[Path, tuple[TrainConfig, list[str]]] = {}
         problems: dict[str, None] = {}
-        for combination in combinations:
+        for combination in composer.combinations(arguments):
             try:
-                composed = self.loader.load_sweep_config(self.config, list(combination))
-                with open_dict(composed):
-                    del composed["hydra"]
-                config = self.prepare(resolve(composition.typed("train", composed)))
-                jobs.setdefault(run_directory(config), (config, list(combination)))
+                config = self.prepare(resolve(composition.typed("train", composer.compose(combination))))
+                jobs.setdefault(run_directory(config), (config, combination))
             except (HydraException, OmegaConfBaseException) as error:
-                problems[composition.explain(error, "train", list(combination))] = None
+                problems[composition.explain(error, "train", combination)] = None
             except ConfigError as error:
                 problems.update(dict.fromkeys(str(error).splitlines()))
         if problems:

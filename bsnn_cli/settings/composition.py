@@ -8,13 +8,16 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -84,44 +87,83 @@ def typed(verb: str, composed: DictConfig) -> Any:
     return tailored_to_its_depth(config)
 
 
-Composed = dict[tuple[str, ...], DictConfig]
-"""By verb and choices of groups."""
+OWN_NODE = ("activation", "dataset")
+"""Groups whose choices fill the node of their name, and nothing else."""
 
 
-def expand(verb: str, arguments: Sequence[str], composed: Composed) -> list[Any]:
-    """The typed configs of a command line with lists of values, one for each combination, while Hydra is at work.
+class Composer:
+    """Composes many configs of a verb while Hydra is at work, as `hydra.compose` would, in a fraction of its time.
 
-    Hydra takes long over the choices of groups, so it composes each choice once; single values are filled in after.
+    Hydra takes long over the choices of groups. Each set of choices is composed once, and a choice of `OWN_NODE` put in
+    place without Hydra; single values are filled in after.
 
     Args:
-        verb: of the command line.
+        verb: name of the primary config.
+    """
+
+    def __init__(self, verb: str) -> None:
+        self.verb = verb
+        self._loader = GlobalHydra.instance().config_loader()
+        self._parser = OverridesParser.create(config_loader=self._loader)
+        self._groups = set(self._loader.list_groups(""))
+        self._chosen: dict[tuple[tuple[str, str], ...], DictConfig] = {}
+
+    def combinations(self, arguments: Sequence[str]) -> list[list[str]]:
+        """The overrides of each job of a command line with lists of values, as Hydra's own sweeper makes them."""
+        # Not at the top: Hydra executes plugins once more when it looks for them, which makes another class.
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        [found] = BasicSweeper.split_arguments(self._parser.parse_overrides(list(arguments)), None)
+        return [list(combination) for combination in found]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The config with these overrides, without `hydra`.
+
+        Raises:
+            HydraException, OmegaConfBaseException: they make none.
+        """
+        parsed = self._parser.parse_overrides(list(overrides))
+        choices = [(each.key_or_group, each.value()) for each in parsed if each.key_or_group in self._groups]
+        names = [(group, name) for group, name in choices if isinstance(name, str)]
+        plain = all(each.type == OverrideType.CHANGE and each.package is None for each in parsed)
+        if not plain or len(names) < len(choices):
+            return hydra.compose(self.verb, overrides=list(overrides))
+        config = self._with_choices(tuple(names)).copy()
+        for each in parsed:
+            if each.key_or_group not in self._groups:
+                OmegaConf.update(config, each.key_or_group, each.value(), merge=False)
+        return config
+
+    def _with_choices(self, choices: tuple[tuple[str, str], ...]) -> DictConfig:
+        if choices not in self._chosen:
+            repository = cast(ConfigLoaderImpl, self._loader).repository
+            found = [repository.load_config(f"{group}/{name}") for group, name in choices]
+            alone = all(each is not None and not each.defaults_list for each in found)
+            if choices and alone and all(group in OWN_NODE for group, _ in choices):
+                config = self._with_choices(()).copy()
+                for (group, _), each in zip(choices, found, strict=True):
+                    defaults = OmegaConf.structured(OmegaConf.get_type(config[group]))
+                    config[group] = OmegaConf.merge(defaults, cast(ConfigResult, each).config)
+            else:
+                config = hydra.compose(self.verb, overrides=[f"{group}={name}" for group, name in choices])
+            self._chosen[choices] = config
+        return self._chosen[choices]
+
+
+def expand(arguments: Sequence[str], composer: Composer) -> list[Any]:
+    """The typed configs of a command line with lists of values, one for each combination.
+
+    Args:
         arguments: without `-m`.
-        composed: what has been composed before; added to.
+        composer: of the verb.
 
     Raises:
         ConfigError: the arguments make no config.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # see `sweep` for why it is not at the top
-
-    loader = GlobalHydra.instance().config_loader()
-    parser, groups = OverridesParser.create(config_loader=loader), loader.list_groups("")
     try:
-        [combinations] = BasicSweeper.split_arguments(parser.parse_overrides(list(arguments)), None)
-        configs = []
-        for combination in combinations:
-            overrides = parser.parse_overrides(list(combination))
-            pairs = zip(combination, overrides, strict=True)
-            choices = (verb, *(word for word, each in pairs if each.key_or_group in groups))
-            if choices not in composed:
-                composed[choices] = hydra.compose(verb, overrides=list(choices[1:]))
-            config = composed[choices].copy()
-            for override in overrides:
-                if override.key_or_group not in groups:
-                    OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
-            configs.append(typed(verb, config))
+        return [typed(composer.verb, composer.compose(each)) for each in composer.combinations(arguments)]
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, verb, list(arguments))) from error
-    return configs
+        raise ConfigError(explain(error, composer.verb, list(arguments))) from error
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
