@@ -152,6 +152,15 @@ def test_curves_are_means_over_seeds_and_name_what_diverged(tmp_path: Path) -> N
     assert missing.command.startswith("bsnn train -m activation=")
 
 
+def test_a_run_that_diverged_at_once_leaves_the_others_their_bands(tmp_path: Path) -> None:
+    trained(tmp_path, "selu_gpn", 0, [50.0, 70.0])
+    trained(tmp_path, "selu_gpn", 1, [60.0, 90.0])
+    trained(tmp_path, "gelu_gpn", 0, [], diverged=True)
+    [picture], _ = built(tmp_path, "curves")
+    [band] = [band for ax in picture.figure.axes for band in ax.collections]
+    assert band.get_paths()[0].get_extents().ymax == pytest.approx(80 + 2**0.5 * 10)
+
+
 def test_a_curve_of_one_epoch_is_a_dot_inside_its_panel(tmp_path: Path) -> None:
     trained(tmp_path, "selu_gpn", 0, [50.0])
     [picture], _ = built(tmp_path, "curves")

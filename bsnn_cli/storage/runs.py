@@ -302,6 +302,7 @@ def load_epochs(runs: pd.DataFrame) -> pd.DataFrame:
 
     paths = [Path(directory) / "epochs.csv" for directory in runs["directory"]]
     frames = [pd.read_csv(path).assign(directory=str(path.parent)) for path in paths if path.exists()]
+    frames = [frame for frame in frames if len(frame) > 0]  # columns without rows have no type, and spoil the others'
     if frames:
         return pd.concat(frames, ignore_index=True)
     return pd.DataFrame(columns=["directory", *(field.name for field in dataclasses.fields(EpochRecord))])
