@@ -18,8 +18,9 @@ import pytest
 
 from bsnn_cli import cli
 from bsnn_cli.measuring import propagation_store
-from bsnn_cli.reproducing import agenda, reproduction
+from bsnn_cli.reproducing import agenda, products, reproduction
 from bsnn_cli.settings.config import PropagateConfig, TheoryConfig, TrainConfig
+from bsnn_cli.settings.profiles import ReproduceConfig
 from bsnn_cli.settings.validation import resolve
 from bsnn_cli.storage.records import RunResult
 from tests.conftest import BSNN
@@ -216,6 +217,12 @@ def test_a_profile_that_contradicts_itself_is_refused(here: Path, capfd: pytest.
     assert "outputs/theory holds one study, and a step above asks for another" in capfd.readouterr().err
     assert cli.dispatch(["reproduce", "export=./outputs"]) == 2
     assert "export=./outputs: is the output folder itself" in capfd.readouterr().err
+
+
+def test_an_export_names_the_command_that_makes_it() -> None:
+    config = ReproduceConfig(seeds=3, batch_norm=True, extras=False)
+    config.profile.name = "short"
+    assert products.reproduction(config) == "bsnn reproduce profile=short seeds=3 batch_norm=true extras=false"
 
 
 def test_a_damaged_summary_is_named_and_left_out(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
