@@ -74,7 +74,7 @@ def test_any_command_line_makes_a_config_or_a_clear_line(arguments: list[str]) -
     assert config is None or isinstance(config, TrainConfig)
 
 
-@pytest.mark.parametrize("verb", ["train", "propagate"])
+@pytest.mark.parametrize("verb", ["train", "propagate", "theory", "reproduce"])
 def test_the_composer_composes_what_hydra_does(verb: str) -> None:
     lines = [
         ["activation=gelu_gpn", "dataset=cifar10", "model.depth=3", "seed=1"],
@@ -92,6 +92,7 @@ def test_the_composer_composes_what_hydra_does(verb: str) -> None:
         ["activation=null"],
         ["nothing=1"],
         ["model=x"],
+        ["profile=smoke", "profile.steps=[{title: mine, command: theory}]"],
     ]
 
     def act(_: DictConfig) -> None:
@@ -105,7 +106,8 @@ def test_the_composer_composes_what_hydra_does(verb: str) -> None:
                 continue
             found = composer.compose(line)
             assert OmegaConf.to_container(found) == OmegaConf.to_container(expected), line
-            assert found.activation is None or OmegaConf.get_type(found.activation) is ActivationConfig
+            activation = OmegaConf.select(found, "activation")
+            assert activation is None or OmegaConf.get_type(activation) is ActivationConfig
 
     sweep.register()
     try:

@@ -1,19 +1,19 @@
 """What README and docs tell to type is typed here: run, or where it takes long, composed and checked.
 
 A fenced block of `sh` or `python` is run, in the order of its page. One that follows the comment `<!-- long -->` is
-not: each `bsnn` line in it has to make sound configs, each `make` line has to name a target.
+not: each job of a `bsnn` line in it has to make a sound config, each `make` line has to name a target.
 """
 
 from __future__ import annotations
 
-import functools
 import glob
 import re
 import runpy
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,52 +62,48 @@ def execute(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
 
 
-def check(words: list[str]) -> None:
-    """Raise unless a command could be given."""
-    program, *arguments = words
-    absent = [word for word in words if word.startswith("docs/") and not (CHECKOUT / word).exists()]
-    assert not absent, words
-    if program == "make":
-        assert re.search(rf"^{arguments[0]}:", (CHECKOUT / "Makefile").read_text(), re.M), words
-    if program != "bsnn" or arguments[0].startswith("-"):
-        return
-    verb, *overrides = arguments
-    assert verb in cli.VERBS, words
-    cli.register_plugins(verb)
-    for one in jobs([each for each in overrides if not each.startswith(("-m", "--", "hydra/launcher=", "hydra."))]):
-        compose(verb, one)
+def check(lines: Sequence[list[str]]) -> None:
+    """Raise unless all these commands could be given."""
+    of_verb: dict[str, list[list[str]]] = defaultdict(list)
+    for words in lines:
+        program, *arguments = words
+        absent = [word for word in words if word.startswith("docs/") and not (CHECKOUT / word).exists()]
+        assert not absent, words
+        if program == "make":
+            assert re.search(rf"^{arguments[0]}:", (CHECKOUT / "Makefile").read_text(), re.M), words
+        elif program == "bsnn" and not arguments[0].startswith("-"):
+            verb, *overrides = arguments
+            assert verb in cli.VERBS, words
+            if verb == "rerun":  # takes a directory that is there
+                continue
+            of_verb[verb].append([each for each in overrides if "=" in each and not each.startswith("hydra")])
+    for verb, commands_of_verb in of_verb.items():
+        cli.register_plugins(verb)
+        composition.run(verb, [], lambda _: compose(verb, commands_of_verb))  # noqa: B023 - called at once
 
 
-@functools.cache
-def compose(verb: str, overrides: tuple[str, ...]) -> None:
-    alone = ["hydra.mode=RUN"] if any(word.startswith("experiment=") for word in overrides) else []
-    try:  # an experiment would run all of its jobs
-        composition.run(verb, [*overrides, *alone], lambda composed: composition.typed(verb, composed))
-    except ConfigError as error:
-        raise AssertionError(f"bsnn {verb} {shlex.join(overrides)}: {error}") from error
-
-
-def jobs(overrides: list[str]) -> set[tuple[str, ...]]:
-    """The first and the last job of a sweep, for the launcher that is always there."""
-    pairs = [each.split("=", 1) for each in overrides if "=" in each and "glob(" not in each]
-    choices = [(key, [value] if value[:1] in "[{'\"" else value.split(",")) for key, value in pairs]
-    return {tuple(f"{key}={values[end]}" for key, values in choices) for end in (0, -1) if choices}
+def compose(verb: str, lines: Sequence[list[str]]) -> None:
+    """The configs of all jobs, while Hydra is at work."""
+    composer = composition.Composer(verb)
+    for overrides in lines:
+        try:
+            assert composition.expand(overrides, composer)
+        except ConfigError as error:
+            raise AssertionError(f"bsnn {verb} {shlex.join(overrides)}: {error}") from error
 
 
 def follow(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Do what a page tells to do, in a folder with nothing but the examples."""
     monkeypatch.chdir(folder)
     shutil.copytree(CHECKOUT / "examples", folder / "examples")
+    check([words for block in blocks(page) if block.long and block.language == "sh" for words in commands(block.text)])
     for block in blocks(page):
         if block.language == "python":
             code = compile(block.text, page, "exec")
             if not block.long:
                 exec(code, {"__name__": "__main__"})
-            continue
-        for words in commands(block.text):
-            if block.long:
-                check(words)
-            else:
+        elif not block.long:
+            for words in commands(block.text):
                 execute(words, monkeypatch)
 
 
@@ -139,13 +135,13 @@ def test_the_examples_print_what_they_promise(
 
 
 def test_long_blocks_are_held_to_the_configs() -> None:
-    check(["bsnn", "train", "-m", "activation=tanh,selu_gpn", "dataset=digits", "model.depth=3,4"])
+    check([["bsnn", "train", "-m", "activation=tanh,selu_gpn", "dataset=digits", "model.depth=3,4"]])
     for wrong in ("activation=tanh,seluu", "model.depth=3,0", "optim.lrr=1"):
         with pytest.raises(AssertionError, match="bsnn train"):
-            check(["bsnn", "train", "-m", wrong])
+            check([["bsnn", "train", "-m", wrong]])
     for wrong_words in (["make", "nothing"], ["cp", "-r", "docs/nothing", "outputs"]):
         with pytest.raises(AssertionError):
-            check(wrong_words)
+            check([wrong_words])
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

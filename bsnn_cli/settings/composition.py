@@ -17,7 +17,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -131,23 +130,29 @@ class Composer:
         config = self._with_choices(tuple(names)).copy()
         for each in parsed:
             if each.key_or_group not in self._groups:
-                OmegaConf.update(config, each.key_or_group, each.value(), merge=False)
+                OmegaConf.update(config, each.key_or_group, each.value(), merge=True)
         return config
 
     def _with_choices(self, choices: tuple[tuple[str, str], ...]) -> DictConfig:
         if choices not in self._chosen:
-            repository = cast(ConfigLoaderImpl, self._loader).repository
-            found = [repository.load_config(f"{group}/{name}") for group, name in choices]
-            alone = all(each is not None and not each.defaults_list for each in found)
-            if choices and alone and all(group in OWN_NODE for group, _ in choices):
-                config = self._with_choices(()).copy()
-                for (group, _), each in zip(choices, found, strict=True):
-                    defaults = OmegaConf.structured(OmegaConf.get_type(config[group]))
-                    config[group] = OmegaConf.merge(defaults, cast(ConfigResult, each).config)
-            else:
+            config = self._put_in_place(choices)
+            if config is None:
                 config = hydra.compose(self.verb, overrides=[f"{group}={name}" for group, name in choices])
             self._chosen[choices] = config
         return self._chosen[choices]
+
+    def _put_in_place(self, choices: tuple[tuple[str, str], ...]) -> DictConfig | None:
+        """The config without Hydra; None where a choice does more than to fill a node that is there."""
+        if not choices or any(group not in OWN_NODE for group, _ in choices):
+            return None
+        config = self._with_choices(()).copy()
+        repository = cast(ConfigLoaderImpl, self._loader).repository
+        for group, name in choices:
+            found = repository.load_config(f"{group}/{name}")
+            if found is None or found.defaults_list or config[group] is None:
+                return None
+            config[group] = OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(config[group])), found.config)
+        return config
 
 
 def expand(arguments: Sequence[str], composer: Composer) -> list[Any]:
