@@ -124,7 +124,7 @@ def signed(value: float) -> str:
 
 
 def curves(config: FiguresConfig) -> Iterator[Picture | Missing]:
-    """Test accuracy against epoch, GPN against non-GPN: a picture for each dataset and protocol."""
+    """Test accuracy against epoch, GPN against non-GPN: a picture for each dataset and protocol of several epochs."""
     stored = Stored(config.output_root)
     counted = stored.finished
     command = "bsnn train -m activation=tanh,tanh_gpn,selu,selu_gpn dataset=cifar10 seed=0,1,2"
@@ -138,8 +138,9 @@ def curves(config: FiguresConfig) -> Iterator[Picture | Missing]:
         yield Missing("curves", "training runs on CIFAR-10, the paper's", command)
     cells = cells[(cells["split"] == "test") & ~cells["batch_norm"]]
     for (dataset, protocol), group in cells.groupby(["dataset", "protocol"]):
-        own = (table["dataset"] == dataset) & (table["protocol"] == protocol) & ~table["batch_norm"]
-        yield training(str(dataset), str(protocol), group, table[own])
+        own = table[(table["dataset"] == dataset) & (table["protocol"] == protocol) & ~table["batch_norm"]]
+        if own["epoch"].max() > 1:  # one epoch makes no curve; tables have it
+            yield training(str(dataset), str(protocol), group, own)
 
 
 def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFrame) -> Picture:
@@ -161,10 +162,7 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
     for ax, name in zip(axes, names, strict=False):
         for gpn, separation in reversed(forms.values()):
             own = table[(table["activation"] == name) & (table["gpn"] == gpn) & (table["separation"] == separation)]
-            looks = stroke(name, gpn, separation != "")
-            if len(own) == 1:  # no line to see
-                looks |= {"marker": "o", "markerfacecolor": None if gpn else "white"}
-            ax.plot(own["epoch"], own["mean"], **looks)
+            ax.plot(own["epoch"], own["mean"], **stroke(name, gpn, separation != ""))
             if own["std"].notna().any():
                 low, high = own["mean"] - own["std"], own["mean"] + own["std"]
                 ax.fill_between(own["epoch"], low, high, color=colour(name), alpha=0.18, linewidth=0)
@@ -174,8 +172,7 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     axes[0].set_ylim(0, 100)
-    last = table["epoch"].max()
-    axes[0].set_xlim(*((1, last) if last > 1 else (0, 2)))
+    axes[0].set_xlim(1, table["epoch"].max())
     axes[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for index in range(len(names)):
         if index + columns >= len(names):
