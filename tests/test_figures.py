@@ -11,9 +11,11 @@ import pytest
 from bsnn_cli.drawing import figures, plotting
 from bsnn_cli.drawing.plotting import Picture
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, FIGURES
+from bsnn_cli.reproducing.export import export
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, FIGURES, FORMATS
 from bsnn_cli.settings.config import VERBS, FiguresConfig
 from bsnn_cli.settings.validation import check
+from bsnn_cli.tabulating.stored import Stored
 from tests.conftest import run_bsnn
 from tests.drawing import measured, settings, theorised, trained
 from tests.test_bench_figures import benched
@@ -52,6 +54,27 @@ def test_captions_of_other_figures_stay(tmp_path: Path) -> None:
         f"\n## {name}\n\nOf {name}, f(h)² = 1.\n" for name in ("curves_mnist", "width")
     )
     assert {path.name for path in tmp_path.iterdir()} == {"curves_mnist.svg", "width.svg", "captions.md"}
+
+
+def test_all_figures_leave_nothing_of_those_that_are_gone(tmp_path: Path) -> None:
+    for name in ("curves_mnist", "../outside"):
+        plotting.save([Picture(name, plotting.canvas(2, 2)[0], "Of old runs.")], tmp_path / "figures", FORMATS)
+    for name in ("figures/own.png", "outside.png"):
+        (tmp_path / name).write_bytes(b"not ours")
+    figures.draw(settings(tmp_path, only="activations", formats=["png"]))
+    assert (tmp_path / "figures" / "curves_mnist.pdf").exists()
+    figures.draw(settings(tmp_path, formats=["png"]))
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"activations.png", "own.png", "captions.md"}
+    assert (tmp_path / "outside.png").exists()
+    assert list(plotting.captions(tmp_path / "figures")) == ["activations"]
+
+
+def test_what_captions_do_not_name_is_not_exported(tmp_path: Path) -> None:
+    figures.draw(settings(tmp_path, only="activations", formats=["png"]))
+    (tmp_path / "figures" / "stale.png").write_bytes(b"of another day")
+    page = export(Stored(tmp_path), tmp_path / "results", "bsnn reproduce")
+    assert [path.name for path in page.parent.glob("*.png")] == ["activations.png"]
+    assert "![activations](activations.png)\n\nThe paper's six activations" in page.read_text(encoding="utf-8")
 
 
 def test_all_formats_are_written_and_equal_numbers_give_equal_bytes(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ class Drawn:
 def draw(config: FiguresConfig) -> Drawn:
     """Draw all figures, or the one that is asked for, whose numbers are stored under `output_root`.
 
+    Where all are drawn, those of before whose numbers are gone leave the folder.
+
     Raises:
         ConfigError: nothing can be drawn, with the commands that make the numbers.
         RunDirectoryError: a file cannot be written, or runs contradict each other.
@@ -82,7 +84,7 @@ def draw(config: FiguresConfig) -> Drawn:
     directory = Path(config.output_root) / "figures"
     formats = FORMATS if config.formats is None else config.formats
     with looks():
-        files = save(pictures, directory, formats)
+        files = save(pictures, directory, formats, afresh=config.only is None)
     names = ", ".join(picture.name for picture in pictures)
     written = f"Written to {directory} as {', '.join(formats)}, with captions.md: {names}"
     return Drawn("\n".join([*notes, written]), files, missing)

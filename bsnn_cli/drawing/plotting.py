@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from bsnn_cli.errors import RunDirectoryError
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, split_label
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMATS, split_label
 from bsnn_cli.settings.config import FiguresConfig
 from bsnn_cli.storage.files import write_atomically, write_text
 
@@ -197,8 +197,14 @@ def log_axis(ax: Axes, which: str, low: float, high: float, ticks: int = 6) -> N
     axis.set_minor_formatter(NullFormatter())
 
 
-def save(pictures: Sequence[Picture], directory: Path, formats: Sequence[str]) -> list[Path]:
+def save(pictures: Sequence[Picture], directory: Path, formats: Sequence[str], afresh: bool = False) -> list[Path]:
     """Write every picture in every format, and the captions of all pictures of the folder to `captions.md`.
+
+    Args:
+        pictures: to be written.
+        directory: the folder.
+        formats: of `choices.FORMATS`.
+        afresh: whether these are all there are: other pictures that `captions.md` names are removed, in all formats.
 
     Raises:
         RunDirectoryError: a file cannot be written.
@@ -211,15 +217,21 @@ def save(pictures: Sequence[Picture], directory: Path, formats: Sequence[str]) -
                 write_atomically(path, functools.partial(picture.figure.savefig, format=form, metadata=UNDATED[form]))
                 picture.figure.set_layout_engine("none")  # the layout of the first format serves the others
                 written.append(path)
-        write_text(directory / "captions.md", _captions(directory / "captions.md", pictures))
+        drawn = {picture.name: picture.caption for picture in pictures}
+        before = captions(directory)
+        for name in before.keys() - drawn.keys() if afresh else ():
+            for form in FORMATS:
+                (directory / f"{name}.{form}").unlink(missing_ok=True)
+        texts = sorted((drawn if afresh else before | drawn).items())
+        parts = [f"\n## {name}\n\n{text}\n" for name, text in texts]
+        write_text(directory / "captions.md", "# Captions\n" + "".join(parts))
     except OSError as error:
         raise RunDirectoryError(f"output_root: cannot write {directory}: {error.strerror}") from error
     return written
 
 
-def _captions(path: Path, pictures: Sequence[Picture]) -> str:
-    """What the file says, with the captions of `pictures` put in place."""
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    captions = dict(re.findall(r"^## (.+)\n\n(.+)$", before, flags=re.MULTILINE))
-    captions |= {picture.name: picture.caption for picture in pictures}
-    return "# Captions\n" + "".join(f"\n## {name}\n\n{text}\n" for name, text in sorted(captions.items()))
+def captions(directory: Path) -> dict[str, str]:
+    """What `captions.md` says of each picture that it names; a name leads nowhere but into the folder."""
+    path = directory / "captions.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return dict(re.findall(r"^## ([A-Za-z0-9._-]+)\n\n(.+)$", text, flags=re.MULTILINE))

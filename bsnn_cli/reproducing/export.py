@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from bsnn_cli.drawing.plotting import captions
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.reproducing.archive import archive
 from bsnn_cli.storage import origins
@@ -50,13 +51,20 @@ def export(stored: Stored, folder: Path, command: str) -> Path:
         for source in sorted((stored.root / "tables").glob("*")):
             if source.suffix in (".csv", ".md"):
                 shutil.copyfile(source, folder / source.name)
-        for source in sorted((stored.root / "figures").glob("*.png")):
+        for source in drawn(stored):
             shutil.copyfile(source, folder / source.name)
         archive(stored.root, [] if runs.empty else stored.finished["directory"], folder)
-        write_text(folder / "README.md", page(stored, folder, command, runs))
+        write_text(folder / "README.md", page(stored, command, runs))
     except OSError as error:
         raise RunDirectoryError(f"export={folder}: cannot be written ({error.strerror})") from error
     return folder / "README.md"
+
+
+def drawn(stored: Stored) -> list[Path]:
+    """The pictures that `captions.md` names, in the order in which the page shows them."""
+    folder = stored.root / "figures"
+    names = sorted(captions(folder), key=lambda name: (FIGURES.index(name) if name in FIGURES else len(FIGURES), name))
+    return [path for path in (folder / f"{name}.png" for name in names) if path.exists()]
 
 
 def all_runs(stored: Stored) -> pd.DataFrame:
@@ -68,7 +76,7 @@ def all_runs(stored: Stored) -> pd.DataFrame:
     return pd.concat([runs.reindex(columns=COLUMNS), found], axis=1)
 
 
-def page(stored: Stored, folder: Path, command: str, runs: pd.DataFrame) -> str:
+def page(stored: Stored, command: str, runs: pd.DataFrame) -> str:
     """The page: what was run where, all tables, all figures with their captions."""
     parts = ["# Results", MADE, f"<!-- long -->\n```sh\n{command}\n```", made(stored, runs)]
     published = (runs["protocol"] == "") & runs["dataset"].isin(PAPER_DATASETS) & (runs["separation"] == "")
@@ -77,13 +85,9 @@ def page(stored: Stored, folder: Path, command: str, runs: pd.DataFrame) -> str:
         path = stored.root / "tables" / f"{name}.md"
         if path.exists() and (name != "comparison" or compared):
             parts.append(re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.MULTILINE).strip())
-    captions = stored.root / "figures" / "captions.md"
-    texts = {}
-    if captions.exists():
-        texts = dict(re.findall(r"^## (.+)\n\n(.+)$", captions.read_text(encoding="utf-8"), flags=re.MULTILINE))
-    for name in sorted(texts, key=lambda name: (FIGURES.index(name) if name in FIGURES else len(FIGURES), name)):
-        if (folder / f"{name}.png").exists():
-            parts.append(f"![{name}]({name}.png)\n\n{texts[name]}")
+    texts = captions(stored.root / "figures")
+    for source in drawn(stored):
+        parts.append(f"![{source.stem}]({source.name})\n\n{texts[source.stem]}")
     parts.append(
         "Every run with its accuracies, the command that repeats it, commit, versions and hardware: `runs.csv`."
         " Their files, without weights, and those of measurements: `runs`, `propagation`; in `outputs` they count."
