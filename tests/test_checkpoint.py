@@ -29,6 +29,14 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(loaded["strided"], original["strided"])
 
 
+def test_a_view_takes_no_more_of_the_disk_than_its_own_values(tmp_path: Path) -> None:
+    whole = torch.arange(30000.0).view(3, 100, 100)
+    for name, tensor in {"view": whole[1], "own": whole[1].clone()}.items():
+        checkpoint.save(tmp_path / name, {"tensors": {"V": tensor, "steps": torch.tensor([7, 8])[1]}})
+    assert (tmp_path / "view").stat().st_size == (tmp_path / "own").stat().st_size < 45000
+    assert torch.equal(checkpoint.load(tmp_path / "view")["tensors"]["V"], whole[1])
+
+
 @pytest.mark.parametrize(
     "other",
     [

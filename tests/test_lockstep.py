@@ -17,6 +17,7 @@ from bsnn_cli.running.lockstep import OWN, fleets
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
+from bsnn_cli.storage.checkpoint import CURRENT
 from tests.conftest import SMALL, run_bsnn
 
 
@@ -68,7 +69,8 @@ def test_the_size_of_a_network_is_that_of_its_tensors() -> None:
 
 
 def test_a_sweep_as_a_fleet_leaves_the_runs_of_a_plain_sweep(tmp_path: Path) -> None:
-    sweep = ["train", "-m", "activation=tanh_gpn,selu,selu_gpn", "optim.lr=0.01,0.02", *SMALL[:-1]]
+    kept = ["checkpoint.every_s=0", "checkpoint.keep=all"]
+    sweep = ["train", "-m", "activation=tanh_gpn,selu,selu_gpn", "optim.lr=0.01,0.02", *SMALL[:-1], *kept]
     roots = [tmp_path / "fleet", tmp_path / "alone"]
     for root in roots:
         root.mkdir()
@@ -77,13 +79,15 @@ def test_a_sweep_as_a_fleet_leaves_the_runs_of_a_plain_sweep(tmp_path: Path) -> 
     assert "6 runs: 6 done" in fleet.stdout
     found = {path.relative_to(roots[0]): path for path in roots[0].glob("outputs/runs/*/*/*")}
     assert len(found) == 6
-    assert run_bsnn("train", *SMALL, "activation=selu_gpn", "optim.lr=0.02", cwd=roots[1]).returncode == 0
+    assert run_bsnn("train", *SMALL, *kept, "activation=selu_gpn", "optim.lr=0.02", cwd=roots[1]).returncode == 0
     [lone] = roots[1].glob("outputs/runs/*/*/*")
     same = found[lone.relative_to(roots[1])]
     ours, expected = (json.loads((path / "result.json").read_text()) for path in (same, lone))
     for key in ("status", "steps", "activation", "test_accuracy"):
         assert ours[key] == expected[key]
     assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+    for name in ("weights.pt", CURRENT):  # the newest checkpoint may be one with fewer records
+        assert (same / name).stat().st_size == pytest.approx((lone / name).stat().st_size, abs=1000)
     again = run_bsnn(*sweep, "hydra/launcher=fleet", cwd=roots[0])
     assert "6 runs: 6 finished" in again.stdout
 

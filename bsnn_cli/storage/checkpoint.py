@@ -50,13 +50,23 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     import torch
 
+    content = {"sha256": digest(state), "state": _apart(state)}
     try:
-        write_atomically(path, lambda file: torch.save({"sha256": digest(state), "state": state}, file))
+        write_atomically(path, lambda file: torch.save(content, file))
     except RuntimeError as error:
         cause = error.__context__
         if isinstance(cause, OSError):  # torch's message does not say that the disk is full
             raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
+
+
+def _apart(value: Any) -> Any:
+    """The same values, not copied, but each tensor on a storage of its own: torch writes all that a view is part of."""
+    import torch
+
+    if isinstance(value, dict):
+        return {key: _apart(item) for key, item in value.items()}
+    return torch.from_numpy(value.detach().cpu().numpy()) if isinstance(value, torch.Tensor) else value
 
 
 def load(path: Path) -> dict[str, Any]:
