@@ -117,6 +117,8 @@ def test_twenty_four_jobs_of_which_four_go_wrong(engine: str, tmp_path: Path) ->
         ("activation=selu,sellu", ["activation=sellu"]),
         ("optim.batch_size=1,2 model.norm=none,batch", ["optim.batch_size=1"]),
         ("device=cpu,cuda:99", ["device=cuda:99"]),
+        ("device=cuda:99 hydra/launcher=fleet", ["device=cuda:99"]),
+        ("device=cpu precision=tf32 hydra/launcher=fleet", ["precision=tf32"]),
         ("seed=range(1,", ["seed=range(1,"]),
         ("hydra/launcher=jobib", ["hydra/launcher=jobib"]),
     ],

@@ -149,7 +149,7 @@ class RunSweeper(Sweeper):
         Another machine may have what this one lacks, such as a GPU.
         """
         special = config.device not in ("auto", "cpu") or config.precision != "fp32"
-        if special and self.engine in ("basic", *LOCAL):
+        if special and self.engine in ("basic", "fleet", *LOCAL):
             from bsnn_cli.running import runner
 
             return runner.prepare(config)
