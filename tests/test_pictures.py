@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from bsnn_cli.drawing.plotting import Missing
+from bsnn_cli.drawing.signal_figures import draw_signal
 from bsnn_cli.gpn import meanfield
 from tests.drawing import DEPTH, built, lines, measured, theorised, trained
+from tests.storage import store
 
 
 def test_propagation_draws_the_stored_norms(tmp_path: Path) -> None:
@@ -103,6 +106,23 @@ def test_both_roots_stand_beside_each_other(tmp_path: Path) -> None:
     assert "activation=relu_gpn,lrelu_gpn,silu_gpn activation.root=upper,lower" in missing.command
 
 
+def test_bands_stay_on_a_logarithmic_axis_and_captions_tell_of_them(tmp_path: Path) -> None:
+    [ax] = Figure().subplots(squeeze=False)[0]
+    draw_signal(ax, pd.DataFrame({"layer": [1, 2], "length": [2.0, 9.0], "length_std": [4.0, 0.0]}), "length")
+    [band] = ax.collections
+    corners = {(layer, round(value, 12)) for layer, value in band.get_paths()[0].vertices}
+    assert corners == {(1, round(2 / 3, 12)), (1, 6.0), (2, 9.0)}
+
+    measured(tmp_path, "gelu_gpn")
+    measured(tmp_path, "gelu_gpn", root_of_b="upper")
+    words = "Shaded: one sample standard deviation over the repeats, as a factor."
+    for repeats in (1, 2):
+        measured(tmp_path, "gelu_gpn", repeats=repeats)
+        for name in ("root_signals", "propagation_all"):
+            [picture], _ = built(tmp_path, name)
+            assert (words in picture.caption) == any(ax.collections for ax in picture.figure.axes) == (repeats > 1)
+
+
 def test_trained_networks_stand_beside_their_start(tmp_path: Path) -> None:
     stored = {
         "-": measured(tmp_path, "tanh_gpn", 2.0, run="one"),
@@ -112,11 +132,34 @@ def test_trained_networks_stand_beside_their_start(tmp_path: Path) -> None:
     measured(tmp_path, "tanh_gpn", 9.0, init="he_normal")
     measured(tmp_path, "tanh_gpn", 8.0, root_of_b="lower")
     measured(tmp_path, "tanh_gpn", 7.0, norm="layer")
+    measured(tmp_path, "tanh_gpn", 6.0, run="third", weights="free")
     [picture], missing = built(tmp_path, "after_training")
     assert missing == []
     drawn = {line.get_linestyle(): list(line.get_ydata()) for line in picture.figure.axes[0].get_lines()}
     assert drawn == {style: list(table["forward_norm"]) for style, table in stored.items()}
-    assert "after training, orthogonal weights (dashed)" in picture.caption
+    assert "after training, orthogonal weights (dashed, circles)" in picture.caption
+    assert "Trained on" not in picture.caption  # their runs are gone
+
+
+def test_trained_networks_that_differ_in_the_seed_alone_are_one_line(tmp_path: Path) -> None:
+    measured(tmp_path, "tanh_gpn", repeats=5)
+    longer = store(tmp_path, "tanh_gpn", [50.0, 60.0], optim__epochs=2)
+    measured(tmp_path, "tanh_gpn", 5.0, run=str(longer.path))
+    for weights, scales in (("unit_rows", (2.0, 8.0)), ("orthogonal", (3.0,))):
+        for seed, scale in enumerate(scales):
+            run = store(tmp_path, "tanh_gpn", [50.0], seed=seed, model__weights=weights, optim__epochs=1)
+            measured(tmp_path, "tanh_gpn", scale, run=str(run.path), weights=weights)
+    [picture], _ = built(tmp_path, "after_training")
+    ax = picture.figure.axes[0]
+    halved = 2.0 ** -np.arange(1, DEPTH + 2)
+    drawn = {line.get_linestyle(): line.get_ydata() for line in ax.get_lines()}
+    assert len(ax.get_lines()) == len(drawn) == 3
+    for style, scale in (("-", 4.0), ("--", 3.0), (":", 1.0)):
+        np.testing.assert_allclose(drawn[style], scale * halved)
+    factor = math.exp(math.log(4) / math.sqrt(2))
+    np.testing.assert_allclose(ax.collections[0].get_paths()[0].get_extents().ymax, 4 * factor * halved[0])
+    for words in ("Trained on MNIST, 1 epoch.", "over the networks, as a factor", "networks: 1 to 2, fresh: 5"):
+        assert words in picture.caption
 
 
 def test_approaches_are_dots_or_words(tmp_path: Path) -> None:

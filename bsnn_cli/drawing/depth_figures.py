@@ -40,7 +40,7 @@ from bsnn_cli.tabulating import summary
 from bsnn_cli.tabulating.stored import Stored
 
 TAILORED = tuple(name for name in PAPER_ACTIVATIONS if name not in UNTAILORED)
-STYLES = {"_gpn": "-", "_gpn_d": "-."}
+WORDS = {"_gpn": "GPN", "_gpn_d": "depth-aware GPN"}
 
 
 def depth_aware(config: FiguresConfig) -> Iterator[Picture | Missing]:
@@ -55,19 +55,19 @@ def signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
     for each in sorted(of_paper(config), key=lambda each: each["repeats"]):
         activation = each["config"]["activation"]
         name, suffix = activation["name"], each["activation"].removeprefix(activation["name"])
-        if each["width"] == config.width and suffix in STYLES and activation["root"] == "auto":
+        if each["width"] == config.width and suffix in WORDS and activation["root"] == "auto":
             found.setdefault(name, {})[suffix] = each
-    both = {name: found[name] for name in ACTIVATION_LABELS if len(found.get(name, {})) == len(STYLES)}
+    both = {name: found[name] for name in ACTIVATION_LABELS if len(found.get(name, {})) == len(WORDS)}
     if not both:
-        names = ",".join(f"{name}{suffix}" for name in TAILORED for suffix in STYLES)
+        names = ",".join(f"{name}{suffix}" for name in TAILORED for suffix in WORDS)
         command = f"bsnn propagate -m activation={names}" + size_arguments(config)
         yield Missing("depth_aware", "signals of networks with depth-aware GPN", command)
         return
     yield grid(
         "depth_aware",
-        {ACTIVATION_LABELS[name]: [(STYLES[form], own[form]) for form in STYLES] for name, own in both.items()},
+        {ACTIVATION_LABELS[name]: [(WORDS[form], [own[form]]) for form in WORDS] for name, own in both.items()},
         config.depth,
-        {"GPN": "-", "depth-aware GPN": "-."},
+        {WORDS["_gpn"]: {"linestyle": "-"}, WORDS["_gpn_d"]: {"linestyle": "-."}},
         "Squared length of the signal per unit (top), Frobenius norm of the gradient (middle) and mean 1 − cosine "
         "between inputs (bottom) against the layer, at the start of training, with GPN (solid) and with depth-aware "
         f"GPN (dash-dotted), set to keep a 1 − cosine of {DEFAULT_SEPARATION}.",

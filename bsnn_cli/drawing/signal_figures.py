@@ -135,26 +135,40 @@ def extent(values: Iterable[Any]) -> str:
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
-def counted(summaries: Iterable[Summary]) -> tuple[str, str]:
-    """Sizes and n of some measurements, for the small print and for the caption."""
+def counted(summaries: Iterable[Summary], networks: str = "") -> tuple[str, str]:
+    """Sizes and n of some measurements, for the small print and for the caption; `networks` says n in its own words."""
     rows = list(summaries)
     depth, width, inputs, repeats = (
         extent(row[name] for row in rows) for name in ("depth", "width", "inputs", "repeats")
     )
-    short = f"L = {depth}, n = {width}, {inputs} inputs, repeats: {repeats}"
+    short = f"L = {depth}, n = {width}, {inputs} inputs, {networks or f'repeats: {repeats}'}"
     names = {row["dataset"] or "standard Gaussian" for row in rows}
     kind = " or ".join(sorted(DATASETS[name].label if name in DATASETS else name for name in names))
-    long = f"L = {depth} layers, n = {width} units, {inputs} {kind} inputs, repeats (seeds): {repeats}"
-    return short, long
+    long = f"L = {depth} layers, n = {width} units, {inputs} {kind} inputs"
+    return short, f"{long}, {networks or f'repeats (seeds): {repeats}'}"
+
+
+def shade(drawn: bool, over: str = "repeats") -> str:
+    """What a caption says of the bands of `draw_signal`, where there are some."""
+    return f" Shaded: one sample standard deviation over the {over}, as a factor." if drawn else ""
+
+
+def repeated(summaries: Iterable[Summary]) -> bool:
+    """Whether any of them has several repeats, and so a band."""
+    return any(each["repeats"] > 1 for each in summaries)
 
 
 def draw_signal(ax: Axes, table: pd.DataFrame, quantity: str, **looks: Any) -> None:
-    """One quantity against the layer, with ± one standard deviation over the repeats where there are several."""
+    """One quantity against the layer, on a logarithmic axis, with one standard deviation where there are repeats.
+
+    The deviation is a factor 1 + std / mean on both sides: mean − std may be negative, where the axis has no place.
+    """
     table = table[table[quantity].notna()]
     (line,) = ax.plot(table["layer"], table[quantity], **looks)
     mean, spread = table[quantity], table[f"{quantity}_std"]
     if spread.notna().any():
-        ax.fill_between(table["layer"], mean - spread, mean + spread, color=line.get_color(), alpha=0.18, linewidth=0)
+        factor = 1 + spread / mean
+        ax.fill_between(table["layer"], mean / factor, mean * factor, color=line.get_color(), alpha=0.18, linewidth=0)
 
 
 def limits(tables: Iterable[pd.DataFrame], quantity: str, lowest: float = LOWEST) -> tuple[float, float]:
@@ -197,7 +211,7 @@ def propagation(config: FiguresConfig) -> Iterator[Picture | Missing]:
         "Squared length of the signal per unit (left) and Frobenius norm of the gradient of each layer's weights "
         "(right) against the layer, at the start of training. Plain Tanh lets the signal shrink until the network is "
         "linear, plain SELU keeps it (its line lies under those of GPN) and lets gradients explode towards the input; "
-        f"with GPN both stay. {sizes}.",
+        f"with GPN both stay.{shade(repeated(found.values()))} {sizes}.",
     )
 
 
@@ -241,8 +255,9 @@ def propagation_all(config: FiguresConfig) -> Iterator[Picture | Missing]:
         "propagation_all",
         figure,
         "Squared length of the signal per unit (top) and Frobenius norm of the gradient (bottom) against the layer, at "
-        "the start of training, for the paper's six activations, plain (dashed) and GPN (solid). What falls below a "
-        f"panel, or is exactly 0, is said in words. {sizes}.",
+        "the start of training, for the paper's six activations, plain (dashed) and GPN (solid). Plain SELU keeps the "
+        "signal: its line lies under that of GPN. What falls below a panel, or is exactly 0, is said in words."
+        f"{shade(repeated(found.values()))} {sizes}.",
     )
 
 
@@ -254,11 +269,11 @@ def tell_the_dead(ax: Axes, table: pd.DataFrame, quantity: str, gpn: bool) -> No
     if len(zero) == len(values):
         words.append("all exactly 0")
     elif len(zero) > 0:
-        words.append(f"exactly 0 at\n{len(zero)} layers")
+        words.append(f"exactly 0 in\n{len(zero)} layers")
     elif values.iloc[-1] < LOWEST or values.iloc[0] < LOWEST:
         words.append(f"down to\n{power_of_ten(values.min())}")
     if len(endless) > 0:
-        words.append(f"infinite at\n{len(endless)} layers")
+        words.append(f"infinite in\n{len(endless)} layers")
     if words:
         who = "GPN" if gpn else "non-GPN"
         ax.text(0.96, 0.05 + 0.27 * gpn, f"{who}\n" + "\n".join(words), fontsize=7, color=GREY, ha="right",
