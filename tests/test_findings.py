@@ -76,17 +76,25 @@ def test_constraint_compares_what_differs_in_nothing_else(root: Path) -> None:
     assert list(table["test"]) == [81.0, 84.5]
     assert list(table["n"]) == [2, 2]
     assert list(table["orthogonality_error"]) == [1.1, 1e-6]
-    assert list(table["step_ms"]) == [200.0, 200.0]
+    assert table["step_ms"].isna().all()
     assert list(table["measured"]) == [1, 1]
     assert list(table["forward_norm_last"]) == [0.5, 0.5]
 
 
-def test_times_of_different_hardware_are_not_compared(root: Path) -> None:
-    path = next(root.glob("runs/mnist/selu_gpn/*-s1/provenance.json"))
-    path.write_text(path.read_text().replace("Some CPU", "Some GPU"))
+def test_the_cost_of_a_step_is_what_the_benchmark_has_timed_in_turns(root: Path) -> None:
+    size = {"depth": 200, "width": 500, "batch_size": 64, "norm": "none", "implementation": "bsnn"}
+    rows = [
+        {"comparison": "weights=orthogonal", "weights": "unit_rows", "step_ms": 250.0, **size},
+        {"comparison": "weights=orthogonal", "weights": "orthogonal", "step_ms": 320.0, **size},
+        {"comparison": "main", "weights": "unit_rows", "step_ms": 1.0, **size},
+        {"comparison": "weights=orthogonal", "weights": "orthogonal", "step_ms": 2.0, **size, "width": 100},
+        {"comparison": "weights=orthogonal", "weights": "unit_rows", "step_ms": 3.0, **size, "implementation": "plain"},
+    ]
+    (root / "bench").mkdir()
+    pd.DataFrame(rows).to_csv(root / "bench" / "bench.csv", index=False)
     table = Stored(root).constraint
-    assert table["step_ms"].isna().all()
-    assert finding_tables.constraint_cells(table.to_dict("records")[0])[3] == "–"
+    assert list(table["step_ms"]) == [250.0, 320.0]
+    assert finding_tables.constraint_cells(table.to_dict("records")[1])[3] == "320 ms"
 
 
 def test_auto_and_the_root_it_comes_to_count_once(tmp_path: Path) -> None:

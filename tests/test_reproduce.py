@@ -27,9 +27,10 @@ from bsnn_cli.storage.records import RunResult
 from tests.conftest import BSNN
 from tests.drawing import measured
 from tests.storage import store
+from tests.test_bench_figures import benched
 
 TINY = "dataset=digits model.depth=3 model.width=20 optim.lr=0.01"
-ARCHIVED = ("runs", "propagation")
+ARCHIVED = ("runs", "propagation", "bench")
 DEAD_MIRROR = "http://127.0.0.1:9"
 
 
@@ -87,6 +88,7 @@ def test_it_runs_what_is_missing_makes_everything_and_goes_on_from_the_copy(
     ]
     monkeypatch.setenv("BSNN_DATA_MIRROR", DEAD_MIRROR)
     places = [f"output_root={here}/outputs", f"data_root={here}/data"]
+    timed(here / "outputs")
     assert cli.dispatch(["reproduce", profile(*sound, *unsound), "export=results", *places]) == 1
     said = capfd.readouterr()
     assert "step 1: 4 runs: 4 to run" in said.out
@@ -108,13 +110,15 @@ def test_it_runs_what_is_missing_makes_everything_and_goes_on_from_the_copy(
     constraint = pd.read_csv("outputs/tables/constraint.csv")
     assert list(constraint["weights"]) == ["unit_rows", "orthogonal"] * 2
     assert list(constraint["measured"]) == [1] * 4
+    assert list(constraint["step_ms"]) == [2.0, 2.5] * 2
     exact = constraint[constraint["weights"] == "orthogonal"]["orthogonality_error"]
     assert (exact < 1e-5).all()
-    assert (constraint["step_ms"] > 0).all()
     assert Path("outputs/report/index.html").stat().st_size > 1e6
     for name in ("README.md", "constraint.csv", "roots.png", "test_accuracy.csv", "captions.md"):
         assert (Path("results") / name).exists() == (name != "captions.md")
-    assert "| SELU" in Path("results/README.md").read_text()
+    page = Path("results/README.md").read_text()
+    assert "| SELU" in page
+    assert "## Speed\n\n`bsnn bench`: on paper" in page
     files = [path.relative_to("results") for path in Path("results").rglob("*") if path.is_file()]
     telling = [str(here).encode(), f'"{socket.gethostname()}"'.encode()]
     assert not [path for path in files if any(word in Path("results", path).read_bytes() for word in telling)]
@@ -129,6 +133,15 @@ def test_it_runs_what_is_missing_makes_everything_and_goes_on_from_the_copy(
     for path in files:
         if path.parts[0] in ARCHIVED:
             assert Path("again", path).read_bytes() == Path("results", path).read_bytes()
+
+
+def timed(root: Path) -> None:
+    """Store a benchmark with networks like those of `TINY`."""
+    table = benched(root, growth=False)
+    ours = table[table["implementation"] == "bsnn"].assign(comparison="weights=orthogonal", depth=3, width=20)
+    both = [ours.assign(weights=weights, step_ms=ms) for weights, ms in (("unit_rows", 2.0), ("orthogonal", 2.5))]
+    pd.concat([table, *both]).to_csv(root / "bench" / "bench.csv", index=False)
+    (root / "bench" / "bench.md").write_text("on paper\n")
 
 
 def test_stopped_anywhere_the_same_command_goes_on(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -213,14 +226,30 @@ def test_what_is_finished_needs_no_data_and_what_is_not_waits_for_it(
 def test_a_profile_that_contradicts_itself_is_refused(here: Path, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001
     assert cli.dispatch(["reproduce", profile("theory trials=20", "theory trials=30")]) == 2
     assert "outputs/theory holds one study, and a step above asks for another" in capfd.readouterr().err
+    assert cli.dispatch(["reproduce", profile("train -m dataset=digits,mnist")]) == 2
+    assert "trains on several datasets; give each a step of its own" in capfd.readouterr().err
     assert cli.dispatch(["reproduce", "export=./outputs"]) == 2
     assert "export=./outputs: is the output folder itself" in capfd.readouterr().err
 
 
 def test_an_export_names_the_command_that_makes_it() -> None:
-    config = ReproduceConfig(seeds=3, batch_norm=True, extras=False)
-    config.profile.name = "short"
-    assert products.reproduction(config) == "bsnn reproduce profile=short seeds=3 batch_norm=true extras=false"
+    config = ReproduceConfig(seeds=3, batch_norm=True, datasets=["mnist"], extras=False, threads=1)
+    config.profile.name, config.profile.activations = "short", "selu,selu_gpn"
+    told = "seeds=3 batch_norm=true datasets=[mnist] extras=false threads=1"
+    assert products.reproduction(config) == (
+        f"bsnn reproduce profile=short 'profile.activations=\"selu,selu_gpn\"' {told}"
+    )
+
+
+def test_datasets_leave_out_the_trainings_on_others(here: Path, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001
+    steps = profile(f"train {TINY}", "train dataset=cifar10", "theory")
+    assert cli.dispatch(["reproduce", steps, "datasets=[digits]", "dry_run=true"]) == 0
+    output = capfd.readouterr().out
+    assert "step 1: 1 run: 1 to run" in output
+    assert "step 2" not in output
+    assert "step 3: " in output
+    assert cli.dispatch(["reproduce", steps, "datasets=[cifar]"]) == 2
+    assert "datasets=['cifar']: must be a list of mnist, cifar10" in capfd.readouterr().err
 
 
 def test_a_damaged_summary_is_named_and_left_out(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

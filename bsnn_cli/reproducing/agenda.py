@@ -90,10 +90,9 @@ def steps(config: ReproduceConfig, fetching: bool) -> list[Step]:
     found: list[Step] = []
     composers = {verb: Composer(verb) for verb in UNITS}
     for entry in config.profile.steps:
-        if entry.wanted:
-            found.append(_step(config, entry, found, fetching, composers))
-            if entry.measure:
-                found.append(_measurement_of(config, found[-1]))
+        step = _step(config, entry, found, fetching, composers) if entry.wanted else None
+        if step is not None and step.configs:
+            found += [step, *([_measurement_of(config, step)] if entry.measure else [])]
     return found
 
 
@@ -103,6 +102,10 @@ def _step(
     verb, *arguments = [word for word in shlex.split(entry.command) if word != "-m"]
     arguments += _common(config, verb)
     configs = [whole(each) for each in composition.expand(arguments, composer[verb])]
+    if verb == "train" and config.datasets is not None:
+        configs = [each for each in configs if each.dataset.kind in config.datasets]
+    if len({each.dataset.kind for each in configs if verb == "train"}) > 1:
+        raise ConfigError(f"{entry.command}: trains on several datasets; give each a step of its own")
     seen = {place(each) for step in before for each in step.configs}
     fresh = [each for each in configs if place(each) not in seen]
     step = Step(entry.title, verb, arguments, configs, fresh)

@@ -23,16 +23,17 @@ PLACES = ("output_root", "dataset.root", "run")
 
 RUN_FILES = ("provenance.json", "epochs.csv", activation_file.COPY, "config.yaml", "result.json")
 MEASUREMENT_FILES = ("provenance.json", "layers.csv", "histogram.csv", "config.yaml", "summary.json")
+BENCH_FILES = ("bench.md", "bench.csv")
 """Last the one that says that all is there, as whoever made them wrote it last."""
 
 
 def archive(output_root: Path, runs: Iterable[str], folder: Path) -> None:
-    """Copy runs and all measurements; what `bsnn theory` makes is large and made again in a minute.
+    """Copy runs, measurements and times; what `bsnn theory` makes is large and made again in a minute.
 
     Args:
         output_root: where they are.
         runs: directories of finished runs in it.
-        folder: where they go, to `runs` and `propagation` in it.
+        folder: where they go, to `runs`, `propagation` and `bench` in it.
 
     Raises:
         OSError: a file cannot be read or written.
@@ -42,6 +43,7 @@ def archive(output_root: Path, runs: Iterable[str], folder: Path) -> None:
     for each in propagation_store.load_all(output_root):
         measurement = Path(each["directory"])
         copy(measurement, folder / measurement.relative_to(output_root), MEASUREMENT_FILES)
+    copy(output_root / "bench", folder / "bench", BENCH_FILES)
 
 
 def copy(source: Path, target: Path, names: Sequence[str]) -> None:

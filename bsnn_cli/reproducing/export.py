@@ -1,19 +1,17 @@
-"""A copy of all results for a repository: tables, figures, and runs and measurements without weights."""
+"""A copy of all results for a repository: tables, figures, and runs, measurements and times without weights."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from bsnn_cli.drawing.plotting import captions
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.reproducing.archive import archive
-from bsnn_cli.storage import origins
+from bsnn_cli.storage import origins, provenance
 from bsnn_cli.storage.files import write_text
 from bsnn_cli.tabulating.formats import markdown_table
 from bsnn_cli.tabulating.stored import Stored
@@ -85,12 +83,16 @@ def page(stored: Stored, command: str, runs: pd.DataFrame) -> str:
         path = stored.root / "tables" / f"{name}.md"
         if path.exists() and (name != "comparison" or compared):
             parts.append(re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.MULTILINE).strip())
+    speed = stored.root / "bench" / "bench.md"
+    if speed.exists():
+        parts.append(f"## Speed\n\n`bsnn bench`: {speed.read_text(encoding='utf-8').strip()}")
     texts = captions(stored.root / "figures")
     for source in drawn(stored):
         parts.append(f"![{source.stem}]({source.name})\n\n{texts[source.stem]}")
     parts.append(
-        "Every run with its accuracies, the command that repeats it, commit, versions and hardware: `runs.csv`."
-        " Their files, without weights, and those of measurements: `runs`, `propagation`; in `outputs` they count."
+        "Every run with its accuracies, the command that repeats it, commit, versions and hardware is in"
+        " [runs.csv](runs.csv); `elapsed_s` is time by the clock, other work of the machine included. The folders"
+        " `runs` and `propagation` hold the files of each, without weights; copied into `outputs` they are finished."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -104,7 +106,7 @@ def made(stored: Stored, runs: pd.DataFrame) -> str:
     header = ["commit", "bsnn", "torch", "device", "threads", "results", "from", "to"]
     rows = [
         [
-            commit(row),
+            provenance.commit(row),
             str(row["version"]),
             str(row["torch"]) + (f", CUDA {row['cuda']}" if row["cuda"] else ""),
             str(row["device"]),
@@ -116,10 +118,3 @@ def made(stored: Stored, runs: pd.DataFrame) -> str:
         for row in table.to_dict("records")
     ]
     return markdown_table(header, rows)
-
-
-def commit(row: Mapping[Any, Any]) -> str:
-    """Short, with a mark where files were changed."""
-    if row["commit"] is None:
-        return "unknown"
-    return str(row["commit"])[:10] + (" with changes" if row["dirty"] else "")

@@ -10,7 +10,7 @@ from bsnn_cli.errors import BsnnError
 from bsnn_cli.reproducing.export import export
 from bsnn_cli.reproducing.report import write_report
 from bsnn_cli.settings.config import FiguresConfig
-from bsnn_cli.settings.profiles import ReproduceConfig
+from bsnn_cli.settings.profiles import ProfileConfig, ReproduceConfig
 from bsnn_cli.tabulating import approach_table, finding_tables, tables
 from bsnn_cli.tabulating.stored import Stored
 
@@ -42,9 +42,12 @@ def make_all(config: ReproduceConfig) -> str:
 def reproduction(config: ReproduceConfig) -> str:
     """The command line that a reader repeats."""
     words = [f"profile={config.profile.name}"]
-    for name in ("seeds", "batch_norm", "extras"):
+    if config.profile.activations != ProfileConfig().activations:
+        words.append(f"'profile.activations=\"{config.profile.activations}\"'")
+    for name in ("seeds", "batch_norm", "datasets", "extras", "threads"):
         value = getattr(config, name)
-        words += [f"{name}={str(value).lower()}"] if value != getattr(ReproduceConfig(), name) else []
+        text = f"[{','.join(value)}]" if isinstance(value, list) else str(value).lower()
+        words += [f"{name}={text}"] if value != getattr(ReproduceConfig(), name) else []
     return " ".join(["bsnn reproduce", *words])
 
 

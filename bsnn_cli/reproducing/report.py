@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.reproducing import report_plots, report_tables
-from bsnn_cli.reproducing.export import commit
 from bsnn_cli.storage import origins, provenance
 from bsnn_cli.storage.files import write_text
 from bsnn_cli.tabulating import finding_tables, summary
@@ -47,7 +46,7 @@ def context(stored: Stored) -> dict[str, Any]:
     return {
         "written": provenance.now(),
         "version": provenance.package_version(),
-        "commit": commit({"commit": made, "dirty": dirty}),
+        "commit": provenance.commit({"commit": made, "dirty": dirty}),
         "counts": counts(stored),
         "blocks": report_tables.accuracy(stored),
         "steps": report_tables.STEPS,
@@ -73,7 +72,7 @@ def context(stored: Stored) -> dict[str, Any]:
             "root_signals": finding_tables.ROOT_SIGNALS_COMMAND,
         },
         "runs": runs,
-        "places": [{**row, "commit": commit(row)} for row in places.to_dict("records")],
+        "places": [{**row, "commit": provenance.commit(row)} for row in places.to_dict("records")],
     }
 
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, DEFAULT_SEPARATION, FIGURES, FORMATS, NORM_GROUPS
-from bsnn_cli.settings.knobs import Rule, above, at_least, between, half_open, knob, one_of
+from bsnn_cli.settings.knobs import Rule, above, at_least, between, half_open, knob, one_of, some_of
 from bsnn_cli.settings.profiles import ReportConfig, ReproduceConfig
 
 NAME = Rule(
@@ -231,11 +231,7 @@ class FiguresConfig:
     """The paper's figures, from numbers that `propagate`, `train`, `theory` and `bench` have stored."""
 
     only: str | None = knob(None, "this figure; null: all of them", one_of(*FIGURES))
-    formats: list[str] | None = knob(
-        None,
-        f"of the pictures; null: {', '.join(FORMATS)}",
-        Rule("a list of " + ", ".join(FORMATS), lambda names: len(names) > 0 and set(names) <= {*FORMATS}),
-    )
+    formats: list[str] | None = knob(None, f"of the pictures; null: {', '.join(FORMATS)}", some_of(*FORMATS))
     depth: int = knob(200, "of the networks whose signals are shown", at_least(1), unit="layers")
     width: int = knob(500, "of these, but in figure width", at_least(1), unit="units")
     output_root: str = knob("outputs", "folder with the numbers; figures go to its folder `figures`")

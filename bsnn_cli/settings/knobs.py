@@ -24,6 +24,11 @@ def one_of(*choices: str) -> Rule:
     return Rule("one of " + ", ".join(choices), lambda value: value in choices, choices)
 
 
+def some_of(*choices: str) -> Rule:
+    """A list of named choices, not empty."""
+    return Rule("a list of " + ", ".join(choices), lambda names: len(names) > 0 and set(names) <= {*choices})
+
+
 def at_least(bound: float) -> Rule:
     """A finite number not below `bound`."""
     return Rule(f"at least {bound}", lambda value: math.isfinite(value) and value >= bound)

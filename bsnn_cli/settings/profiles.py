@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bsnn_cli.settings.knobs import at_least, knob
+from bsnn_cli.settings.choices import DATASETS
+from bsnn_cli.settings.knobs import at_least, knob, some_of
 
 
 @dataclass(kw_only=True)
@@ -40,6 +41,7 @@ class ReproduceConfig:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     seeds: int = knob(1, "runs of each number of the accuracy tables: seed=0, 1, ...", at_least(1))
     batch_norm: bool = knob(False, "the accuracy tables with batch normalisation too, as in the paper")
+    datasets: list[str] | None = knob(None, "of all trainings only those on these; null: all", some_of(*DATASETS))
     extras: bool = knob(True, "also exact orthogonality against unit rows, and upper against lower root b")
     dry_run: bool = knob(False, "print the plan with what it takes, and stop")
     export: str | None = knob(None, "folder for a copy of everything but weights; null: none")

@@ -21,7 +21,8 @@ ALIKE = ["version", "commit", "dirty", "python", "torch", "cuda", "device", "thr
 
 
 def command(config: TrainConfig) -> str:
-    """The command line that makes a run, without folders and device."""
+    """The command line that makes a run, without folders and device; sums are rounded in the order of the threads."""
+    threads = [] if config.threads is None else [f"threads={config.threads}"]
     config = canonical(config)
     words = [f"activation={config.activation.name}{form(config.activation)}"]
     if config.activation.path is not None:
@@ -29,7 +30,7 @@ def command(config: TrainConfig) -> str:
     words.append(f"dataset={config.dataset.kind}")
     told = {"activation.name", "activation.gpn", "activation.fingerprint", "dataset.kind", "dataset.fingerprint"}
     words += [f"{key}={value}" for key, value in differences(config).items() if key not in told]
-    return " ".join(["bsnn train", *words, f"seed={config.seed}"])
+    return " ".join(["bsnn train", *words, f"seed={config.seed}", *threads])
 
 
 def of_run(directory: str | Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ def package_version() -> str:
         return version("bsnn")
     except PackageNotFoundError:
         return "unknown"
+
+
+def commit(provenance: Mapping[Any, Any]) -> str:
+    """Of a provenance, short, with a mark where files were changed."""
+    if provenance["commit"] is None:
+        return "unknown"
+    return str(provenance["commit"])[:10] + (" with changes" if provenance["dirty"] else "")
 
 
 def git_state() -> tuple[str | None, bool | None]:

@@ -32,14 +32,15 @@ ROOT_SIGNALS_COMMAND = (
 CONSTRAINT_LEGEND = """\
 Unit rows: each row of W has length 1, as the paper trains. Orthogonal: WᵀW = I is kept exactly. Accuracy in percent:
 mean ± sample standard deviation over the seeds [n, 95 % interval of the mean]. Error: largest |WᵀW − I| at the end of
-any epoch. Step: wall time of one step of one network, evaluations included; – where hardware or threads differ. After
-training, on standard Gaussian inputs: ‖x‖²/n behind the last hidden layer, largest over smallest ‖∂E/∂Wˡ‖, mean
-1 − cosine of two inputs; means over the networks measured."""
+any epoch, of orthogonal weights also before each retraction. Step: of one network, both in turns, as `bsnn bench` has
+timed it. After training, on standard Gaussian inputs: ‖x‖²/n behind the last hidden layer, largest over smallest
+‖∂E/∂Wˡ‖, mean 1 − cosine of two inputs; means over the networks measured."""
 
 ROOTS_LEGEND = """\
-Both solutions b of E[f²] = E[f'²] = 1; * is the one the paper prints. χ: slope of the variance map at its fixed point
-1; above 1 it drives lengths away. Predicted: where ‖x‖²/n behind the last hidden layer must lie, by the theory of
-fluctuations around 1. Measured: least and largest over the repeats [n], standard Gaussian inputs, start of training."""
+Both solutions b of E[f²] = E[f'²] = 1; * is the one of the paper's rule (activation.root=auto). χ: slope of the
+variance map at its fixed point 1; above 1 it drives lengths away. Predicted: where ‖x‖²/n behind the last hidden layer
+must lie, by the theory of fluctuations around 1. Measured: least and largest over the repeats [n], standard Gaussian
+inputs, start of training."""
 
 
 def write_constraint(table: pd.DataFrame, directory: Path) -> str:

@@ -28,39 +28,49 @@ Measured = Sequence[Mapping[str, Any]]
 """Summaries of measurements, as `propagation_store.load_all` reads them."""
 
 
-def constraint(runs: pd.DataFrame, epochs: pd.DataFrame, measured: Measured) -> pd.DataFrame:
+def constraint(
+    runs: pd.DataFrame, epochs: pd.DataFrame, measured: Measured, bench: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Exact orthogonality against unit rows, wherever both have been trained with all else equal.
 
     Args:
-        runs: as `summary.finished` returns them, with the column `hardware`.
+        runs: as `summary.finished` returns them.
         epochs: of these runs, as `runs.load_epochs` reads them.
         measured: of their trained networks, and others.
+        bench: `bench.csv`, or None.
 
     Returns:
         One row per `SETTING` and `weights`: `test`, `test_std`, `test_interval` and the same of `train` (percent, over
-        seeds, as in `summary.over_seeds`), `n`, `diverged`, `orthogonality_error` (largest |WᵀW − I| at the end of any
-        epoch of any seed), `step_ms` (wall time of a step and network, evaluations included; mean over the seeds; NaN
-        where the runs that are compared were not all made on one `hardware`), and each of `SIGNALS` after training
-        (mean over the `measured` networks).
+        seeds, as in `summary.over_seeds`), `n`, `diverged`, `orthogonality_error` (largest |WᵀW − I| that any epoch of
+        any seed reports), `step_ms` (of one network of this size, of both in turns, from `bench`; NaN where it has
+        none), and each of `SIGNALS` after training (mean over the `measured` networks).
     """
     cells = _compared(runs, "model.weights", "weights", runs["model.weights"], WEIGHTS)
     error = epochs.groupby("directory")["orthogonality_error"].max()
-    networks = runs["networks"].astype(float) if "networks" in runs else pd.Series(math.nan, index=runs.index)
     own = {each["trained"]: each for each in measured if each["trained"] is not None and each["source"] == "gaussian"}
     details = runs.assign(
         setting=runs["protocol"].map(lambda text: summary.without(text, "model.weights")),
         weights=runs["model.weights"],
         orthogonality_error=runs["directory"].map(error),
-        step_ms=1000 * runs["elapsed_s"].astype(float) / runs["steps"].astype(float) / networks,
+        step_ms=[_step_ms(bench, row) for row in runs.to_dict("records")],
         **{name: runs["directory"].map({key: each[name] for key, each in own.items()}).astype(float)
            for name in SIGNALS},
     )  # fmt: skip
-    details["step_ms"] = details["step_ms"].where(details.groupby(SETTING)["hardware"].transform("nunique") == 1)
     grouped = details.groupby([*SETTING, "weights"])
     extra = grouped[["step_ms", *SIGNALS]].mean().assign(
         orthogonality_error=grouped["orthogonality_error"].max(), measured=grouped[SIGNALS[0]].count()
     )  # fmt: skip
     return cells.merge(extra.reset_index(), on=[*SETTING, "weights"], how="left")
+
+
+def _step_ms(bench: pd.DataFrame | None, run: Mapping[Any, Any]) -> float:
+    """Of one network like that of a run, where `bench` has timed unit rows and orthogonal weights in turns."""
+    if bench is None:
+        return math.nan
+    same = (bench["comparison"] == "weights=orthogonal") & (bench["implementation"] == "bsnn")
+    for key in ("model.depth", "model.width", "model.norm", "model.weights", "optim.batch_size"):
+        same &= bench[key.rpartition(".")[2]] == run[key]
+    return float(bench.loc[same, "step_ms"].mean())
 
 
 def roots(runs: pd.DataFrame) -> pd.DataFrame:

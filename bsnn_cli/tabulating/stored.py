@@ -1,4 +1,4 @@
-"""Everything that is stored under an output folder, read once: runs, epochs, measurements, theory."""
+"""Everything that is stored under an output folder, read once: runs, epochs, measurements, theory, speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli.measuring import propagation_store
-from bsnn_cli.storage import origins, runs
+from bsnn_cli.storage import runs
 from bsnn_cli.tabulating import findings, summary
 
 
@@ -48,7 +48,16 @@ class Stored:
     @functools.cached_property
     def theory(self) -> pd.DataFrame | None:
         """`theory.csv`."""
-        path = self.root / "theory" / "theory.csv"
+        return self._table("theory")
+
+    @functools.cached_property
+    def bench(self) -> pd.DataFrame | None:
+        """`bench.csv`."""
+        return self._table("bench")
+
+    def _table(self, name: str) -> pd.DataFrame | None:
+        """`<name>/<name>.csv`; None if there is none."""
+        path = self.root / name / f"{name}.csv"
         return pd.read_csv(path) if path.exists() else None
 
     @functools.cached_property
@@ -56,9 +65,7 @@ class Stored:
         """See `findings.constraint`; empty if there is nothing to compare."""
         if self.finished.empty:
             return pd.DataFrame()
-        places = [origins.of_directory(directory) for directory in self.finished["directory"]]
-        hardware = [f"{place['device']}, {place['threads']} threads" for place in places]
-        return findings.constraint(self.finished.assign(hardware=hardware), self.epochs, self.measured)
+        return findings.constraint(self.finished, self.epochs, self.measured, self.bench)
 
     @functools.cached_property
     def roots(self) -> pd.DataFrame:

@@ -171,18 +171,19 @@ def _check_groups(runs: pd.DataFrame, keys: list[str]) -> None:
 
 
 def blocks(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The numbers of each protocol, the paper's (key "") first and always there, with the column `better`.
+    """The numbers of each protocol, with the column `better`.
 
-    The paper has no depth-aware GPN: under its protocol that stands in a block of its own (key `SEPARATION`), beside
-    what it is compared with. Without GPN the choice of root means nothing, so a plain run also stands beside the GPN
-    runs with another root.
+    The paper's (key "") is the first and always there; then come those that differ from it in few settings. The
+    paper has no depth-aware GPN: under its protocol that stands in a block of its own (key `SEPARATION`), beside what
+    it is compared with. Without GPN the choice of root means nothing, so a plain run also stands beside the GPN runs
+    with another root.
 
     Args:
         cells: as `over_seeds(runs)` returns them.
     """
     found = {}
     pair = ["dataset", "activation", "batch_norm"]
-    for protocol in sorted({"", *cells["protocol"]}, key=axis_order):
+    for protocol in sorted({"", *cells["protocol"]}, key=lambda text: (len(settings(text)), axis_order(text))):
         own = cells[cells["protocol"] == protocol]
         if ROOT in settings(protocol):
             plain = cells[(cells["protocol"] == without(protocol, ROOT)) & ~cells["gpn"]]

@@ -149,22 +149,20 @@ def _write(
     also: str = "",
 ) -> Tables:
     """Write a document for each split, and `files`; in the terminal both splits are shown, and then `also`."""
-    contents = {}
-    for split, tables in blocks.items():
+    contents, shown = {}, []
+    for split, of_split in blocks.items():
         name, heading = stem.format(split), f"{split.capitalize()} accuracy (%)"
+        tables = [table for table in of_split if not table.empty]
+        shown.append(markdown_document(heading, tables))
         contents[f"{name}.csv"] = _csv(cells[cells["split"] == split])
         contents[f"{name}.md"] = markdown_document(heading, tables, f"{LEGEND} Every digit: {name}.csv.")
         contents[f"{name}.tex"] = latex_document(heading, tables)
     contents |= files
     written = [_replace(directory / name, text) for name, text in contents.items()]
-    shown = [
-        markdown_document(f"{split.capitalize()} accuracy (%)", [table for table in tables if not table.empty])
-        for split, tables in blocks.items()
-    ]
     unfinished = summary.unfinished(runs)
     notes = [LEGEND, *([f"Not in the tables: {unfinished}; see `bsnn runs`."] if unfinished else [])]
     names = f"Written to {directory}: {', '.join(contents)}"
-    warnings = dict.fromkeys(table.warning for tables in blocks.values() for table in tables)
+    warnings = dict.fromkeys(table.warning for of_split in blocks.values() for table in of_split)
     return Tables(
         "\n".join([*shown, *notes, *([f"\n{also}"] if also else []), names]),
         written,
@@ -181,8 +179,7 @@ def _csv(table: pd.DataFrame) -> str:
 def _accuracy_block(protocol: str, cells: pd.DataFrame, split: str) -> Block:
     shown = cells[cells["split"] == split]
     datasets = sorted({*cells["dataset"], *(PAPER_DATASETS if protocol == "" else ())}, key=summary.axis_order)
-    extra = sorted({*cells["activation"]} - {*PAPER_ACTIVATIONS}, key=summary.axis_order)
-    activations = [*PAPER_ACTIVATIONS, *extra]
+    activations = sorted({*cells["activation"], *(PAPER_ACTIVATIONS if protocol == "" else ())}, key=summary.axis_order)
     forms = summary.forms(cells)
     found = _by_key(shown, ["activation", "dataset", "gpn", "separation", "batch_norm"])
     return Block(

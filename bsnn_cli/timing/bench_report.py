@@ -63,8 +63,9 @@ def describe(table: pd.DataFrame, projected: pd.DataFrame | None, dataset: str, 
     first = table.iloc[0]
     updates = first["table_hours"] * 3600 * first["network_steps_per_s"] / 1e6
     floor = "the larger of both floors" if of_gpu else "the matrix products alone"
+    what = f"{first['precision']}, {dataset}, batches of {first['batch_size']}"
     parts = [
-        f"{machine}, PyTorch {about['torch']}, {first['precision']}, {dataset}, batches of {first['batch_size']}.",
+        f"{machine}, PyTorch {about['torch']}, {what}; commit {provenance.commit(about)}.",
         LEGEND.format(floor=floor, updates=updates),
     ]
     for name, rows in table.groupby("comparison", sort=False):
