@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from bsnn_cli.drawing.plotting import Missing
 from bsnn_cli.drawing.signal_figures import draw_signal
 from bsnn_cli.gpn import meanfield
+from bsnn_cli.tabulating.stored import Stored
 from tests.drawing import DEPTH, built, lines, measured, theorised, trained
 from tests.storage import store
 
@@ -262,3 +263,50 @@ def test_depth_aware_gpn_is_drawn_beside_gpn(tmp_path: Path) -> None:
     np.testing.assert_allclose(curve.get_xdata(), [meanfield.separation("elu", 200), 0.3])
     np.testing.assert_allclose(curve.get_ydata(), [40.0, 92.0])
     assert accuracy.name == "depth_aware_accuracy_digits"
+
+
+def test_what_diverged_is_said_in_words(tmp_path: Path) -> None:
+    for name, upper, lower in (("gelu", [], [70.0]), ("silu", [12.0, 13.0], [90.0, 91.0, 92.0])):
+        for choice, accuracies in (("upper", upper), ("lower", lower)):
+            measured(tmp_path, f"{name}_gpn", root_of_b=choice)
+            for seed in range(1 if name == "gelu" else 3):
+                arrived = accuracies[seed : seed + 1]
+                store(tmp_path, f"{name}_gpn", arrived, seed=seed, activation__root=choice, optim__epochs=1)
+    [picture], missing = built(tmp_path, "roots")
+    assert missing == []
+    ax = picture.figure.axes[3]
+    assert [(text.get_text(), text.xy[1] if hasattr(text, "xy") else text.get_position()[1]) for text in ax.texts] == [
+        ("diverged", 0),
+        ("1 of 3 diverged", 2),
+    ]
+    dots = [dot.lines[0].get_xdata()[0] for dot in ax.containers]
+    assert dots == [70.0, 12.5, 91.0]
+    panel = ax.get_window_extent()
+    assert all(panel.x0 < text.get_window_extent().x0 and text.get_window_extent().x1 < panel.x1 for text in ax.texts)
+    assert "filled: the one of the paper's rule (activation.root=auto)" in picture.caption
+    assert "n = 1 to 3 seeds (those that diverged are in no mean)" in picture.caption
+
+
+def test_the_time_of_a_step_is_shown_where_it_is_known(tmp_path: Path) -> None:
+    for weights in ("unit_rows", "orthogonal"):
+        store(tmp_path, "tanh_gpn", [80.0], model__weights=weights, optim__epochs=1)
+    for known in (False, True):
+        table = Stored(tmp_path).constraint.assign(step_ms=[math.nan, 3.5 if known else math.nan])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Stored, "constraint", table)
+            [picture], _ = built(tmp_path, "constraint")
+        assert ("ms a step" in [ax.get_title() for ax in picture.figure.axes]) == known
+        assert ("time of a step as `bsnn bench` measured it" in picture.caption) == known
+    assert "of any epoch, for orthogonal weights also before every retraction" in picture.caption
+
+
+def test_lines_that_hide_under_others_are_named(tmp_path: Path) -> None:
+    theorised(tmp_path)
+    [picture], _ = built(tmp_path, "theorems")
+    assert "Everywhere under another line: Tanh under GELU. " in picture.caption
+    path = tmp_path / "theory" / "theory.csv"
+    table = pd.read_csv(path)
+    table.loc[(table["what"] == "theorem_2") & (table["activation"] == "gelu"), "estimate"] += 0.1
+    table.to_csv(path, index=False)
+    [picture], _ = built(tmp_path, "theorems")
+    assert "under" not in picture.caption.split("spiky x")[1]

@@ -40,6 +40,7 @@ class Panel:
         heading: above the panel.
         log: whether the axis is logarithmic.
         mark: where a dotted line stands; None for none.
+        words: column of what is said above a dot, or in its place; None for none.
     """
 
     value: str | tuple[str, str]
@@ -47,21 +48,26 @@ class Panel:
     heading: str
     log: bool = False
     mark: float | None = None
+    words: str | None = None
+
+
+ACCURACY = Panel("test", "test_std", "test accuracy (%)", words="lost")
 
 
 def constraint(config: FiguresConfig) -> Iterator[Picture | Missing]:
-    """Accuracy, error, cost and signals of exactly orthogonal weights and of unit rows."""
+    """Accuracy, error and signals of exactly orthogonal weights and of unit rows, and the time of a step if known."""
     table = Stored(config.output_root).constraint
     if table.empty:
         yield Missing(
             "constraint", "trainings with both weights are", finding_tables.CONSTRAINT_COMMAND + elsewhere(config)
         )
         return
-    rows = records(table)
+    rows = records(with_lost(table))
+    timed = any(math.isfinite(row["step_ms"]) for row in rows)
     panels = [
-        Panel("test", "test_std", "test accuracy (%)"),
+        ACCURACY,
         Panel("orthogonality_error", None, "largest $|W^TW - I|$", log=True),
-        Panel("step_ms", None, "ms a step"),
+        *([Panel("step_ms", None, "ms a step")] if timed else []),
         Panel("one_minus_cosine_last", None, "$1 - \\cos$ after training", log=True),
     ]
     words = [f"{label(row)}, {'WᵀW = I' if row['weights'] == 'orthogonal' else 'unit rows'}" for row in rows]
@@ -70,9 +76,9 @@ def constraint(config: FiguresConfig) -> Iterator[Picture | Missing]:
     settings = "; ".join(dict.fromkeys(setting(row) for row in rows))
     caption = (
         "Exact orthogonality (filled) against rows of unit length (open): test accuracy, mean ± sample standard "
-        "deviation over the seeds; largest entry of |WᵀW − I| at the end of any epoch; wall time of a step of one "
-        "network, evaluations included; mean 1 − cosine of two inputs behind the last hidden layer after training. "
-        f"{settings}; n = {counts(rows)} seeds."
+        "deviation over the seeds; largest entry of |WᵀW − I| at the end of any epoch, for orthogonal weights also "
+        f"before every retraction;{' time of a step as `bsnn bench` measured it;' if timed else ''} mean 1 − cosine of "
+        f"two inputs behind the last hidden layer after training. {settings}; n = {counts(rows)}."
     )
     yield dots("constraint", rows, words, filled, panels, keys, f"{settings}; n = {counts(rows)}", caption)
 
@@ -89,16 +95,15 @@ def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
     if accuracies.empty:
         yield Missing("roots", "trainings with both roots are", finding_tables.ROOTS_COMMAND + elsewhere(config))
     else:
-        first = accuracies[common_setting(accuracies)]
-        signals = signals.merge(
-            first[["activation", "root", "test", "test_std"]], on=["activation", "root"], how="left"
-        )
+        first = with_lost(accuracies[common_setting(accuracies)])
+        columns = ["activation", "root", "test", "test_std", "lost"]
+        signals = signals.merge(first[columns], on=["activation", "root"], how="left").fillna({"lost": ""})
     rows = records(signals)
     panels = [
         Panel("chi", None, "slope χ", mark=1.0),
         Panel(("forward_norm_last_low", "forward_norm_last_high"), None, "$\\|x^{L+1}\\|^2/n$", log=True, mark=1.0),
         Panel(("one_minus_cosine_last_low", "one_minus_cosine_last_high"), None, "$1 - \\cos$ of inputs", log=True),
-        *([Panel("test", "test_std", "test accuracy (%)")] if "test" in signals else []),
+        *([ACCURACY] if "test" in signals else []),
     ]
     words = [f"{ACTIVATION_LABELS[row['activation']]}-GPN, {row['root']}" for row in rows]
     size = f"L = {rows[0]['depth']}, n = {rows[0]['width']}, {rows[0]['inputs']} inputs, repeats: {rows[0]['n']}"
@@ -106,15 +111,15 @@ def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
     if "test" in signals:
         trained = (
             "; test accuracy, mean ± sample standard deviation. "
-            f"Accuracy: {setting(records(first)[0])}; n = {counts(records(first))} seeds"
+            f"Accuracy: {setting(records(first)[0])}; n = {counts(records(first))}"
         )
     caption = (
-        "Upper and lower root b of normalisation; filled: the one that the paper prints. Slope χ of the variance map, "
-        "above 1 (dotted) it drives lengths away; squared length per unit behind the last layer, and 1 − cosine of two "
-        f"inputs, least to largest of the repeats, at the start of training ({size}){trained}."
+        "Upper and lower root b of normalisation; filled: the one of the paper's rule (activation.root=auto). Slope χ "
+        "of the variance map, above 1 (dotted) it drives lengths away; squared length per unit behind the last layer, "
+        f"and 1 − cosine of two inputs, least to largest of the repeats, at the start of training ({size}){trained}."
     )
     filled = [bool(row["published"]) for row in rows]
-    yield dots("roots", rows, words, filled, panels, ("published root", "the other root"), size, caption)
+    yield dots("roots", rows, words, filled, panels, ("root of the paper's rule", "the other root"), size, caption)
 
 
 def common_setting(accuracies: pd.DataFrame) -> Any:
@@ -124,9 +129,18 @@ def common_setting(accuracies: pd.DataFrame) -> Any:
 
 
 def counts(rows: Sequence[Row]) -> str:
-    """`3`, or `1 to 3`."""
-    found = sorted({row["n"] for row in rows})
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    """`3 seeds`, or `1 to 3 seeds`, and what becomes of those that diverged."""
+    found = sorted({row["n"] + row["diverged"] for row in rows})
+    text = str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    lost = " (those that diverged are in no mean)" if any(row["diverged"] for row in rows) else ""
+    return f"{text} seed{'' if text == '1' else 's'}{lost}"
+
+
+def with_lost(table: pd.DataFrame) -> pd.DataFrame:
+    """With the column `lost`: `diverged`, or `1 of 3 diverged`; empty where every seed arrived."""
+    words = [f"{row['diverged']} of {row['n'] + row['diverged']} diverged" for row in records(table)]
+    lost = pd.Series(words, index=table.index).where(table["n"] > 0, "diverged")
+    return table.assign(lost=lost.where(table["diverged"] > 0, ""))
 
 
 def dots(
@@ -162,13 +176,14 @@ def draw(ax: Axes, panel: Panel, rows: Sequence[Row], filled: Sequence[bool]) ->
         log_axis(ax, "x", 10.0 ** (least - 0.2), 10.0 ** (max(most, least + 1) + 0.2), ticks=4)
     if panel.mark is not None:
         ax.axvline(panel.mark, color=GREY, linewidth=0.8, linestyle=":")
+    above = []
     for place, row in enumerate(rows):
         low, high = float(row[low_key]), float(row[high_key])
-        own = colour(row["activation"])
+        own, words = colour(row["activation"]), row[panel.words] if panel.words else ""
         if not math.isfinite(low) or not math.isfinite(high):
-            words = "∞" if math.isinf(low) or math.isinf(high) else "–"
+            words = words or ("∞" if math.isinf(low) or math.isinf(high) else "not stored")
             ax.text(0.5, place, words, ha="center", va="center", fontsize=7, color=GREY,
-                    transform=ax.get_yaxis_transform())  # fmt: skip
+                    bbox={"color": "white", "pad": 1}, transform=ax.get_yaxis_transform())  # fmt: skip
             continue
         ax.plot([low, high], [place, place], color=own, linewidth=1.2)
         middle = math.sqrt(low * high) if panel.log and low > 0 else (low + high) / 2
@@ -176,7 +191,14 @@ def draw(ax: Axes, panel: Panel, rows: Sequence[Row], filled: Sequence[bool]) ->
         face = own if filled[place] else "white"
         ax.errorbar(middle, place, xerr=spread, fmt="o", markersize=4.5, elinewidth=0.9, color=own,
                     markerfacecolor=face)  # fmt: skip
+        if words:
+            above.append((middle, place, words))
     ax.set_title(panel.heading, pad=7)
     ax.margins(x=0.15)
+    ax.autoscale_view()  # not later: the words look where they are
+    for middle, place, words in above:
+        share = (ax.transScale + ax.transLimits).transform((middle, place))[0]  # of the panel; words stay inside
+        ax.annotate(words, (middle, place), (0, 3), textcoords="offset points", va="bottom", fontsize=7, color=GREY,
+                    ha="left" if share < 0.3 else "right" if share > 0.7 else "center")  # fmt: skip
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", visible=False)

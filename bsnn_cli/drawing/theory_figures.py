@@ -42,6 +42,9 @@ LENGTHS = (1e-4, 1e4)
 
 ANGLES = (1e-4, 2.0)
 
+UNSEEN = 0.012
+"""Two probabilities that differ by less are closer than a line is wide."""
+
 Numbers = tuple[pd.DataFrame | None, list[Missing]]
 
 
@@ -110,8 +113,20 @@ def theorems(config: FiguresConfig) -> Iterator[Picture | Missing]:
         "signal (Theorem 1, top; dotted: of the Gaussian input itself) and of the gradient (Theorem 2, bottom). Left: "
         "all assumptions hold, and it falls to 0; then one assumption is broken at a time, which not every activation "
         "minds: the identity is normalised as it is, SELU nearly. A spiky x has one entry that is not 0. "
-        f"ε = {epsilon:.3f}, n = {trials:.0f} draws a point, bars: 95 % Wilson intervals.",
+        f"{under(rows)}ε = {epsilon:.3f}, n = {trials:.0f} draws a point, bars: 95 % Wilson intervals.",
     )
+
+
+def under(rows: pd.DataFrame) -> str:
+    """Names the activations whose lines lie under those of another one in every panel of the theorems."""
+    drawn = rows[rows["what"].str.startswith("theorem")]
+    table = drawn.pivot_table(index=["what", "case", "width"], columns="activation", values="estimate")
+    names = order(drawn)
+    words = []
+    for place, name in enumerate(names):
+        above = [other for other in names[place + 1 :] if (table[name] - table[other]).abs().max() < UNSEEN]
+        words += [f"{heading(name)} under {heading(above[-1])}"] if above else []
+    return f"Everywhere under another line: {', '.join(words)}. " if words else ""
 
 
 def lengths(config: FiguresConfig) -> Iterator[Picture | Missing]:
