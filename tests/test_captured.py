@@ -159,9 +159,7 @@ class FakeEvent:
 
     def __init__(self, log: list[tuple[str, int]], number: int) -> None:
         self.log, self.number = log, number
-
-    def record(self) -> None:
-        self.log.append(("record", self.number))
+        log.append(("record", number))
 
     def synchronize(self) -> None:
         self.log.append(("wait", self.number))
@@ -178,7 +176,7 @@ def test_flags_are_read_some_steps_late_and_only_after_their_event(monkeypatch: 
     assert log == [
         ("record", 0),
         ("record", 1),
-        *[entry for slot in (0, 1, 0) for entry in (("wait", slot), ("record", slot))],
+        *[entry for step in (0, 1, 2) for entry in (("wait", step), ("record", step + 2))],
     ]
 
 

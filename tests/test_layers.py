@@ -34,11 +34,10 @@ ROWS = [
         "baselines",
         "bench_report",
         "findings",
-        "floors",
     },
     # what is done with them
     {"matrices"},
-    {"training", "propagation", "theory", "reference_trainer", "captured", "runs", "finding_tables"},
+    {"training", "propagation", "theory", "reference_trainer", "captured", "runs", "finding_tables", "floors"},
     # what is on disk, what a person sees
     {"progress", "listing", "propagation_store", "origins"},
     {"stored", "archive"},

@@ -40,13 +40,15 @@ class Lookback:
     Args:
         like: of the shape and type that is read.
         steps: how many steps ago.
-        event: makes what `torch.cuda.Event` is; None where the device is the host.
+        mark: an event that the device comes to when it has done what it was told so far, as
+            `torch.cuda.Stream.record_event` makes it; None where the device is the host.
     """
 
-    def __init__(self, like: Tensor, steps: int, event: Callable[[], Any] | None) -> None:
-        pinned = event is not None
+    def __init__(self, like: Tensor, steps: int, mark: Callable[[], Any] | None) -> None:
+        pinned = mark is not None
         self._slots = [torch.empty_like(like, device="cpu", pin_memory=pinned) for _ in range(steps)]
-        self._events = [event() for _ in range(steps)] if event is not None else []
+        self._mark = mark
+        self._events: list[Any] = [None] * steps
         self._count = 0
 
     def push(self, value: Tensor) -> Tensor | None:
@@ -54,12 +56,12 @@ class Lookback:
         slot = self._count % len(self._slots)
         old = None
         if self._count >= len(self._slots):
-            if self._events:
+            if self._mark is not None:
                 self._events[slot].synchronize()
             old = self._slots[slot].clone()
         self._slots[slot].copy_(value, non_blocking=True)
-        if self._events:
-            self._events[slot].record()
+        if self._mark is not None:
+            self._events[slot] = self._mark()
         self._count += 1
         return old
 
@@ -82,7 +84,7 @@ class CapturedFleet(Fleet):
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._warm: dict[int, int] = {}
         self._capturable = on_gpu
-        self._lookback = Lookback(self.alive, STEPS_AHEAD, torch.cuda.Event if on_gpu else None)
+        self._lookback = Lookback(self.alive, STEPS_AHEAD, self._reached if on_gpu else None)
         self._old_alive: Tensor | None = None
 
     def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -108,6 +110,11 @@ class CapturedFleet(Fleet):
     def anyone_alive(self) -> bool:
         """As `Fleet.anyone_alive`; within an epoch some steps late, when nothing changes any more."""
         return bool((self.alive if self._old_alive is None else self._old_alive).any())
+
+    def _reached(self) -> torch.cuda.Event:
+        """Of the stream of this fleet's device, which need not be the current one."""
+        event: torch.cuda.Event = torch.cuda.current_stream(self.device).record_event()
+        return event
 
     def _hold(self, data: Dataset) -> None:
         """Make a dataset the one that steps gather from."""

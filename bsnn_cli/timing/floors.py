@@ -1,7 +1,8 @@
 """What no implementation of a training step can be faster than: its matrix products, and on a GPU its bytes.
 
-The products are 3·L over distinct matrices: h = xVᵀ and dV in every layer, and dᵀx, which adds to the momentum. Dense
-products in this order cannot be had faster from the same library.
+The products are 3·L over distinct matrices: h = xVᵀ and dV in every layer, and dᵀx, which adds to the momentum. Several
+cores can share them out within every product, or by samples and matrices, as `Fleet.step` does; what is faster on this
+machine is the floor.
 
 The bytes are those of weights and momentum, which no cache holds. A step that can be left out when its gradient is not
 finite reads V three times, on the way up, on the way down and for the update; it writes V once, and M is read and
@@ -10,10 +11,13 @@ written once: six passes. How long they take is measured by copies between two t
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
+from bsnn_cli.networks.fleet import PARALLEL_WIDTH
+from bsnn_cli.networks.workers import Workers
 from bsnn_cli.settings.config import ModelConfig
-from bsnn_cli.timing.stopwatch import Step
+from bsnn_cli.timing.stopwatch import Step, timed
 
 PASSES = 6
 """Over as many bytes as the weights have; a copy makes two."""
@@ -26,18 +30,35 @@ def products(networks: int, model: ModelConfig, batch_size: int, device: torch.d
     x, d = (torch.randn(L, K, batch_size, n, device=device) for _ in range(2))
     out = torch.empty(K, batch_size, n, device=device)
 
-    def step() -> None:
-        for matrix, signal in zip(V, x, strict=True):
-            torch.bmm(signal, matrix.mT, out=out)
-        for matrix, signal in zip(V, d, strict=True):
-            torch.bmm(signal, matrix, out=out)
-        if device.type == "cuda":
-            M.flatten(0, 1).baddbmm_(d.flatten(0, 1).mT, x.flatten(0, 1), beta=0.5)
-            return
-        for momentum, left, right in zip(M, d, x, strict=True):
-            momentum.baddbmm_(left.mT, right, beta=0.5)
+    def chains(rows: slice) -> None:
+        for matrix, signal in zip(V, x[:, :, rows], strict=True):
+            torch.bmm(signal, matrix.mT, out=out[:, rows])
+        for matrix, signal in zip(V, d[:, :, rows], strict=True):
+            torch.bmm(signal, matrix, out=out[:, rows])
 
-    return _graph(step, device) if device.type == "cuda" else step
+    def gradient(layer: int) -> None:
+        M[layer].baddbmm_(d[layer].mT, x[layer], beta=0.5)
+
+    def launched() -> None:
+        chains(slice(None))
+        M.flatten(0, 1).baddbmm_(d.flatten(0, 1).mT, x.flatten(0, 1), beta=0.5)
+
+    if device.type == "cuda":
+        return _graph(launched, device)
+
+    def shared_by(workers: Workers) -> Step:
+        share = -(-batch_size // workers.count)
+
+        def step() -> None:
+            workers.each(chains, [slice(first, first + share) for first in range(0, batch_size, share)])
+            workers.each(gradient, range(L))
+
+        return step
+
+    threads = torch.get_num_threads() if n >= PARALLEL_WIDTH else 1
+    steps = [shared_by(Workers(count)) for count in sorted({1, threads})]
+    times = timed(steps, 3, device) if len(steps) > 1 else np.zeros((1, 1))
+    return steps[int(np.argmin(np.median(times, axis=0)))]
 
 
 def copies(networks: int, model: ModelConfig, device: torch.device) -> Step:
