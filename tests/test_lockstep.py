@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,15 @@ import torch
 from bsnn_cli.networks import memory
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.memory import training_bytes
-from bsnn_cli.running import runner
+from bsnn_cli.running import runner, session
 from bsnn_cli.running.lockstep import OWN, fleets
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
+from bsnn_cli.storage import checkpoint
 from bsnn_cli.storage.checkpoint import CURRENT
-from tests.conftest import SMALL, run_bsnn
+from bsnn_cli.storage.runs import RunDirectory
+from tests.conftest import SMALL, Answer, run_bsnn
 
 
 def config(name: str = "selu", seed: int = 0, **optim: float) -> TrainConfig:
@@ -92,6 +96,24 @@ def test_a_sweep_as_a_fleet_leaves_the_runs_of_a_plain_sweep(tmp_path: Path) -> 
     assert "6 runs: 6 finished" in again.stdout
 
 
+def test_a_run_that_is_taken_or_cannot_be_written_costs_a_fleet_no_other(
+    tmp_path: Path, bsnn: Callable[..., Answer]
+) -> None:
+    assert bsnn("train", *SMALL, "seed=0").returncode == 0
+    [first] = tmp_path.glob("outputs/runs/*/*/*")
+    blocked, taken, free = (first.with_name(first.name.replace("-s0", f"-s{seed}")) for seed in (1, 2, 3))
+    blocked.touch()
+    with RunDirectory(taken).lock():
+        answer = bsnn("train", "-m", "hydra/launcher=fleet", *SMALL, "seed=0,1,2,3")
+    assert answer.returncode == 1
+    assert "4 runs: 2 done, 1 running, 1 not finished" in answer.stdout
+    assert "2 of 4 runs are finished" in answer.stderr
+    assert not (taken / "failed.json").exists()
+    errors = [line for line in (taken / "log.txt").read_text().splitlines() if line.startswith("error: ")]
+    assert all(path.name in line for path, line in zip((blocked, taken), errors, strict=True))
+    assert RunDirectory(free).status() == "done"
+
+
 def test_networks_that_do_not_fit_a_gpu_together_are_trained_in_halves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +131,37 @@ def test_networks_that_do_not_fit_a_gpu_together_are_trained_in_halves(
     assert [result.status for result in runner.run(runs)] == ["done"] * 5
     assert sizes == [5, 2, 3, 1, 2]
     assert all((run_directory(run) / "result.json").exists() for run in runs)
+
+
+def test_a_fleet_that_runs_out_of_memory_in_mid_training_goes_on_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From its last checkpoint, with the networks that halves trained from the start would have given."""
+
+    class SmallGpu(Fleet):
+        def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            if len(self.members) > 2 and self.steps[0] == 5:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().step(inputs, labels)
+
+    straight, broken = (
+        [dataclasses.replace(config(seed=seed), output_root=str(tmp_path / name)) for seed in range(3)]
+        for name in ("straight", "broken")
+    )
+    expected = [*runner.run(straight[:1]), *runner.run(straight[1:])]
+    monkeypatch.setattr(runner, "Fleet", SmallGpu)
+    monkeypatch.setattr(session, "SAVING_SHARE", math.inf)
+    for one in broken:
+        one.checkpoint.every_s = 0
+    results = runner.run(broken)
+    assert capsys.readouterr().err.count("(5 steps)") == 2
+    assert [result.networks for result in results] == [1, 2, 2]
+    for ours, theirs, result, reference in zip(broken, straight, results, expected, strict=True):
+        assert (result.status, result.steps) == ("done", reference.steps)
+        assert result.train_loss == pytest.approx(reference.train_loss, rel=1e-5)
+        weights, others = (checkpoint.load(run_directory(run) / "weights.pt") for run in (ours, theirs))
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-6)
 
 
 def test_fleets_are_no_larger_than_the_free_memory_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

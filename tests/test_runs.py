@@ -4,8 +4,10 @@ import dataclasses
 import json
 import os
 import signal
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,6 +18,7 @@ from bsnn_cli.datasets.data import load
 from bsnn_cli.errors import Interrupted, RunDirectoryError, RunLockedError
 from bsnn_cli.networks.training import evaluate, train
 from bsnn_cli.running import runner
+from bsnn_cli.running.interruption import StopFlag
 from bsnn_cli.running.runner import prepare, run
 from bsnn_cli.running.session import Session
 from bsnn_cli.settings.config import DatasetConfig, ModelConfig, OptimConfig, TrainConfig
@@ -167,28 +170,91 @@ def test_runs_of_one_fleet_leave_what_each_would_leave_alone(tmp_path: Path) -> 
         assert files[0] == files[1]
 
 
-def test_an_interrupted_fleet_goes_on_with_those_that_had_diverged_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def stop_at(step: int, configs: list[TrainConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run, and send a signal after so many updates and batches of evaluations."""
+
     def signalled(*arguments: object, **options: object) -> Iterator[object]:
         for tick, event in enumerate(train(*arguments, **options)):  # type: ignore[arg-type]
-            if tick == 60:
+            if tick == step:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield event
 
-    straight, broken = fleet_of_three(tmp_path / "straight"), fleet_of_three(tmp_path / "broken")
-    expected = run(straight)
     with monkeypatch.context() as patch:
         patch.setattr("bsnn_cli.running.runner.train", signalled)
         with pytest.raises(Interrupted):
-            run(broken)
+            run(configs)
+
+
+def digests(configs: list[TrainConfig]) -> list[str]:
+    """Of the weights of runs."""
+    return [checkpoint.digest(checkpoint.load(run_directory(config) / "weights.pt")) for config in configs]
+
+
+def test_an_interrupted_fleet_goes_on_with_those_that_had_diverged_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight, broken = fleet_of_three(tmp_path / "straight"), fleet_of_three(tmp_path / "broken")
+    expected = run(straight)
+    stop_at(60, broken, monkeypatch)
     assert [RunDirectory(run_directory(config)).status() for config in broken] == ["interrupted"] * 3
     results = run(broken)
     assert "resuming after 2 epochs" in capsys.readouterr().err
-    for one, other, result, reference in zip(straight, broken, results, expected, strict=True):
+    for result, reference in zip(results, expected, strict=True):
         assert dataclasses.replace(result, elapsed_s=0) == dataclasses.replace(reference, elapsed_s=0)
-        ours, theirs = (checkpoint.load(run_directory(config) / "weights.pt") for config in (one, other))
-        assert checkpoint.digest(ours) == checkpoint.digest(theirs)
+    assert digests(broken) == digests(straight)
+
+
+def test_runs_that_stand_at_different_steps_go_on_in_fleets_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One has not been begun, two have been stopped after four steps and one after ten."""
+    straight, broken = ([small(tmp_path / name, seed=seed) for seed in range(4)] for name in ("straight", "broken"))
+    expected = [result for part in (straight[:1], straight[1:3], straight[3:]) for result in run(part)]
+    stop_at(3, broken[1:3], monkeypatch)
+    stop_at(9, broken[3:], monkeypatch)
+    results = run(broken)
+    resumed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("resuming")]
+    assert [line.partition("(")[2] for line in resumed] == ["4 steps)", "10 steps)"]
+    for result, reference in zip(results, expected, strict=True):
+        assert dataclasses.replace(result, elapsed_s=0) == dataclasses.replace(reference, elapsed_s=0)
+    assert digests(broken) == digests(straight)
+
+
+def test_a_fleet_that_goes_on_keeps_no_checkpoint_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, work, loaded, kept = checkpoint.load, runner.work, [], []
+
+    def remembered(path: Path) -> dict[str, Any]:
+        state = load(path)
+        loaded.append(weakref.ref(state["tensors"]["hidden.weight"]))
+        return state
+
+    def counted(session: Session, stop: StopFlag) -> None:
+        kept.extend(tensor() is not None for tensor in loaded)
+        work(session, stop)
+
+    configs = [small(tmp_path, seed=seed) for seed in range(2)]
+    stop_at(3, configs, monkeypatch)
+    monkeypatch.setattr(checkpoint, "load", remembered)
+    monkeypatch.setattr(runner, "work", counted)
+    run(configs)
+    assert kept == [False, False]
+
+
+def test_runs_that_cannot_be_begun_are_left_out_of_a_fleet_and_named(tmp_path: Path) -> None:
+    """Another process is at one, one directory holds another run, the checkpoint of one is damaged; two are fine."""
+    configs = [small(tmp_path, seed=seed) for seed in range(5)]
+    free, taken, foreign, damaged, free_too = (RunDirectory(run_directory(config)) for config in configs)
+    with foreign.lock(), damaged.lock():
+        foreign.claim(dataclasses.replace(configs[2], seed=7))
+        (damaged.path / "checkpoint.pt").touch()
+    with taken.lock(), pytest.raises(RunLockedError) as raised:
+        run(configs)
+    lines = str(raised.value).splitlines()
+    assert all(each.path.name in line for each, line in zip((taken, foreign, damaged), lines, strict=True))
+    assert [each.status() for each in (free, free_too)] == ["done", "done"]
+    assert [each.status() for each in (taken, foreign, damaged)] == ["interrupted", "interrupted", "failed"]
+    with pytest.raises(RunDirectoryError, match="another configuration"):
+        run(configs[2:3])
 
 
 @pytest.mark.parametrize(("seconds", "until_next"), [(0.5, 60), (3, 150)])

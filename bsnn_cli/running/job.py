@@ -139,7 +139,7 @@ def supervise(configs: Sequence[TrainConfig], orders: Orders, tick: Callable[[],
 
     Args:
         configs: resolved; several share shape and protocol and are trained as a fleet. The child writes to `log.txt`
-            in the directory of the first.
+            in the first directory there is.
         orders: of the sweep they belong to.
         tick: called several times a second while the child is at work.
 
@@ -155,9 +155,10 @@ def supervise(configs: Sequence[TrainConfig], orders: Orders, tick: Callable[[],
     if all(finished) or orders.stopped() is not None:
         return
     for directory in directories:
-        directory.path.mkdir(parents=True, exist_ok=True)
-        (directory.path / "failed.json").unlink(missing_ok=True)
-    log = directories[0].path / LOG
+        with contextlib.suppress(OSError):  # the child meets it again, and leaves this run out
+            directory.path.mkdir(parents=True, exist_ok=True)
+            (directory.path / "failed.json").unlink(missing_ok=True)
+    log = next((each.path for each in directories if each.path.is_dir()), directories[0].path) / LOG
     with StopFlag() as flag, orders.gpu(configs[0].device) as environment, log.open("ab") as stream:
         if orders.stopped() is not None:
             return
@@ -229,11 +230,13 @@ def ending(code: int) -> str:
 
 def _record(config: TrainConfig, directory: RunDirectory, reason: str, output: str) -> None:
     """Write `failed.json` for a child that could not do it itself."""
-    error = next((line for line in reversed(output.splitlines()) if line.startswith("error: ")), None)
+    errors = [line.removeprefix("error: ") for line in output.splitlines() if line.startswith("error: ")]
+    own = [error for error in errors if error.startswith(f"{directory.path}:")]
+    reason = next(reversed(own or errors), reason)
     try:
         with directory.lock():
             directory.claim(config)
-            directory.fail(reason if error is None else error.removeprefix("error: "), output[-TAIL:])
+            directory.fail(reason, output[-TAIL:])
     except RunLockedError:
         pass  # another process is working on this run, and that is why the child has ended
     except (BsnnError, OSError) as problem:
@@ -250,7 +253,8 @@ def main() -> None:
     try:
         runner.run([runner.prepare(from_plain(config)) for config in content["configs"]])
     except BsnnError as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

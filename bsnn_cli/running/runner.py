@@ -7,14 +7,15 @@ import dataclasses
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from bsnn_cli.datasets import data
 from bsnn_cli.datasets.data import Dataset
-from bsnn_cli.errors import ConfigError, Interrupted, StorageError
+from bsnn_cli.errors import BsnnError, CheckpointError, ConfigError, Interrupted, StorageError
 from bsnn_cli.gpn import activation_file, custom
 from bsnn_cli.gpn.activations import normalise
 from bsnn_cli.networks import memory
@@ -34,6 +35,29 @@ from bsnn_cli.storage.tracking import EventLog
 
 GPU_SHARE = 0.8
 """Networks may take this share of the free memory of a GPU; temporaries and evaluation take some as well."""
+
+
+@dataclass
+class Run:
+    """A run that is to go on.
+
+    Attributes:
+        checkpoint: the newest one, or None if there is none; a fleet that is built takes it away.
+    """
+
+    config: TrainConfig
+    directory: RunDirectory
+    checkpoint: dict[str, Any] | None = None
+
+    def load(self) -> None:
+        """Read the newest checkpoint.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none of them can be read.
+        """
+        self.checkpoint, warnings = checkpoint.newest(self.directory.path)
+        for warning in warnings:
+            say(f"warning: {warning}; going on from the checkpoint before it")
 
 
 def prepare(config: TrainConfig) -> TrainConfig:
@@ -92,6 +116,8 @@ def trainer(model: ModelConfig, device: torch.device) -> type[Fleet] | type[Refe
 def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
     """Bring runs that share shape and protocol to their end, from wherever they are.
 
+    A run that cannot be begun, such as one that another process works on, is left out until the others are finished.
+
     Args:
         configs: resolved and prepared.
 
@@ -100,13 +126,13 @@ def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
 
     Raises:
         Interrupted: a signal arrived; every run can be resumed.
-        BsnnError: see the classes of `errors`.
+        BsnnError: see the classes of `errors`; with a line for each run that was left out.
     """
     directories = [RunDirectory(run_directory(config)) for config in configs]
     pending = []
     for config, directory in zip(configs, directories, strict=True):
         if config.force or directory.result() is None:
-            pending.append((config, directory))
+            pending.append(Run(config, directory))
         else:
             directory.tidy(config.checkpoint.keep)
             say(f"{directory.path}: finished already; force=true trains it again")
@@ -116,9 +142,9 @@ def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
     return [result for result in results if result is not None]
 
 
-def _run_pending(pending: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
+def _run_pending(pending: Sequence[Run]) -> None:
     """Lock the runs, and train those that stand at the same step as one fleet."""
-    first = pending[0][0]
+    first = pending[0].config
     if choose_device(first.device).type == "cpu":
         needed = memory.training_bytes(first.model, first.optim.batch_size)
         memory.require(needed, first.model, f"optim.batch_size={first.optim.batch_size}")
@@ -132,38 +158,68 @@ def _run_pending(pending: Sequence[tuple[TrainConfig, RunDirectory]]) -> None:
             if first.optim.batch_size > samples:
                 limit = f"must be at most {samples}, the training samples"
                 raise ConfigError(f"optim.batch_size={first.optim.batch_size}: {limit}")
-            claimed = []
-            for config, directory in pending:
-                locks.enter_context(directory.lock(config.wait))
-                if config.force:
-                    directory.clear()
-                if directory.result() is None:  # another process may have got there while this one waited
-                    directory.claim(config, activation_file.source(config.activation))
-                    claimed.append((config, directory))
+            claimed, left_out = list[Run](), list[BsnnError]()
+            for run in pending:
+                try:
+                    if locks.enter_context(_held(run)):
+                        claimed.append(run)
+                except BsnnError as error:
+                    left_out.append(error)
+                    if len(pending) > 1:
+                        say(f"warning: {error}; going on without it")
         try:
             train_together(claimed, dataset.to(choose_device(first.device)), stop)
         except Interrupted:
             raise
         except Exception as error:
-            for _, directory in claimed:
-                if directory.result() is None:
-                    with contextlib.suppress(OSError):  # what made the run fail may stop this too
-                        directory.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+            for run in claimed:
+                if run.directory.result() is None:
+                    _note(run, error)
             if isinstance(error, OSError):
                 hint = "what was saved before is intact, and the same command goes on from it"
                 raise StorageError(f"{error.filename}: cannot be written ({error.strerror}); {hint}") from error
             raise
+    if left_out:
+        raise type(left_out[0])("\n".join(str(error) for error in left_out)) from left_out[0]
 
 
-def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset: Dataset, stop: StopFlag) -> None:
+@contextlib.contextmanager
+def _held(run: Run) -> Iterator[bool]:
+    """Lock a run, and begin an attempt at it from its newest checkpoint.
+
+    Yields:
+        whether there is anything to do: another process may have finished it while this one waited.
+
+    Raises:
+        BsnnError: it cannot be locked or begun; it is not held then.
+    """
+    with run.directory.lock(run.config.wait):
+        if run.config.force:
+            run.directory.clear()
+        unfinished = run.directory.result() is None
+        if unfinished:
+            run.directory.claim(run.config, activation_file.source(run.config.activation))
+            try:
+                run.load()
+            except CheckpointError as error:
+                _note(run, error)
+                raise
+        yield unfinished
+
+
+def _note(run: Run, error: Exception) -> None:
+    """Write down why a run has failed."""
+    with contextlib.suppress(OSError):  # what made the run fail may stop this too
+        run.directory.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def train_together(pending: Sequence[Run], dataset: Dataset, stop: StopFlag) -> None:
     """Train runs as a fleet for each position they stand at; where the GPU's memory is too small, as two of half size.
 
     Raises:
         Interrupted: a signal arrived; what there is to save is saved.
     """
-    with stop.at_once():
-        members = [(config, directory, _checkpoint(directory)) for config, directory in pending]
-    for runs in (part for group in by_position(members) for part in fitting(group, dataset.train.images.device)):
+    for runs in (part for group in by_position(pending) for part in fitting(group, dataset.train.images.device)):
         try:
             _train_to_the_end(runs, dataset, stop)
         except torch.OutOfMemoryError:
@@ -174,12 +230,15 @@ def train_together(pending: Sequence[tuple[TrainConfig, RunDirectory]], dataset:
         else:
             continue
         for part in (runs[:half], runs[half:]):
-            train_together([(config, directory) for config, directory, _ in part], dataset, stop)
+            with stop.at_once():
+                for run in part:
+                    run.load()
+            train_together(part, dataset, stop)
 
 
 def fitting(runs: Sequence[Run], device: torch.device) -> list[Sequence[Run]]:
     """Parts of what stands at one position, each no larger than the free memory of a GPU promises to hold."""
-    config = runs[0][0]
+    config = runs[0].config
     networks = int(GPU_SHARE * free_bytes(device) // memory.training_bytes(config.model, config.optim.batch_size))
     size = max(1, min(networks, len(runs)))
     return [runs[first : first + size] for first in range(0, len(runs), size)]
@@ -198,30 +257,21 @@ def _train_to_the_end(runs: Sequence[Run], dataset: Dataset, stop: StopFlag) -> 
     session.finish()
 
 
-Run: TypeAlias = "tuple[TrainConfig, RunDirectory, dict[str, Any] | None]"
-"""A run that is to go on, with its newest checkpoint; None if it has none."""
-
-
-def _checkpoint(directory: RunDirectory) -> dict[str, Any] | None:
-    state, warnings = checkpoint.newest(directory.path)
-    for warning in warnings:
-        say(f"warning: {warning}; going on from the checkpoint before it")
-    return state
-
-
 def by_position(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that stand at the same epoch and batch together, those that have come least far first."""
     groups: dict[tuple[int, int], list[Run]] = {}
     for run in runs:
-        state = run[2]
+        state = run.checkpoint
         groups.setdefault((-1, 0) if state is None else (state["epoch"], state["batch"]), []).append(run)
     return [groups[position] for position in sorted(groups)]
 
 
 def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     """Build a fleet from checkpoints of one position, or from the seeds where there are none yet."""
-    configs, directories, checkpoints = zip(*runs, strict=True)
-    states = [state for state in checkpoints if state is not None]
+    configs, directories = [run.config for run in runs], [run.directory for run in runs]
+    states = [run.checkpoint for run in runs if run.checkpoint is not None]
+    for run in runs:
+        run.checkpoint = None  # as large as the fleet, which has values of its own
     device, first = dataset.train.images.device, configs[0]
     if states and states[0]["environment"] != environment(device):
         say(f"warning: {states[0]['environment']} has become {environment(device)}; results may differ in rounding")
