@@ -178,9 +178,8 @@ def over_seeds(trained: Sequence[Summary]) -> dict[str, list[Variant]]:
 
 def starts(fresh: Summary, trained: Summary) -> bool:
     """Whether a fresh network is the start of a trained one, measured on the same kind of signals."""
-    alike = all(fresh[name] == trained[name] for name in ("activation", *SIGNALS)) and _network(fresh) == _network(
-        trained
-    )
+    same = ("activation", *SIGNALS)
+    alike = all(fresh[name] == trained[name] for name in same) and _network(fresh) == _network(trained)
     return alike and fresh["config"]["model"]["init"] == "orthogonal"
 
 
