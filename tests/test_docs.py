@@ -1,7 +1,8 @@
 """What README and docs tell to type is typed here: run, or where it takes long, composed and checked.
 
 A fenced block of `sh` or `python` is run, in the order of its page. One that follows the comment `<!-- long -->` is
-not: each job of a `bsnn` line in it has to make a sound config, each `make` line has to name a target.
+not: each job of a `bsnn` line in it has to make a sound config, each `make` line has to name a target. So has each job
+of a command in the text, unless it has a word in capitals for the reader to fill in.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import pytest
 import yaml
 
 from bsnn_cli import cli
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings import composition
+from bsnn_cli.settings.choices import ACTIVATION_LABELS
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "docs").rglob("*.md"))]
@@ -42,6 +45,12 @@ class Block(NamedTuple):
 def blocks(page: str) -> list[Block]:
     found = FENCE.finditer((CHECKOUT / page).read_text())
     return [Block(match["language"], match["long"] is not None, match["text"]) for match in found]
+
+
+def in_text(page: str) -> list[list[str]]:
+    """The words of the commands outside of fenced blocks."""
+    found = re.findall(r"`(bsnn [^`…]*=[^`…]*)`", FENCE.sub("", (CHECKOUT / page).read_text()))
+    return [shlex.split(text) for text in found if not re.search(r"\b[A-Z_]{3,}\b", text)]
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -96,7 +105,8 @@ def follow(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Do what a page tells to do, in a folder with nothing but the examples."""
     monkeypatch.chdir(folder)
     shutil.copytree(CHECKOUT / "examples", folder / "examples")
-    check([words for block in blocks(page) if block.long and block.language == "sh" for words in commands(block.text)])
+    long = [block.text for block in blocks(page) if block.long and block.language == "sh"]
+    check([*in_text(page), *(words for text in long for words in commands(text))])
     for block in blocks(page):
         if block.language == "python":
             code = compile(block.text, page, "exec")
@@ -107,7 +117,7 @@ def follow(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 execute(words, monkeypatch)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page) and page != LIBRARY])
+@pytest.mark.parametrize("page", [page for page in PAGES if (blocks(page) or in_text(page)) and page != LIBRARY])
 def test_what_a_page_tells_to_type_works(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     follow(page, tmp_path, monkeypatch)
 
@@ -158,6 +168,24 @@ def test_the_citation_has_what_its_schema_asks_for() -> None:
     paper = citation["preferred-citation"]
     assert {"type", "title", "authors", "journal", "year"} <= paper.keys()
     assert all(author.keys() <= {"given-names", "family-names"} for author in paper["authors"])
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
+    folders = (CHECKOUT / "docs" / "results", CHECKOUT / "docs" / "results" / "depth_aware")
+    runs = pd.concat([pd.read_csv(folder / "runs.csv") for folder in folders], keys=("paper", "depth_aware"))
+    runs = runs[(runs["protocol"] == "optim.epochs=1") & (runs["seed"] == 0)]
+    labels = {f"{label} " for label in ACTIVATION_LABELS.values()} | {"none: a linear network "}
+    table = re.findall(r"^\| (.*?) \|(.*)\|(.*)\|(.*)\|$", (CHECKOUT / "README.md").read_text(), re.M)
+    shown = [row for row in table if f"{row[0].strip()} " in labels and re.search(r"\d", "".join(row[1:]))]
+    assert len(shown) == 7
+    for label, *cells in shown:
+        name = {text: key for key, text in ACTIVATION_LABELS.items()}.get(label.strip(), "identity")
+        own = runs[runs["activation"] == name]
+        paper, tailored = own.loc["paper"] if name != "identity" else own, own[own["separation"].notna()]
+        kinds = (paper[~paper["gpn"]], paper[paper["gpn"] & paper["separation"].isna()], tailored)
+        for cell, kind in zip(cells, kinds, strict=True):
+            number = re.search(r"[\d.]+", cell)
+            assert number is None or f"{kind['test_accuracy'].item():.2f}" == number[0], (label, cell)
 
 
 @pytest.mark.parametrize("page", PAGES)
