@@ -151,7 +151,7 @@ def table_time(projected: pd.DataFrame) -> list[str]:
         )
         for row in projected.to_dict("records")
     ]
-    header = ("fleet", "norm", "networks", "measured, s", "step, ms", "500 evaluated, ms", "hours")
+    header = ("fleet", "norm", "networks", "measured, s", "step, ms", "batch evaluated, ms", "hours")
     return [
         f"**The paper's table: {significant(projected['hours'].sum())} hours**",
         PROJECTED,

@@ -76,7 +76,9 @@ def rates(fleet: Trainer, dataset: Dataset, batch_size: int) -> tuple[float, flo
     ticks = train(
         fleet, dataset, position, batch_size=batch_size, epochs=10**9, train_every=None, elapsed_s=lambda: 0.0
     )
-    next(ticks)
+    for _ in ticks:
+        if fleet.device.type == "cpu" or position.epoch > 0:  # on a GPU the first epoch compiles and captures
+            break
     begin = per_epoch * position.epoch + position.batch
     training_s, evaluated = spend(ticks, MEASURED_S, fleet.device)
     updates = per_epoch * position.epoch + position.batch - begin
