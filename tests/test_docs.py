@@ -50,7 +50,7 @@ def blocks(page: str) -> list[Block]:
 def in_text(page: str) -> list[list[str]]:
     """The words of the commands outside of fenced blocks."""
     found = re.findall(r"`(bsnn [^`…]*=[^`…]*)`", FENCE.sub("", (CHECKOUT / page).read_text()))
-    return [shlex.split(text) for text in found if not re.search(r"\b[A-Z_]{3,}\b", text)]
+    return [shlex.split(text) for text in found if not re.search(r"(?<![A-Za-z])[A-Z]{3,}", text)]
 
 
 def commands(text: str) -> Iterator[list[str]]:
