@@ -83,12 +83,14 @@ def test_constraint_compares_what_differs_in_nothing_else(root: Path) -> None:
 
 def test_the_cost_of_a_step_is_what_the_benchmark_has_timed_in_turns(root: Path) -> None:
     size = {"depth": 200, "width": 500, "batch_size": 64, "norm": "none", "implementation": "bsnn"}
+    size |= {"activation": "selu_gpn"}
     rows = [
         {"comparison": "weights=orthogonal", "weights": "unit_rows", "step_ms": 250.0, **size},
         {"comparison": "weights=orthogonal", "weights": "orthogonal", "step_ms": 320.0, **size},
         {"comparison": "main", "weights": "unit_rows", "step_ms": 1.0, **size},
         {"comparison": "weights=orthogonal", "weights": "orthogonal", "step_ms": 2.0, **size, "width": 100},
         {"comparison": "weights=orthogonal", "weights": "unit_rows", "step_ms": 3.0, **size, "implementation": "plain"},
+        {"comparison": "weights=orthogonal", "weights": "unit_rows", "step_ms": 4.0, **size, "activation": "selu"},
     ]
     (root / "bench").mkdir()
     pd.DataFrame(rows).to_csv(root / "bench" / "bench.csv", index=False)

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from bsnn_cli.drawing.plotting import Missing
 from bsnn_cli.drawing.signal_figures import draw_signal
 from bsnn_cli.gpn import meanfield
-from bsnn_cli.tabulating.stored import Stored
 from tests.drawing import DEPTH, built, lines, measured, theorised, trained
 from tests.storage import store
 
@@ -285,19 +284,6 @@ def test_what_diverged_is_said_in_words(tmp_path: Path) -> None:
     assert all(panel.x0 < text.get_window_extent().x0 and text.get_window_extent().x1 < panel.x1 for text in ax.texts)
     assert "filled: the one of the paper's rule (activation.root=auto)" in picture.caption
     assert "n = 1 to 3 seeds (those that diverged are in no mean)" in picture.caption
-
-
-def test_the_time_of_a_step_is_shown_where_it_is_known(tmp_path: Path) -> None:
-    for weights in ("unit_rows", "orthogonal"):
-        store(tmp_path, "tanh_gpn", [80.0], model__weights=weights, optim__epochs=1)
-    for known in (False, True):
-        table = Stored(tmp_path).constraint.assign(step_ms=[math.nan, 3.5 if known else math.nan])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Stored, "constraint", table)
-            [picture], _ = built(tmp_path, "constraint")
-        assert ("ms a step" in [ax.get_title() for ax in picture.figure.axes]) == known
-        assert ("time of a step as `bsnn bench` measured it" in picture.caption) == known
-    assert "of any epoch, for orthogonal weights also before every retraction" in picture.caption
 
 
 def test_lines_that_hide_under_others_are_named(tmp_path: Path) -> None:

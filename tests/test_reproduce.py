@@ -110,7 +110,7 @@ def test_it_runs_what_is_missing_makes_everything_and_goes_on_from_the_copy(
     constraint = pd.read_csv("outputs/tables/constraint.csv")
     assert list(constraint["weights"]) == ["unit_rows", "orthogonal"] * 2
     assert list(constraint["measured"]) == [1] * 4
-    assert list(constraint["step_ms"]) == [2.0, 2.5] * 2
+    assert list(constraint["step_ms"].dropna()) == [2.0, 2.5]  # of SELU-GPN
     exact = constraint[constraint["weights"] == "orthogonal"]["orthogonality_error"]
     assert (exact < 1e-5).all()
     assert Path("outputs/report/index.html").stat().st_size > 1e6

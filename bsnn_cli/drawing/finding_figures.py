@@ -55,7 +55,7 @@ ACCURACY = Panel("test", "test_std", "test accuracy (%)", words="lost")
 
 
 def constraint(config: FiguresConfig) -> Iterator[Picture | Missing]:
-    """Accuracy, error and signals of exactly orthogonal weights and of unit rows, and the time of a step if known."""
+    """Accuracy, error and signals of exactly orthogonal weights and of unit rows."""
     table = Stored(config.output_root).constraint
     if table.empty:
         yield Missing(
@@ -63,11 +63,9 @@ def constraint(config: FiguresConfig) -> Iterator[Picture | Missing]:
         )
         return
     rows = records(with_lost(table))
-    timed = any(math.isfinite(row["step_ms"]) for row in rows)
     panels = [
         ACCURACY,
         Panel("orthogonality_error", None, "largest $|W^TW - I|$", log=True),
-        *([Panel("step_ms", None, "ms a step")] if timed else []),
         Panel("one_minus_cosine_last", None, "$1 - \\cos$ after training", log=True),
     ]
     words = [f"{label(row)}, {'WᵀW = I' if row['weights'] == 'orthogonal' else 'unit rows'}" for row in rows]
@@ -77,8 +75,8 @@ def constraint(config: FiguresConfig) -> Iterator[Picture | Missing]:
     caption = (
         "Exact orthogonality (filled) against rows of unit length (open): test accuracy, mean ± sample standard "
         "deviation over the seeds; largest entry of |WᵀW − I| at the end of any epoch, for orthogonal weights also "
-        f"before every retraction;{' time of a step as `bsnn bench` measured it;' if timed else ''} mean 1 − cosine of "
-        f"two inputs behind the last hidden layer after training. {settings}; n = {counts(rows)}."
+        "before every retraction; mean 1 − cosine of two inputs behind the last hidden layer after training. "
+        f"{settings}; n = {counts(rows)}."
     )
     yield dots("constraint", rows, words, filled, panels, keys, f"{settings}; n = {counts(rows)}", caption)
 

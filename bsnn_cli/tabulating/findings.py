@@ -67,7 +67,9 @@ def _step_ms(bench: pd.DataFrame | None, run: Mapping[Any, Any]) -> float:
     """Of one network like that of a run, where `bench` has timed unit rows and orthogonal weights in turns."""
     if bench is None:
         return math.nan
+    form = ("_gpn" if run["gpn"] else "") + ("_d" if run["separation"] else "")
     same = (bench["comparison"] == "weights=orthogonal") & (bench["implementation"] == "bsnn")
+    same &= bench["activation"] == run["activation"] + form
     for key in ("model.depth", "model.width", "model.norm", "model.weights", "optim.batch_size"):
         same &= bench[key.rpartition(".")[2]] == run[key]
     return float(bench.loc[same, "step_ms"].mean())

@@ -83,7 +83,14 @@ def speeds(table: pd.DataFrame) -> Picture:
     ax.grid(visible=False, axis="y")
     for place, text in headings:
         ax.annotate(
-            text, (0, place), (4, 0), ("axes fraction", "data"), "offset points", va="center", fontweight="bold"
+            text,
+            (0, place),
+            (4, 0),
+            ("axes fraction", "data"),
+            "offset points",
+            va="center",
+            weight="bold",
+            fontsize=6.7,
         )
     plain_axis(ax, "x", table["network_steps_per_s"])
     ax.set_xlabel("network-steps per second")
