@@ -1,8 +1,8 @@
 """What README and docs tell to type is typed here: run, or where it takes long, composed and checked.
 
 A fenced block of `sh` or `python` is run, in the order of its page. One that follows the comment `<!-- long -->` is
-not: each job of a `bsnn` line in it has to make a sound config, each `make` line has to name a target. So has each job
-of a command in the text, unless it has a word in capitals for the reader to fill in.
+not: the first and the last job of a `bsnn` line in it have to make sound configs, each `make` line has to name a
+target. So has a command in the text, unless it has a word in capitals for the reader to fill in.
 """
 
 from __future__ import annotations
@@ -92,11 +92,12 @@ def check(lines: Sequence[list[str]]) -> None:
 
 
 def compose(verb: str, lines: Sequence[list[str]]) -> None:
-    """The configs of all jobs, while Hydra is at work."""
+    """The configs of the first and the last job of each line, while Hydra is at work."""
     composer = composition.Composer(verb)
     for overrides in lines:
         try:
-            assert composition.expand(overrides, composer)
+            jobs = composer.combinations(overrides)
+            assert [composition.expand(job, composer) for job in (jobs[0], jobs[-1])]
         except ConfigError as error:
             raise AssertionError(f"bsnn {verb} {shlex.join(overrides)}: {error}") from error
 
