@@ -22,10 +22,12 @@ from bsnn_cli import cli
 from bsnn_cli.drawing import figures
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.reproducing import agenda, products, reproduction
+from bsnn_cli.reproducing.export import export
 from bsnn_cli.settings.config import PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.settings.profiles import ReproduceConfig
 from bsnn_cli.settings.validation import resolve
 from bsnn_cli.storage.records import RunResult
+from bsnn_cli.tabulating.stored import Stored
 from tests.conftest import BSNN
 from tests.drawing import measured
 from tests.storage import store
@@ -266,6 +268,15 @@ def test_an_export_names_the_command_that_makes_it() -> None:
     assert products.reproduction(config) == (
         f"bsnn reproduce profile=short 'profile.activations=\"selu,selu_gpn\"' {told}"
     )
+
+
+def test_an_export_without_a_benchmark_keeps_an_older_one(tmp_path: Path) -> None:
+    store(tmp_path / "outputs", "tanh_gpn", [50.0])
+    older = tmp_path / "results" / "bench" / "bench.csv"
+    older.parent.mkdir(parents=True)
+    older.write_text("step_ms\n")
+    export(Stored(tmp_path / "outputs"), tmp_path / "results", "bsnn reproduce")
+    assert older.read_text() == "step_ms\n"
 
 
 def test_datasets_leave_out_the_trainings_on_others(here: Path, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001

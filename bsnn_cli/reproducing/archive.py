@@ -43,7 +43,8 @@ def archive(output_root: Path, runs: Iterable[str], folder: Path) -> None:
     for each in propagation_store.load_all(output_root):
         measurement = Path(each["directory"])
         copy(measurement, folder / measurement.relative_to(output_root), MEASUREMENT_FILES)
-    copy(output_root / "bench", folder / "bench", BENCH_FILES)
+    if (output_root / "bench").is_dir():  # an older one is kept where nothing has been timed
+        copy(output_root / "bench", folder / "bench", BENCH_FILES)
 
 
 def copy(source: Path, target: Path, names: Sequence[str]) -> None:

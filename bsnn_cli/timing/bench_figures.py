@@ -82,16 +82,8 @@ def speeds(table: pd.DataFrame) -> Picture:
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     for place, text in headings:
-        ax.annotate(
-            text,
-            (0, place),
-            (4, 0),
-            ("axes fraction", "data"),
-            "offset points",
-            va="center",
-            weight="bold",
-            fontsize=6.7,
-        )
+        looks: dict[str, Any] = {"va": "center", "weight": "bold", "fontsize": 6.7}
+        ax.annotate(text, (0, place), (4, 0), ("axes fraction", "data"), "offset points", **looks)
     plain_axis(ax, "x", table["network_steps_per_s"])
     ax.set_xlabel("network-steps per second")
     note(figure, machine(table.iloc[0]))
