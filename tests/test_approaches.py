@@ -14,7 +14,8 @@ from torch import Tensor
 from bsnn_cli import cli
 from bsnn_cli.gpn import activations
 from bsnn_cli.measuring.propagation_store import load_all
-from bsnn_cli.networks.fleet import Fleet, Member
+from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
 from bsnn_cli.settings.approaches import preset
 from bsnn_cli.settings.config import ModelConfig

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.gpn.activations import get, normalise
-from bsnn_cli.networks.fleet import Fleet, Member
+from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Phi
 from bsnn_cli.settings.choices import DATASETS
 from bsnn_cli.settings.config import ActivationConfig, BenchConfig, DatasetConfig, ModelConfig

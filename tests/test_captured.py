@@ -13,7 +13,8 @@ from bsnn_cli.datasets.data import Dataset, Split
 from bsnn_cli.gpn.activations import ACTIVATIONS
 from bsnn_cli.networks import captured, fused, orthogonal
 from bsnn_cli.networks.captured import CapturedFleet, Lookback
-from bsnn_cli.networks.fleet import Fleet, Member
+from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.networks.members import Member
 from bsnn_cli.settings.config import ModelConfig
 from tests.test_fleet import make_member
 

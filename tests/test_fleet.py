@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bsnn_cli.datasets.data import load
 from bsnn_cli.gpn.activations import get, normalise
 from bsnn_cli.networks import orthogonal
-from bsnn_cli.networks.fleet import Fleet, Member
+from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Network
-from bsnn_cli.networks.workers import Workers
+from bsnn_cli.networks.workers import Workers, intra_op_threads
 from bsnn_cli.settings.choices import AUTO_ROOT, PAPER_ACTIVATIONS
-from bsnn_cli.settings.config import ActivationConfig, ModelConfig
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig
 
 INPUTS, CLASSES, BATCH = 7, 3, 6
 SHORT_BATCH = 2
@@ -293,6 +295,32 @@ def test_a_step_shared_out_to_threads_is_the_same(norm: str, weights: str) -> No
     for name, tensor in fleets[0].tensors.items():
         assert torch.equal(tensor, fleets[1].tensors[name]), name
         torch.testing.assert_close(tensor, fleets[2].tensors[name], rtol=1e-11, atol=1e-12)
+    for fleet in fleets:
+        w, _ = fleet._signals[SHORT_BATCH]
+        gradients = torch.linalg.matrix_norm(w.d.mT @ w.x[:-1])
+        assert (gradients <= w.bound * (1 + 1e-12)).all()
+        assert (w.bound <= 3 * gradients).all()
+
+
+@pytest.mark.parametrize(("width", "norm", "within"), [(500, "none", 1), (500, "batch", 3), (20, "none", 3)])
+def test_torch_s_own_threads_leave_the_cores_to_the_workers(
+    width: int, norm: str, within: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    step = Fleet.step
+
+    def watched(self: Fleet, inputs: Tensor, labels: Tensor) -> Tensor:
+        seen.append(torch.get_num_threads())
+        return step(self, inputs, labels)
+
+    monkeypatch.setattr(Fleet, "step", watched)
+    data = load(DatasetConfig(kind="digits"))
+    with intra_op_threads(3):
+        model = ModelConfig(depth=1, width=width, norm=norm)
+        fleet = Fleet(model, [make_member("tanh", True)], inputs=data.inputs, classes=data.classes, momentum=0.5)
+        for _ in fleet.updates(data, [torch.arange(6).unsqueeze(0)] * 2):
+            assert torch.get_num_threads() == 3
+    assert seen == [within] * 2
 
 
 def test_a_resumed_run_retracts_at_the_same_steps() -> None:

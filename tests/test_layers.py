@@ -24,6 +24,7 @@ ROWS = [
     {"tailored"},
     {"custom", "module"},
     # networks
+    {"members"},
     {
         "network",
         "lightning_baseline",

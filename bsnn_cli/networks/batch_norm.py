@@ -85,22 +85,33 @@ def denormalise(u: Tensor, h_hat: Tensor, gain: Tensor, scale: Tensor, batch: St
     out.mul_((gain * batch.inverse_std).unsqueeze(1) * scale)
 
 
-def normalise_each(h: Tensor, gain: Tensor, shift: Tensor, members: Sequence[Statistics], out: Tensor) -> None:
-    """Replace `out` (K, B, n) by γĥ + β, member by member; h stays, and the statistics are filled in part."""
-    for k, one in enumerate(members):
-        saved = out[k], torch.empty_like(one.mean), one.inverse_std
+def normalise_each(
+    h: Sequence[Tensor],
+    gain: Sequence[Tensor],
+    shift: Sequence[Tensor],
+    batch: Sequence[Statistics],
+    out: Sequence[Tensor],
+) -> None:
+    """Replace `out`, (B, n) of each member, by γĥ + β; h stays, and the statistics are filled in part."""
+    for h_k, gain_k, shift_k, one, out_k in zip(h, gain, shift, batch, out, strict=True):
+        saved = out_k, torch.empty_like(one.mean), one.inverse_std
         # At momentum 1 the running statistics are those of the batch.
-        torch.native_batch_norm(h[k], gain[k], shift[k], one.mean, one.variance, True, 1.0, NORM_EPS, out=saved)
+        torch.native_batch_norm(h_k, gain_k, shift_k, one.mean, one.variance, True, 1.0, NORM_EPS, out=saved)
 
 
 def denormalise_each(
-    u: Tensor, h: Tensor, gain: Tensor, scale: Tensor, members: Sequence[Statistics], out: Tensor
+    u: Sequence[Tensor],
+    h: Sequence[Tensor],
+    gain: Sequence[Tensor],
+    scale: Sequence[Tensor],
+    batch: Sequence[Statistics],
+    out: Sequence[Tensor],
 ) -> None:
     """As `denormalise`, member by member, from h as `normalise_each` leaves it."""
-    for k, one in enumerate(members):
+    for u_k, h_k, gain_k, scale_k, one, out_k in zip(u, h, gain, scale, batch, out, strict=True):
         below, along, shift = torch.ops.aten.native_batch_norm_backward(
-            u[k], h[k], gain[k], None, None, one.mean, one.inverse_std, True, NORM_EPS, [True] * 3
+            u_k, h_k, gain_k, None, None, one.mean, one.inverse_std, True, NORM_EPS, [True] * 3
         )
         one.gain_gradient.copy_(along)
         one.shift_gradient.copy_(shift)
-        torch.mul(below, scale[k], out=out[k])
+        torch.mul(below, scale_k, out=out_k)

@@ -104,7 +104,8 @@ class CapturedFleet(Fleet):
             if self._drift is not None:
                 self._settle()
             self._old_alive = self._lookback.push(self.alive)
-            yield self._signals[size].loss
+            w, _ = self._signals[size]
+            yield w.loss
         self._old_alive = None
 
     def anyone_alive(self) -> bool:
@@ -165,20 +166,22 @@ class CapturedFleet(Fleet):
         else:
             self._graphs[size] = graph
 
-    def _lift(self, w: Signals, layer: int, h: Tensor, above: Tensor) -> None:
+    def _lift(self, w: Signals, layer: int) -> None:
+        hidden, signals = self._hidden[layer], w.layers[layer]
         if w.norm is None:
-            self._fused.lift(h, self._inverse_norm[layer], above)
+            self._fused.lift(signals.h, hidden.inverse_norm, signals.above)
             return
         gain, shift = self.tensors["norm.weight"][:, layer], self.tensors["norm.bias"][:, layer]
         statistics = w.norm.layers[layer]
-        self._fused.lift_normalised(h, self._inverse_norm[layer], gain, shift, statistics, w.d[layer], above)
+        self._fused.lift_normalised(signals.h, hidden.inverse_norm, gain, shift, statistics, signals.d, signals.above)
 
-    def _lower(self, w: Signals, layer: int, g: Tensor, h: Tensor, d: Tensor) -> None:
+    def _lower(self, w: Signals, layer: int, g: Tensor) -> None:
+        hidden, signals = self._hidden[layer], w.layers[layer]
         if w.norm is None:
-            self._fused.lower(g, h, self._scale[layer], d, w.s[layer])
+            self._fused.lower(g, signals.h, hidden.scale, signals.d, signals.s)
             return
         gain = self.tensors["norm.weight"][:, layer]
-        self._fused.lower_normalised(g, h, gain, self._scale[layer], w.norm.layers[layer], d)
+        self._fused.lower_normalised(g, signals.h, gain, hidden.scale, w.norm.layers[layer], signals.d)
 
     def _update_matrices(self, w: Signals, tangent: Tensor) -> None:
         """A chunk of one member's matrices after the other: their gradients in one product, then their update."""

@@ -21,41 +21,51 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bsnn_cli.datasets.data import Dataset
-from bsnn_cli.gpn.activations import Activation
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.batch_norm import NORM_EPS, NORM_MOMENTUM, BatchNorm, denormalise_each, normalise_each
+from bsnn_cli.networks.members import Member, activate, grouped, pull_back
 from bsnn_cli.networks.orthogonal import Drift, longest_column, orthogonality_error
 from bsnn_cli.networks.parameters import NORM_STATISTICS
 from bsnn_cli.networks.signals import Signals
-from bsnn_cli.networks.workers import Workers
+from bsnn_cli.networks.workers import Workers, intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
 
 PARALLEL_WIDTH = 200
 """From this width on, updating a matrix takes a core long enough to be worth handing to it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """What may differ between the networks of a fleet.
+class _Hidden(NamedTuple):
+    """Views of the tensors of one hidden layer, made once for the reason given at `signals.Layer`.
 
     Attributes:
-        activation: φ and φ'.
-        a, b: the network applies a·φ(h) + b; 1 and 0 without GPN.
-        seed: of initial weights and batch order.
-        lr: learning rate.
+        V, transposed: (K, n, n), each the other's transpose.
+        inverse_norm, scale: (K, 1, n), 1/‖v‖ and a/‖v‖: factors of the signals on their way up and down.
+        scale_of, gain_of, shift_of: of each member: a/‖v‖ (1, n), and γ and β (n,) of batch normalisation, if any.
     """
 
-    activation: Activation
-    a: float
-    b: float
-    seed: int
-    lr: float
+    V: Tensor
+    transposed: Tensor
+    inverse_norm: Tensor
+    scale: Tensor
+    scale_of: Sequence[Tensor]
+    gain_of: Sequence[Tensor]
+    shift_of: Sequence[Tensor]
+
+
+class _Matrix(NamedTuple):
+    """One matrix V, its momentum M, both (n, n), and the lengths of its rows, (n,)."""
+
+    layer: int
+    member: int
+    V: Tensor
+    M: Tensor
+    norm: Tensor
 
 
 class Fleet:
@@ -100,21 +110,26 @@ class Fleet:
             self.tensors = {name: _stack([state[name] for state in states]).to(self.device) for name in states[0]}
         self.steps = self.tensors["steps"]
         self.alive = self.tensors["alive"]
-        self._groups = self._grouped()
         self._a = torch.tensor([one.a for one in members], device=self.device, dtype=dtype).view(-1, 1, 1)
         self._step_size = torch.tensor([-one.lr for one in members], device=self.device, dtype=dtype)
-        self._V, self._M = (self.tensors[name].unbind(1) for name in ("hidden.weight", "momentum.hidden.weight"))
         self._norm = torch.ones(model.depth, K, model.width, device=self.device, dtype=dtype)
+        self._groups = grouped(members, self._norm)
         self._drift = Drift(self.tensors, momentum) if model.weights == "orthogonal" else None
-        if model.weights == "unit_rows":
-            for V, norm in zip(self._V, self._norm, strict=True):
-                torch.linalg.vector_norm(V, dim=-1, out=norm)
         self._inverse_norm = self._norm.new_empty(model.depth, K, 1, model.width)
         self._scale = torch.empty_like(self._inverse_norm)
+        self._hidden = [self._views(layer) for layer in range(model.depth)]
+        V, M = self.tensors["hidden.weight"], self.tensors["momentum.hidden.weight"]
+        places = itertools.product(range(model.depth), range(K))
+        self._matrices = [_Matrix(layer, k, V[k, layer], M[k, layer], self._norm[layer, k]) for layer, k in places]
+        if model.weights == "unit_rows":
+            for matrix in self._matrices:
+                torch.linalg.vector_norm(matrix.V, dim=-1, out=matrix.norm)
         self._rescale()
-        self._signals: dict[int, Signals] = {}
+        self._signals: dict[int, tuple[Signals, list[Signals]]] = {}
         parallel = self.device.type == "cpu" and model.width >= PARALLEL_WIDTH
         self._workers = Workers(torch.get_num_threads() if parallel else 1)
+        # torch's own threads wait in a busy loop for its next operation, on cores that the workers need.
+        self._threads = 1 if parallel and model.norm != "batch" else torch.get_num_threads()
 
     def _start(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         K = len(self.members)
@@ -128,14 +143,11 @@ class Fleet:
             state |= Drift.start(tensors["hidden.weight"], K, self.model.depth)
         return state
 
-    def _grouped(self) -> list[tuple[Activation, float, Tensor, slice]]:
-        """Runs of members with the same a·φ + b: φ, a, b and where they are."""
-        groups, first = [], 0
-        for (activation, a, b), alike in itertools.groupby(self.members, lambda one: (one.activation, one.a, one.b)):
-            last = first + len(list(alike))
-            groups.append((activation, a, torch.tensor(b, device=self.device, dtype=self.dtype), slice(first, last)))
-            first = last
-        return groups
+    def _views(self, layer: int) -> _Hidden:
+        own = {name: tensor[:, layer] for name, tensor in self.tensors.items() if name.startswith(("hidden", "norm"))}
+        V, scale = own["hidden.weight"], self._scale[layer]
+        gain, shift = (own[name].unbind() if name in own else () for name in ("norm.weight", "norm.bias"))
+        return _Hidden(V, V.mT, self._inverse_norm[layer], scale, scale.unbind(), gain, shift)
 
     def member_state(self, k: int) -> dict[str, Tensor]:
         """All tensors of member k, on the CPU; views where the fleet is there."""
@@ -153,8 +165,8 @@ class Fleet:
         if self._drift is not None:
             return self._drift.largest_error(self.tensors["hidden.weight"])
         error = torch.zeros(len(self.members), device=self.device, dtype=self.dtype)
-        for V, inverse_norm in zip(self._V, self._inverse_norm, strict=True):
-            error = torch.maximum(error, orthogonality_error(V * inverse_norm.mT))
+        for hidden in self._hidden:
+            error = torch.maximum(error, orthogonality_error(hidden.V * hidden.inverse_norm.mT))
         return error
 
     def logits(self, inputs: Tensor) -> Tensor:
@@ -162,13 +174,13 @@ class Fleet:
         t = self.tensors
         x = _affine(inputs.expand(len(self.members), *inputs.shape), t["input.weight"], t["input.bias"])
         value = torch.empty_like(x)
-        for layer in range(self.model.depth):
-            h = torch.bmm(x, self._V[layer].mT).mul_(self._inverse_norm[layer])
+        for layer, hidden in enumerate(self._hidden):
+            h = torch.bmm(x, hidden.transposed).mul_(hidden.inverse_norm)
             if self.model.norm == "batch":
                 scale = t["norm.weight"][:, layer] * torch.rsqrt(t["norm.running_var"][:, layer] + NORM_EPS)
                 h.sub_(t["norm.running_mean"][:, layer].unsqueeze(1)).mul_(scale.unsqueeze(1))
                 h.add_(t["norm.bias"][:, layer].unsqueeze(1))
-            self._activate(h, value)
+            activate(self._groups, h, value)
             x, value = value, x
         return _affine(x, t["output.weight"], t["output.bias"])
 
@@ -185,14 +197,13 @@ class Fleet:
         Returns:
             (K,) mean cross-entropy of each batch before the update, in nats.
         """
-        w = self._signals_of(inputs.shape[1])
-        parts = w.split(1 if w.norm is not None else self._workers.count)
+        w, parts = self._signals_of(inputs.shape[1])
         B, size = inputs.shape[1], parts[0].error.shape[1]
         work = list(zip(parts, torch.split(inputs, size, 1), torch.split(labels, size, 1), strict=True))
         self._workers.each(lambda part: self._differentiate(part[0], part[1], part[2], 1 / B), work)
         if parts[0] is not w:
-            torch.sum(torch.stack([part.s for part in parts]), 0, out=w.s)
-            torch.sum(torch.stack([part.loss for part in parts]), 0, out=w.loss)
+            for name in ("s", "loss", "bound"):
+                torch.sum(torch.stack([getattr(part, name) for part in parts]), 0, out=getattr(w, name))
         gradients = {
             "input.weight": w.g[0].mT @ inputs,
             "input.bias": w.g[0].sum(1),
@@ -207,17 +218,17 @@ class Fleet:
         self._update(w, gradients)
         return w.loss.clone()
 
-    def _signals_of(self, batch: int) -> Signals:
-        """Memory for the signals of a batch of this size, the same every time."""
+    def _signals_of(self, batch: int) -> tuple[Signals, list[Signals]]:
+        """Memory for the signals of a batch of this size, the same every time, and how workers share it out."""
         if batch not in self._signals:
-            shape = self.model.depth, len(self.members), batch, self.model.width
-            self._signals[batch] = Signals.empty(
-                shape,
+            w = Signals.empty(
+                (self.model.depth, len(self.members), batch, self.model.width),
                 classes=self.tensors["output.bias"].shape[1],
                 norm=self.model.norm == "batch",
                 every_g=self.model.weights == "orthogonal",
                 like=self._norm,
             )
+            self._signals[batch] = w, w.split(1 if w.norm is not None else self._workers.count)
         return self._signals[batch]
 
     def _differentiate(self, w: Signals, inputs: Tensor, labels: Tensor, share: float) -> None:
@@ -234,6 +245,8 @@ class Fleet:
         torch.mul(log_p.gather(-1, target).sum(dim=(1, 2)), -share, out=w.loss)
         torch.mul(log_p.exp().scatter_add(-1, target, log_p.new_full(target.shape, -1)), share, out=w.error)
         self._backward(w, torch.bmm(w.error, self.tensors["output.weight"]))
+        lengths = (torch.linalg.vector_norm(signal, dim=(-2, -1)) for signal in (w.d, w.x[:-1]))
+        torch.mul(*lengths, out=w.bound)
 
     def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Make a step for each of some batches of the training split.
@@ -246,69 +259,55 @@ class Fleet:
             what `step` returns, after each; to be used before the next.
         """
         for indices in batches:
-            yield self.step(*data.batch(indices, self.dtype))
+            with intra_op_threads(self._threads):
+                loss = self.step(*data.batch(indices, self.dtype))
+            yield loss
 
     def anyone_alive(self) -> bool:
         """Whether there is a member left to train."""
         return bool(self.alive.any())
 
-    def _activate(self, h: Tensor, out: Tensor) -> list[Tensor | None]:
-        """a·φ(h) + b into `out`, both (K, B, n); returns what `_pull_back` wants to know of each group's φ(h)."""
-        values = []
-        for activation, a, b, group in self._groups:
-            value = activation.phi(h[group])
-            torch.add(b, value, alpha=a, out=out[group])
-            values.append(None if activation.pull_back_by_value is None else value)
-        return values
-
-    def _pull_back(self, g: Tensor, h: Tensor, values: list[Tensor | None]) -> Tensor:
-        """g·φ'(h), all (K, B, n): the gradient of φ(h) becomes that of h. The factor a is left to what comes next."""
-        parts = []
-        for (activation, _, _, group), value in zip(self._groups, values, strict=True):
-            if activation.pull_back_by_value is not None and value is not None:
-                parts.append(activation.pull_back_by_value(g[group], value))
-            else:
-                parts.append(activation.pull_back(g[group], h[group]))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
     def _forward(self, w: Signals, inputs: Tensor) -> Tensor:
         """Fill the signals upwards; (K, B, inputs) → logits (K, B, classes)."""
         t = self.tensors
         w.x[0].copy_(_affine(inputs, t["input.weight"], t["input.bias"]))
-        for layer, (V, x, h, above) in enumerate(zip(self._V, w.x[:-1], w.h, w.x[1:], strict=True)):
-            torch.bmm(x, V.mT, out=h)
-            self._lift(w, layer, h, above)
+        for layer, (hidden, signals) in enumerate(zip(self._hidden, w.layers, strict=True)):
+            torch.bmm(signals.x, hidden.transposed, out=signals.h)
+            self._lift(w, layer)
         return _affine(w.x[-1], t["output.weight"], t["output.bias"])
 
     def _backward(self, w: Signals, g: Tensor) -> None:
         """Fill `w.d`, `w.g` and `w.s` downwards, from ∂E/∂x of the top, (K, B, n)."""
-        for layer, (V, h, d, below) in reversed(list(enumerate(zip(self._V, w.h, w.d, w.g, strict=True)))):
-            self._lower(w, layer, g, h, d)
-            g = torch.bmm(d, V, out=below)
+        for layer in reversed(range(self.model.depth)):
+            self._lower(w, layer, g)
+            signals = w.layers[layer]
+            g = torch.bmm(signals.d, self._hidden[layer].V, out=signals.below)
         if w.norm is not None:
             w.norm.finish(self._a.squeeze(2), self.tensors["norm.weight"].transpose(0, 1), out=w.s)
 
-    def _lift(self, w: Signals, layer: int, h: Tensor, above: Tensor) -> None:
+    def _lift(self, w: Signals, layer: int) -> None:
         """From the product xVᵀ in h to h itself, and the signal above."""
+        hidden, signals = self._hidden[layer], w.layers[layer]
         if self.model.weights == "unit_rows":
-            h.mul_(self._inverse_norm[layer])
-        if w.norm is not None:
-            gain, shift = self.tensors["norm.weight"][:, layer], self.tensors["norm.bias"][:, layer]
-            normalise_each(h, gain, shift, w.norm.members[layer], out=w.d[layer])
-            h = w.d[layer]
-        w.values.append(self._activate(h, above))
-
-    def _lower(self, w: Signals, layer: int, g: Tensor, h: Tensor, d: Tensor) -> None:
-        """From ∂E/∂x above a layer to d and s."""
-        if w.norm is not None:
-            gain = self.tensors["norm.weight"][:, layer]
-            u = self._pull_back(g, d, w.values.pop())
-            denormalise_each(u, h, gain, self._scale[layer], w.norm.members[layer], out=d)
+            signals.h.mul_(hidden.inverse_norm)
+        if w.norm is None:
+            w.values.append(activate(self._groups, signals.h, signals.above))
             return
-        u = self._pull_back(g, h, w.values.pop())
+        normalise_each(signals.h_of, hidden.gain_of, hidden.shift_of, w.norm.members[layer], out=signals.d_of)
+        w.values.append(activate(self._groups, signals.d, signals.above))
+
+    def _lower(self, w: Signals, layer: int, g: Tensor) -> None:
+        """From ∂E/∂x above a layer to d and s."""
+        hidden, signals = self._hidden[layer], w.layers[layer]
+        if w.norm is not None:
+            u_of = pull_back(self._groups, g, signals.d, w.values.pop()).unbind()
+            statistics = w.norm.members[layer]
+            denormalise_each(u_of, signals.h_of, hidden.gain_of, hidden.scale_of, statistics, out=signals.d_of)
+            return
+        u = pull_back(self._groups, g, signals.h, w.values.pop())
         if self.model.weights == "unit_rows":
-            torch.linalg.vecdot(u, h, dim=1, out=w.s[layer])
-        torch.mul(u, self._scale[layer], out=d)
+            torch.linalg.vecdot(u, signals.h, dim=1, out=signals.s)
+        torch.mul(u, hidden.scale, out=signals.d)
 
     def _update(self, w: Signals, gradients: dict[str, Tensor]) -> None:
         """M ← μM + ∂E/∂V and V ← V − lr·M of the members that are alive."""
@@ -325,25 +324,25 @@ class Fleet:
             self._track_statistics(w.norm)
 
     def _update_matrices(self, w: Signals, tangent: Tensor) -> None:
-        living = [k for k, alive in enumerate(self.alive.tolist()) if alive]
-        places = list(itertools.product(range(self.model.depth), living))
-        self._workers.each(lambda place: self._move(w, tangent, *place), places)
+        living = self.alive.tolist()
+        places = zip(self._matrices, w.factors, tangent.flatten(0, 1).unbind(), strict=True)
+        self._workers.each(lambda place: self._move(w, *place), [one for one in places if living[one[0].member]])
 
-    def _move(self, w: Signals, tangent: Tensor, layer: int, k: int) -> None:
+    def _move(self, w: Signals, matrix: _Matrix, factors: tuple[Tensor, Tensor], tangent: Tensor) -> None:
         """Update one matrix, by one core while its V and M are in that core's reach."""
-        V, M, d, x = self._V[layer][k], self._M[layer][k], w.d[layer, k], w.x[layer, k]
+        layer, k, V, M, norm = matrix
         lr = self.members[k].lr
         if self._drift is not None:
-            M.addmm_(d.mT, x, beta=self.momentum, alpha=0.5).addmm_(w.h[layer, k].mT, w.g[layer, k], alpha=-0.5)
+            M.addmm_(*factors, beta=self.momentum, alpha=0.5).addmm_(w.h[layer, k].mT, w.g[layer, k], alpha=-0.5)
             if self._drift.advance(k, slice(layer, layer + 1), longest_column(M), lr, self.alive[k]):
                 self._drift.complete(k, layer, V, M, lr)
             else:
                 V.add_(M, alpha=-lr)
             return
-        M.addmm_(d.mT, x, beta=self.momentum)
+        M.addmm_(*factors, beta=self.momentum)
         if self.model.weights == "unit_rows":
-            V.add_(M.addcmul_(V, tangent[layer, k], value=-1), alpha=-lr)
-            torch.linalg.vector_norm(V, dim=-1, out=self._norm[layer, k])
+            V.add_(M.addcmul_(V, tangent, value=-1), alpha=-lr)
+            torch.linalg.vector_norm(V, dim=-1, out=norm)
         else:
             V.add_(M, alpha=-lr)
 
@@ -361,12 +360,8 @@ class Fleet:
 
 
 def _finite(w: Signals, gradients: dict[str, Tensor]) -> Tensor:
-    """(K,) whether the loss and the squared norms of all gradients are finite.
-
-    For the hidden layers a bound stands for the norm: ‖∂E/∂V‖ ≤ ‖d‖ ‖x‖.
-    """
-    bound = torch.linalg.vector_norm(w.d, dim=(-2, -1)) * torch.linalg.vector_norm(w.x[:-1], dim=(-2, -1))
-    total = w.loss + bound.square().sum(0)
+    """(K,) whether the loss and the squared norms of all gradients are finite."""
+    total = w.loss + w.bound.square().sum(0)
     for gradient in gradients.values():
         total = total + torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
     finite: Tensor = total.isfinite()

@@ -16,12 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bsnn_cli.gpn.activations import Activation
 from bsnn_cli.networks.batch_norm import Statistics, denormalise, normalise
+from bsnn_cli.networks.members import Group
 from bsnn_cli.networks.orthogonal import longest_column
-
-Groups = Sequence[tuple[Activation, float, Tensor, slice]]
-"""φ, a, b and place of members with the same a·φ + b."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Functions:
     longest_column: Callable[[Tensor], Tensor]
 
 
-def functions(groups: Groups, *, unit_rows: bool) -> Functions:
+def functions(groups: Sequence[Group], *, unit_rows: bool) -> Functions:
     """For members in these groups."""
 
     def activate(h: Tensor, above: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bsnn_cli.datasets.data import Dataset
-from bsnn_cli.networks.fleet import Member
+from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Hidden, Network, Phi
 from bsnn_cli.networks.orthogonal import orthogonality_error
 from bsnn_cli.networks.parameters import ENDS, UNTRAINED

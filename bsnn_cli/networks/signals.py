@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bsnn_cli.networks.batch_norm import BatchNorm
+
+
+class Layer(NamedTuple):
+    """Views of the signals of one layer.
+
+    To make a view takes as long as to add a few thousand numbers, and threads wait for each other's turn with Python
+    meanwhile. So these are made once, not in every step.
+
+    Attributes:
+        x, h, d, s: as in `Signals`.
+        above, below: x^{l+1}, and ∂E/∂x^l.
+        h_of, d_of: of each member, (B, n).
+    """
+
+    x: Tensor
+    h: Tensor
+    above: Tensor
+    d: Tensor
+    below: Tensor
+    s: Tensor
+    h_of: Sequence[Tensor]
+    d_of: Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,6 +47,7 @@ class Signals:
         error: (K, B, classes) gradient of the logits.
         loss: (K,) share of these samples in the mean cross-entropy of the batch.
         s: (L, K, n) Σ_samples h ∂E/∂h, but for the factor a; unused unless the rows are unit rows.
+        bound: (L, K) at least the length of dᵀx: ‖d‖ ‖x‖, or where parts have computed it the sum of theirs.
         norm: what batch normalisation keeps between the two ways, or None.
         values: of each layer and group of equal activations φ(h), where the way down is quicker with it.
     """
@@ -33,8 +59,20 @@ class Signals:
     error: Tensor
     loss: Tensor
     s: Tensor
+    bound: Tensor
     norm: BatchNorm | None
     values: list[list[Tensor | None]] = field(default_factory=list)
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """From the lowest to the highest."""
+        views = zip(self.x[:-1], self.h, self.x[1:], self.d, self.g, self.s, strict=True)
+        return [Layer(x, h, above, d, g, s, h.unbind(), d.unbind()) for x, h, above, d, g, s in views]
+
+    @cached_property
+    def factors(self) -> list[tuple[Tensor, Tensor]]:
+        """dᵀ (n, B) and x (B, n) of each layer and member: ∂E/∂V is their product, but for the tangent term."""
+        return list(zip(self.d.flatten(0, 1).mT, self.x[:-1].flatten(0, 1), strict=True))
 
     @classmethod
     def empty(
@@ -52,8 +90,8 @@ class Signals:
         L, K, B, n = shape
         x, h, d, g = (like.new_empty(length, K, B, n) for length in (L + 1, L, L, L if every_g else 1))
         s = like.new_zeros(L, K, n)
-        error, loss = s.new_empty(K, B, classes), s.new_empty(K)
-        return cls(x, h, d, g.expand_as(h), error, loss, s, BatchNorm((L, K, n), s) if norm else None)
+        error, loss, bound = s.new_empty(K, B, classes), s.new_empty(K), s.new_empty(L, K)
+        return cls(x, h, d, g.expand_as(h), error, loss, s, bound, BatchNorm((L, K, n), s) if norm else None)
 
     def split(self, parts: int) -> list[Signals]:
         """Views of about equally many samples each, with sums of their own; all of them have the whole batch's norm."""
@@ -62,6 +100,10 @@ class Signals:
         size = -(-self.error.shape[1] // parts)
         signals = (self.x, self.h, self.d, self.g, self.error)
         return [
-            Signals(x, h, d, g, error, torch.empty_like(self.loss), torch.empty_like(self.s), self.norm)
+            Signals(x, h, d, g, error, *self._own_sums(), self.norm)
             for x, h, d, g, error in zip(*(torch.split(signal, size, dim=-2) for signal in signals), strict=True)
         ]
+
+    def _own_sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Memory for what the samples of a part add up to."""
+        return torch.empty_like(self.loss), torch.empty_like(self.s), torch.empty_like(self.bound)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bsnn_cli.datasets.data import Dataset, Split
-from bsnn_cli.networks.fleet import Member
+from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.orthogonal import stream
 from bsnn_cli.settings.config import ModelConfig
 from bsnn_cli.storage.records import EpochRecord, Evaluation

@@ -20,7 +20,8 @@ from bsnn_cli.gpn import activation_file, custom
 from bsnn_cli.gpn.activations import normalise
 from bsnn_cli.networks import memory
 from bsnn_cli.networks.captured import CapturedFleet
-from bsnn_cli.networks.fleet import Fleet, Member
+from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
 from bsnn_cli.networks.training import Position, Tick, Trainer, steps_per_epoch, train
 from bsnn_cli.running.interruption import StopFlag

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bsnn_cli.datasets.data import Dataset, Split
 from bsnn_cli.networks.captured import WARM_UP
-from bsnn_cli.networks.fleet import Member
+from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Phi
 from bsnn_cli.networks.training import Trainer
 from bsnn_cli.running.runner import member, trainer
