@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def measured(root: Path, activation: str, scale: float = 1.0, repeats: int = 1, 
     if activation.endswith("_d"):
         config.activation.separation, config.activation.tailored_depth = model.pop("separation", 0.3), DEPTH
     config.approach, config.run = model.pop("approach", None), model.pop("run", None)
-    config.weights_digest, config.activation.root = config.run, model.pop("root_of_b", "auto")
+    config.activation.root = model.pop("root_of_b", "auto")
+    if config.run is not None:
+        config.weights_digest = hashlib.sha256(config.run.encode()).hexdigest()[:10]
     config.propagate.inputs, config.propagate.repeats = 8, repeats
     for name, value in {"depth": DEPTH, "width": WIDTH, **model}.items():
         setattr(config.model, name, value)

@@ -2,30 +2,36 @@
 
 A fenced block of `sh` or `python` is run, in the order of its page. One that follows the comment `<!-- long -->` is
 not: the first and the last job of a `bsnn` line in it have to make sound configs, each `make` line has to name a
-target. So has a command in the text, unless it has a word in capitals for the reader to fill in.
+target. So has a command in the text, unless it has a word in capitals for the reader to fill in. These of all pages are
+looked at together, as Hydra takes long to begin.
 """
 
 from __future__ import annotations
 
+import functools
 import glob
 import re
 import runpy
 import shlex
 import shutil
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import pytest
 import yaml
+from hydra.errors import HydraException
 
 from bsnn_cli import cli
+from bsnn_cli.drawing import figures
 from bsnn_cli.errors import ConfigError
+from bsnn_cli.running import job
 from bsnn_cli.settings import composition
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
+from bsnn_cli.settings.composition import Composer
+from tests.test_reproduce import in_this_process
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "docs").rglob("*.md"))]
@@ -45,6 +51,10 @@ class Block(NamedTuple):
 def blocks(page: str) -> list[Block]:
     found = FENCE.finditer((CHECKOUT / page).read_text())
     return [Block(match["language"], match["long"] is not None, match["text"]) for match in found]
+
+
+def not_run(block: Block) -> bool:
+    return block.long and block.language == "sh"
 
 
 def in_text(page: str) -> list[list[str]]:
@@ -71,43 +81,48 @@ def execute(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
 
 
-def check(lines: Sequence[list[str]]) -> None:
-    """Raise unless all these commands could be given."""
-    of_verb: dict[str, list[list[str]]] = defaultdict(list)
-    for words in lines:
-        program, *arguments = words
-        absent = [word for word in words if word.startswith("docs/") and not (CHECKOUT / word).exists()]
-        assert not absent, words
-        if program == "make":
-            assert re.search(rf"^{arguments[0]}:", (CHECKOUT / "Makefile").read_text(), re.M), words
-        elif program == "bsnn" and not arguments[0].startswith("-"):
-            verb, *overrides = arguments
-            assert verb in cli.VERBS, words
-            if verb == "rerun":  # takes a directory that is there
-                continue
-            of_verb[verb].append([each for each in overrides if "=" in each and not each.startswith("hydra")])
-    for verb, commands_of_verb in of_verb.items():
-        cli.register_plugins(verb)
-        composition.run(verb, [], lambda _: compose(verb, commands_of_verb))  # noqa: B023 - called at once
+def unsound(told: Iterable[tuple[str, list[str]]]) -> list[str]:
+    """What is wrong with commands, given with their pages; nothing is run."""
+    found = []
+
+    def look(_: object) -> None:
+        composer = functools.cache(Composer)
+        for page, words in told:
+            try:
+                check(words, composer)
+            except (ConfigError, HydraException) as error:
+                found.append(f"{page}: {' '.join(words)}: {error}")
+
+    cli.register_plugins("train")
+    composition.run("train", [], look)
+    return found
 
 
-def compose(verb: str, lines: Sequence[list[str]]) -> None:
-    """The configs of the first and the last job of each line, while Hydra is at work."""
-    composer = composition.Composer(verb)
-    for overrides in lines:
-        try:
-            jobs = composer.combinations(overrides)
-            assert [composition.expand(job, composer) for job in (jobs[0], jobs[-1])]
-        except ConfigError as error:
-            raise AssertionError(f"bsnn {verb} {shlex.join(overrides)}: {error}") from error
+def check(words: list[str], composer: Callable[[str], Composer]) -> None:
+    """Raise `ConfigError` unless this command could be given, while Hydra is at work."""
+    program, *arguments = words
+    for word in words:
+        if word.startswith("docs/") and not (CHECKOUT / word).exists():
+            raise ConfigError(f"{word}: is not there")
+    if program == "make" and not re.search(rf"^{arguments[0]}:", (CHECKOUT / "Makefile").read_text(), re.M):
+        raise ConfigError(f"{arguments[0]}: no such target")
+    if program == "bsnn" and not arguments[0].startswith("-"):
+        verb, *overrides = arguments
+        if verb not in cli.VERBS:
+            raise ConfigError(f"{verb}: no such verb")
+        if verb == "rerun":  # takes a directory that is there
+            return
+        own = [each for each in overrides if "=" in each and not each.startswith("hydra")]
+        jobs = composer(verb).combinations(own)
+        for one in jobs[:: max(1, len(jobs) - 1)]:  # the first and the last
+            composition.expand(one, composer(verb))
 
 
 def follow(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Do what a page tells to do, in a folder with nothing but the examples."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(figures, "FORMATS", ("png",))  # the others are tested with the figures
     shutil.copytree(CHECKOUT / "examples", folder / "examples")
-    long = [block.text for block in blocks(page) if block.long and block.language == "sh"]
-    check([*in_text(page), *(words for text in long for words in commands(text))])
     for block in blocks(page):
         if block.language == "python":
             code = compile(block.text, page, "exec")
@@ -118,14 +133,24 @@ def follow(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 execute(words, monkeypatch)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if (blocks(page) or in_text(page)) and page != LIBRARY])
+@pytest.mark.parametrize("page", [page for page in PAGES if page != LIBRARY and not all(map(not_run, blocks(page)))])
 def test_what_a_page_tells_to_type_works(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     follow(page, tmp_path, monkeypatch)
+
+
+def test_what_is_not_run_could_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = [(page, words) for page in PAGES for words in in_text(page)]
+    long = [(page, block.text) for page in PAGES for block in blocks(page) if not_run(block)]
+    told += [(page, words) for page, text in long for words in commands(text)]
+    assert len(told) > 50
+    assert unsound(told) == []
 
 
 def test_the_examples_print_what_they_promise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(job, "supervise", in_this_process)
     follow(LIBRARY, tmp_path, monkeypatch)
     printed = capsys.readouterr().out
     [out] = re.findall(r"in and out of 50 layers: [\d.]+, ([\d.]+)", printed)
@@ -145,14 +170,13 @@ def test_the_examples_print_what_they_promise(
     assert ours == theirs
 
 
-def test_long_blocks_are_held_to_the_configs() -> None:
-    check([["bsnn", "train", "-m", "activation=tanh,selu_gpn", "dataset=digits", "model.depth=3,4"]])
-    for wrong in ("activation=tanh,seluu", "model.depth=3,0", "optim.lrr=1"):
-        with pytest.raises(AssertionError, match="bsnn train"):
-            check([["bsnn", "train", "-m", wrong]])
-    for wrong_words in (["make", "nothing"], ["cp", "-r", "docs/nothing", "outputs"]):
-        with pytest.raises(AssertionError):
-            check([wrong_words])
+def test_what_is_not_run_is_held_to_the_configs() -> None:
+    sound = "bsnn train -m activation=tanh,selu_gpn dataset=digits model.depth=3,4"
+    wrong = ["activation=tanh,seluu", "model.depth=3,0", "model.depth=0,3", "optim.lrr=1", "seed=[1"]
+    lines = [*(f"bsnn train -m {each}" for each in wrong), "bsnn tran", "make nothing", "cp -r docs/nothing outputs"]
+    found = unsound(("README.md", line.split()) for line in [sound, *lines])
+    for given, told in zip(lines, found, strict=True):
+        assert told.startswith(f"README.md: {given}: ")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -91,7 +91,8 @@ def test_the_page_is_whole_without_network_and_without_errors(browser: Any) -> N
     assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(browser.get_screenshot_as_base64())))
-    assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 100
+    every_fourth = pixels[::4, ::4].reshape(-1, pixels.shape[-1])
+    assert len(np.unique(every_fourth, axis=0)) > 100
     width = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]
 

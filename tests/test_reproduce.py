@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,22 +22,32 @@ import pytest
 
 from bsnn_cli import cli
 from bsnn_cli.drawing import figures
+from bsnn_cli.gpn import custom
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.reproducing import agenda, products, reproduction
 from bsnn_cli.reproducing.export import export
-from bsnn_cli.settings.config import PropagateConfig, TheoryConfig, TrainConfig
+from bsnn_cli.running import job, runner
+from bsnn_cli.settings.composition import Composer
+from bsnn_cli.settings.config import ActivationConfig, PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.settings.profiles import ReproduceConfig
 from bsnn_cli.settings.validation import resolve
 from bsnn_cli.storage.records import RunResult
 from bsnn_cli.tabulating.stored import Stored
 from tests.conftest import BSNN
 from tests.drawing import measured
-from tests.storage import store
+from tests.storage import PROVENANCE, store
 from tests.test_bench_figures import benched
 
 TINY = "dataset=digits model.depth=3 model.width=20 optim.lr=0.01"
+SOUND = (
+    f">train -m {TINY} activation=tanh_gpn,selu_gpn model.weights=unit_rows,orthogonal optim.epochs=2",
+    f"train -m {TINY} activation=selu_gpn,tanh_gpn optim.epochs=2",
+)
 ARCHIVED = ("runs", "propagation", "bench")
 DEAD_MIRROR = "http://127.0.0.1:9"
+
+composer = functools.cache(Composer)
+"""What is chosen of groups is composed once for all tests."""
 
 
 def profile(*steps: str) -> str:
@@ -51,8 +63,14 @@ def profile(*steps: str) -> str:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(agenda, "Composer", composer)
     monkeypatch.setattr(figures, "FORMATS", ("png",))  # the others are tested with the figures
     return tmp_path
+
+
+def in_this_process(configs: Sequence[TrainConfig], *_: object) -> None:
+    """Stands in for `job.supervise`, whose child takes seconds to import PyTorch."""
+    runner.run([runner.prepare(config) for config in configs])
 
 
 @pytest.mark.parametrize(
@@ -68,6 +86,7 @@ def test_every_profile_composes_and_only_looks(
     name: str, runs: list[int], here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agenda.plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(custom, "tailored", lambda base, *_: base)  # half a second each
     seeds = 2 if name == "paper" else 1
     assert cli.dispatch(["reproduce", f"profile={name}", "dry_run=true", f"seeds={seeds}", "batch_norm=true"]) == 0
     output = capfd.readouterr().out
@@ -79,13 +98,10 @@ def test_every_profile_composes_and_only_looks(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.torture
 def test_it_runs_what_is_missing_makes_everything_and_goes_on_from_the_copy(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = [
-        f">train -m {TINY} activation=tanh_gpn,selu_gpn model.weights=unit_rows,orthogonal optim.epochs=2",
-        f"train -m {TINY} activation=selu_gpn,tanh_gpn optim.epochs=2",
-    ]
     unsound = [
         "propagate -m activation=relu_gpn model.depth=3 model.width=20,1000000 activation.root=upper,lower",
         "train -m dataset=cifar10",
@@ -93,50 +109,121 @@ def test_it_runs_what_is_missing_makes_everything_and_goes_on_from_the_copy(
     monkeypatch.setenv("BSNN_DATA_MIRROR", DEAD_MIRROR)
     places = [f"output_root={here}/outputs", f"data_root={here}/data"]
     timed(here / "outputs")
-    assert cli.dispatch(["reproduce", profile(*sound, *unsound), "export=results", *places]) == 1
+    assert cli.dispatch(["reproduce", profile(*SOUND, *unsound), "export=results", *places]) == 1
     said = capfd.readouterr()
     assert "step 1: 4 runs: 4 to run" in said.out
     assert "step 2: 2 runs: 2 shared with a step above" in said.out
     assert f"CIFAR-10 is absent, and its cells stay dashed: dataset.root={here}/data" in said.out
     assert f"failed: step 3: see {here}/outputs/sweeps/" in said.err
     assert "1 failed; the same command tries them again" in said.err
-    assert "left in all" in said.err
 
     runs = pd.read_csv("results/runs.csv")
     assert len(runs) == 4
     assert set(runs["networks"]) == {2}  # alike in all but activation and seed: trained together
+    constraint = pd.read_csv("outputs/tables/constraint.csv")
+    assert list(constraint["measured"]) == [1] * 4
+    exact = constraint[constraint["weights"] == "orthogonal"]["orthogonality_error"]
+    assert (exact < 1e-5).all()
+    for name in ("README.md", "constraint.csv", "roots.png", "test_accuracy.csv", "captions.md"):
+        assert (Path("results") / name).exists() == (name != "captions.md")
+    assert telling(here, f'"{socket.gethostname()}"') == []
+    monkeypatch.setattr(figures, "FIGURES", ("constraint",))  # as before
+    assert otherwise_from_a_copy(capfd) == []
+
+
+def test_a_copy_of_all_results_makes_the_same_again(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "FIGURES", ("constraint",))
+    for activation in ("tanh_gpn", "selu_gpn"):
+        for weights in ("unit_rows", "orthogonal"):
+            run = trained(here, activation, weights)
+            measured(here / "outputs", activation, run=str(run), depth=3, width=20, weights=weights)
+    timed(here / "outputs")
+    assert cli.dispatch(["reproduce", profile(*SOUND), "export=results", f"output_root={here}/outputs"]) == 0
+    output = capfd.readouterr().out
+    assert "step 1: 4 runs: 4 finished" in output
+    assert "signals after training: step 1: 4 measurements: 4 finished" in output
+    assert "step 2: 2 runs: 2 shared with a step above" in output
+
+    runs = pd.read_csv("results/runs.csv")
     command = runs[(runs["activation"] == "tanh") & (runs["weights"] == "orthogonal")]["command"].item()
     assert command == (
         "bsnn train activation=tanh_gpn dataset=digits model.depth=3 model.width=20 model.weights=orthogonal "
         "optim.lr=0.01 optim.epochs=2 seed=0"
     )
-    constraint = pd.read_csv("outputs/tables/constraint.csv")
+    constraint = pd.read_csv("results/constraint.csv")
     assert list(constraint["weights"]) == ["unit_rows", "orthogonal"] * 2
     assert list(constraint["measured"]) == [1] * 4
     assert list(constraint["step_ms"].dropna()) == [2.0, 2.5]  # of SELU-GPN
-    exact = constraint[constraint["weights"] == "orthogonal"]["orthogonality_error"]
-    assert (exact < 1e-5).all()
     assert Path("outputs/report/index.html").stat().st_size > 1e6
-    for name in ("README.md", "constraint.csv", "roots.png", "test_accuracy.csv", "captions.md"):
-        assert (Path("results") / name).exists() == (name != "captions.md")
+    assert Path("results/test_accuracy.csv").exists()
     page = Path("results/README.md").read_text()
     assert "| SELU" in page
     assert "## Speed\n\n`bsnn bench`: on paper" in page
-    files = [path.relative_to("results") for path in Path("results").rglob("*") if path.is_file()]
-    telling = [str(here).encode(), f'"{socket.gethostname()}"'.encode()]
-    assert not [path for path in files if any(word in Path("results", path).read_bytes() for word in telling)]
-    assert not [path for path in files if path.suffix == ".pt"]
+    assert "![constraint](constraint.png)\n" in page
+    assert telling(here, str(PROVENANCE["host"]), str(PROVENANCE["command"])) == []
+    assert otherwise_from_a_copy(capfd) == []
 
-    monkeypatch.setattr(figures, "FIGURES", ("constraint",))  # as before
+
+def trained(here: Path, activation: str, weights: str = "unit_rows") -> Path:
+    """Store a run of `SOUND`, and a file for its weights."""
+    values = {"model__depth": 3, "model__width": 20, "model__weights": weights, "optim__lr": 0.01, "optim__epochs": 2}
+    places = {"dataset__root": f"{here}/data"}
+    run = store(here / "outputs", activation, [70.0, 80.0], dataset="digits", **values, **places)
+    (run.path / "weights.pt").touch()
+    return run.path
+
+
+def telling(*words: object) -> list[Path]:
+    """The files in `results` that hold one of these words, or weights."""
+    files = [path for path in Path("results").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".json", ".yaml", ".csv", ".md"}
+    found = [path for path in files if any(str(word).encode() in path.read_bytes() for word in words)]
+    return [*found, *Path("results").rglob("*.pt")]
+
+
+def otherwise_from_a_copy(capfd: pytest.CaptureFixture[str]) -> list[Path]:
+    """The tables and the archived files that come out otherwise from a copy of what is archived, where all is done."""
     for name in ARCHIVED:
         shutil.copytree(f"results/{name}", f"elsewhere/{name}")
-    assert cli.dispatch(["reproduce", profile(*sound), "output_root=elsewhere", "export=again"]) == 0
+    capfd.readouterr()
+    assert cli.dispatch(["reproduce", profile(*SOUND), "output_root=elsewhere", "export=again"]) == 0
     assert "all is done" in capfd.readouterr().out
-    for path in Path("outputs/tables").iterdir():
-        assert (Path("elsewhere/tables") / path.name).read_bytes() == path.read_bytes()
-    for path in files:
-        if path.parts[0] in ARCHIVED:
-            assert Path("again", path).read_bytes() == Path("results", path).read_bytes()
+    pairs = {path: Path("elsewhere/tables") / path.name for path in Path("outputs/tables").iterdir()}
+    archived = [path for name in ARCHIVED for path in Path("results", name).rglob("*") if path.is_file()]
+    pairs |= {path: "again" / path.relative_to("results") for path in archived}
+    return [first for first, second in pairs.items() if first.read_bytes() != second.read_bytes()]
+
+
+def test_what_fails_is_named_and_all_else_is_done(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BSNN_DATA_MIRROR", DEAD_MIRROR)
+    monkeypatch.setattr(agenda.plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(job, "supervise", in_this_process)
+    monkeypatch.setattr(reproduction, "make_all", lambda _: "made")
+    trained(here, "selu_gpn")
+    steps = profile(
+        f">train -m {TINY} activation=selu_gpn,tanh_gpn optim.epochs=2",
+        "train dataset=cifar10",
+        f"train {TINY} activation=relu_gpn optim.epochs=1",
+    )
+    assert cli.dispatch(["reproduce", steps]) == 1
+    said = capfd.readouterr()
+    assert "step 1: 2 runs: 1 finished, 1 to run" in said.out
+    assert "step 2: 1 run: 1 without data" in said.out
+    assert "CIFAR-10 is absent, and its cells stay dashed: dataset.root=data" in said.out
+    assert "left in all" in said.err
+    assert re.findall(r"(\w+), seed 0: test \d\d\.\d\d %", said.err) == ["tanh_gpn", "relu_gpn"]
+    assert said.out.endswith("made\n")
+    [log] = re.findall(r"failed: signals after training: step 1: see (outputs/sweeps/.*)", said.err)
+    assert "needs the weights of a finished run" in Path(log).read_text()
+    assert "1 failed; the same command tries them again" in said.err
+    assert cli.dispatch(["reproduce", steps, "dry_run=true"]) == 0
+    output = capfd.readouterr().out
+    assert "step 1: 2 measurements: 1 to run, 1 finished" in output
+    assert "step 3: 1 run: 1 finished" in output
 
 
 def timed(root: Path) -> None:
@@ -148,7 +235,7 @@ def timed(root: Path) -> None:
     (root / "bench" / "bench.md").write_text("on paper\n")
 
 
-INTERRUPTIBLE = f"train -m {TINY} activation=selu_gpn optim.epochs=60 checkpoint.every_s=0"
+INTERRUPTIBLE = f"train -m {TINY} activation=selu_gpn"
 
 
 def test_interrupted_it_says_so_and_the_same_command_goes_on(
@@ -157,24 +244,28 @@ def test_interrupted_it_says_so_and_the_same_command_goes_on(
     def interrupt() -> None:
         deadline = time.monotonic() + 120
         while changed(here) == 0 and time.monotonic() < deadline:
-            time.sleep(0.05)
+            time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
+    monkeypatch.setattr(agenda.plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(job, "POLL_S", 0.02)
     monkeypatch.setattr(reproduction, "make_all", lambda _: "")
+    command = ["reproduce", profile(f"{INTERRUPTIBLE} optim.epochs=30 checkpoint.every_s=0.05")]
     threading.Thread(target=interrupt).start()
     with pytest.raises(SystemExit) as stopped:
-        cli.dispatch(["reproduce", profile(INTERRUPTIBLE)])
+        cli.dispatch(command)
     assert stopped.value.code == 130
     assert "the same command goes on from here" in capfd.readouterr().err
-    assert cli.dispatch(["reproduce", profile(INTERRUPTIBLE)]) == 0
-    assert "1 run: 1 to resume" in capfd.readouterr().out
-    [log] = here.glob("outputs/runs/*/*/*/log.txt")
-    assert log.read_text().count("resuming after") == 1
+    monkeypatch.setattr(job, "supervise", in_this_process)
+    assert cli.dispatch(command) == 0
+    said = capfd.readouterr()
+    assert "1 run: 1 to resume" in said.out
+    assert said.err.count("resuming after") == 1
 
 
 @pytest.mark.torture
 def test_killed_anywhere_it_leaves_nothing_at_work_and_goes_on(here: Path) -> None:
-    command = [str(BSNN), "reproduce", profile(INTERRUPTIBLE)]
+    command = [str(BSNN), "reproduce", profile(f"{INTERRUPTIBLE} optim.epochs=60 checkpoint.every_s=0")]
     seen = -1
     for number in [signal.SIGINT, signal.SIGKILL] * 3:
         process = subprocess.Popen(command, cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -279,7 +370,12 @@ def test_an_export_without_a_benchmark_keeps_an_older_one(tmp_path: Path) -> Non
     assert older.read_text() == "step_ms\n"
 
 
-def test_datasets_leave_out_the_trainings_on_others(here: Path, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001
+def test_datasets_leave_out_the_trainings_on_others(
+    here: Path,  # noqa: ARG001
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agenda.plan, "step_seconds", lambda _: 0.5)
     steps = profile(f"train {TINY}", "train dataset=cifar10", "theory")
     assert cli.dispatch(["reproduce", steps, "datasets=[digits]", "dry_run=true"]) == 0
     output = capfd.readouterr().out
@@ -300,12 +396,14 @@ def test_a_damaged_summary_is_named_and_left_out(here: Path, capfd: pytest.Captu
 
 
 def test_theory_is_finished_only_with_the_same_settings(here: Path) -> None:  # noqa: ARG001
-    arguments = ["theory", "trials=20", "largest_width=64", "depth=3", "width=8", "networks=2"]
+    arguments = ["theory", "activation=tanh", "trials=20", "largest_width=64", "depth=3", "width=8", "networks=2"]
     assert cli.dispatch(arguments) == 0
-    asked = TheoryConfig(trials=20, largest_width=64, depth=3, width=8, networks=2)
+    tanh = ActivationConfig(name="tanh", gpn=False)
+    asked = TheoryConfig(activation=tanh, trials=20, largest_width=64, depth=3, width=8, networks=2)
     assert agenda.studied(asked)
     assert agenda.studied(dataclasses.replace(asked, output_root=str(Path("outputs").resolve())))
     assert not agenda.studied(dataclasses.replace(asked, trials=21))
+    assert not agenda.studied(dataclasses.replace(asked, activation=None))
     Path("outputs/theory/config.yaml").unlink()
     assert not agenda.studied(asked)
 
