@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -288,8 +289,10 @@ def test_killed_anywhere_it_leaves_nothing_at_work_and_goes_on(here: Path) -> No
 
 
 def changed(folder: Path) -> int:
-    """When a checkpoint was written last; 0 if there is none."""
-    return max((path.stat().st_mtime_ns for path in folder.glob("outputs/runs/*/*/*/checkpoint.pt")), default=0)
+    """When a checkpoint was written last; 0 if there is none, or one is just being replaced."""
+    with contextlib.suppress(FileNotFoundError):
+        return max((path.stat().st_mtime_ns for path in folder.glob("outputs/runs/*/*/*/checkpoint.pt")), default=0)
+    return 0
 
 
 def test_small_networks_share_a_fleet_and_large_ones_do_not(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001

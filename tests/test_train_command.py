@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +17,22 @@ import pytest
 import torch
 
 from bsnn_cli.storage import checkpoint
-from tests.conftest import BSNN, SMALL, Answer, run_bsnn
+from tests.conftest import SMALL, Answer, run_bsnn
 
 TIMING = {"elapsed_s"}
 """Columns that are allowed to differ between two runs of the same thing."""
 
 LONG = [*SMALL, "optim.epochs=40", "model.norm=batch", "checkpoint.every_s=0.05", "dataset.validation=0.1"]
 """A run of a few seconds that saves itself often and whose state includes batch statistics."""
+
+EAGER = """
+from bsnn_cli import cli
+from bsnn_cli.running import session
+
+session.SAVING_SHARE = float("inf")
+cli.main()
+"""
+"""The program, but a slow disk does not stretch the interval between checkpoints: a run is sure to make several."""
 
 
 def run_directory(root: Path) -> Path:
@@ -51,7 +62,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def start(*arguments: str) -> subprocess.Popen[str]:
         processes.append(
             subprocess.Popen(
-                [str(BSNN), "train", *arguments],
+                [sys.executable, "-c", EAGER, "train", *arguments],
                 cwd=tmp_path,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -66,16 +77,36 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def wait_for_checkpoint(root: Path, epoch: int = 2) -> None:
-    """Until the run in `root` has saved itself in the middle of some epoch after `epoch`."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for path in root.glob("outputs/runs/*/*/*/checkpoint.pt"):
-            state = torch.load(path, weights_only=True)["state"]
-            if state["epoch"] >= epoch and state["batch"] > 0:
-                return
+def stop_once(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Stop a run once all is there that a test needs; it is looked at while the run cannot change it."""
+    while True:
+        os.kill(process.pid, signal.SIGSTOP)
+        state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert state is not None
+        assert state.si_code == os.CLD_STOPPED, "the run has ended before all was there"
+        if there():
+            return
+        os.kill(process.pid, signal.SIGCONT)
         time.sleep(0.02)
-    raise AssertionError("the run has never saved itself in the middle of an epoch")
+
+
+def stop_in_mid_epoch(process: subprocess.Popen[str], root: Path) -> None:
+    """Stop the run in `root` with a checkpoint of the middle of an epoch after the second, and the one before that."""
+
+    def saved() -> bool:
+        for path in root.glob(f"outputs/runs/*/*/*/{checkpoint.CURRENT}"):  # none while one takes the other's place
+            state = checkpoint.load(path)
+            return state["epoch"] >= 2 and state["batch"] > 0 and path.with_name(checkpoint.PREVIOUS).exists()
+        return False
+
+    stop_once(saved, process)
+
+
+def kill_in_mid_epoch(process: subprocess.Popen[str], root: Path) -> None:
+    stop_in_mid_epoch(process, root)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +147,7 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_the_same_to_the_byte(
     uninterrupted: Path, tmp_path: Path, start: Start
 ) -> None:
     process = start(*LONG)
-    wait_for_checkpoint(tmp_path)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    kill_in_mid_epoch(process, tmp_path)
     assert not (run_directory(tmp_path) / "result.json").exists()
 
     second = run_bsnn("train", *LONG, cwd=tmp_path)
@@ -135,10 +163,9 @@ def test_a_stop_signal_saves_at_the_next_step(
 ) -> None:
     arguments = [*LONG[:-2], "checkpoint.every_s=3600", "dataset.validation=0.1"]
     process = start(*arguments)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("outputs/runs/*/*/*/epochs.csv")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    stop_once(lambda: any(tmp_path.glob("outputs/runs/*/*/*/epochs.csv")), process)
     process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
     _, stderr = process.communicate()
     assert process.returncode == code, stderr
     assert "the same command goes on" in stderr
@@ -154,9 +181,7 @@ def test_a_damaged_checkpoint_costs_only_the_time_since_the_one_before(
     uninterrupted: Path, tmp_path: Path, start: Start, bsnn: Callable[..., Answer]
 ) -> None:
     process = start(*LONG)
-    wait_for_checkpoint(tmp_path)
-    process.kill()
-    process.communicate()
+    kill_in_mid_epoch(process, tmp_path)
     newest = run_directory(tmp_path) / "checkpoint.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     second = bsnn("train", *LONG)
@@ -170,9 +195,7 @@ def test_no_usable_checkpoint_ends_with_1_and_force_starts_over(
     tmp_path: Path, start: Start, bsnn: Callable[..., Answer]
 ) -> None:
     process = start(*LONG)
-    wait_for_checkpoint(tmp_path)
-    process.kill()
-    process.communicate()
+    kill_in_mid_epoch(process, tmp_path)
     for path in run_directory(tmp_path).glob("checkpoint*"):
         path.write_bytes(b"")
     second = bsnn("train", *LONG)
@@ -222,8 +245,7 @@ def test_a_finished_run_is_not_run_again_unless_forced(tmp_path: Path, bsnn: Cal
 
 def test_two_processes_never_work_on_one_run(tmp_path: Path, start: Start, bsnn: Callable[..., Answer]) -> None:
     process = start(*LONG)
-    wait_for_checkpoint(tmp_path, epoch=0)
-    process.send_signal(signal.SIGSTOP)
+    stop_in_mid_epoch(process, tmp_path)
     try:
         intruder = bsnn("train", *LONG)
         running = bsnn("runs", "format=json")
