@@ -31,7 +31,7 @@ from bsnn_cli.running import job
 from bsnn_cli.settings import composition
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.composition import Composer
-from tests.test_reproduce import in_this_process
+from tests.reproducing import in_this_process
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "docs").rglob("*.md"))]

@@ -1,0 +1,30 @@
+"""What tests of `bsnn reproduce` share: profiles of a few small steps, carried out at little cost."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from bsnn_cli.running import runner
+from bsnn_cli.settings.composition import Composer
+from bsnn_cli.settings.config import TrainConfig
+
+TINY = "dataset=digits model.depth=3 model.width=20 optim.lr=0.01"
+DEAD_MIRROR = "http://127.0.0.1:9"
+
+composer = functools.cache(Composer)
+"""What is chosen of groups is composed once for all tests."""
+
+
+def profile(*steps: str) -> str:
+    """A profile of these command lines, as an argument; `>` before one measures what it trains."""
+    entries = [
+        f'{{title: step {place}, command: "{step.lstrip(">")}", measure: {str(step.startswith(">")).lower()}}}'
+        for place, step in enumerate(steps, 1)
+    ]
+    return f"profile.steps=[{', '.join(entries)}]"
+
+
+def in_this_process(configs: Sequence[TrainConfig], *_: object) -> None:
+    """Stands in for `job.supervise`, whose child takes seconds to import PyTorch."""
+    runner.run([runner.prepare(config) for config in configs])
