@@ -129,7 +129,12 @@ class Fleet:
         parallel = self.device.type == "cpu" and model.width >= PARALLEL_WIDTH
         self._workers = Workers(torch.get_num_threads() if parallel else 1)
         # torch's own threads wait in a busy loop for its next operation, on cores that the workers need.
-        self._threads = 1 if parallel and model.norm != "batch" else torch.get_num_threads()
+        self._threads = 1 if self._parts > 1 else torch.get_num_threads()
+
+    @property
+    def _parts(self) -> int:
+        """A batch is split into so many, a part for each worker; batch normalisation needs all samples together."""
+        return 1 if self.model.norm == "batch" else self._workers.count
 
     def _start(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         K = len(self.members)
@@ -228,7 +233,7 @@ class Fleet:
                 every_g=self.model.weights == "orthogonal",
                 like=self._norm,
             )
-            self._signals[batch] = w, w.split(1 if w.norm is not None else self._workers.count)
+            self._signals[batch] = w, w.split(self._parts)
         return self._signals[batch]
 
     def _differentiate(self, w: Signals, inputs: Tensor, labels: Tensor, share: float) -> None:
