@@ -41,6 +41,7 @@ def fill(root: Path) -> Stored:
     store(root, "selu_gpn", [70.0, 98.0], seed=1)
     store(root, "elu_gpn", [10.0, 11.0], dataset="cifar10", model__norm="batch")
     store(root, "gelu_gpn", [33.0], dataset="digits", optim__epochs=1)
+    store(root, "tanh_gpn", [50.0] * 20, dataset="digits", optim__epochs=20)
     for weights, accuracy in (("unit_rows", 90.0), ("orthogonal", 91.5)):
         store(root, "selu_gpn", [accuracy], optim__epochs=1, model__weights=weights)
     for activation in ("tanh", "tanh_gpn", "relu", "selu_gpn"):
@@ -127,6 +128,21 @@ def test_choosing_an_activation_changes_the_plot(browser: Any) -> None:
     assert drawn() == ["Tanh", "Tanh-GPN", "Tanh-GPN-d", "ReLU", "SELU-GPN"]
     browser.execute_script(click, "Tanh")
     assert drawn() == ["ReLU", "SELU-GPN"]
+
+
+def test_ticks_of_the_epochs_are_whole(browser: Any) -> None:
+    script = """
+        const plot = document.querySelector(".plot[data-plot=curves]"), select = plot.querySelector("select");
+        return [...select.options].map(option => {
+            select.value = option.value;
+            select.onchange();
+            return [...plot.querySelectorAll(".xtick text")].map(tick => tick.textContent);
+        });
+    """
+    published, _, longer = browser.execute_script(script)
+    assert published == ["1", "2"]
+    assert longer[-1] == "20"
+    assert all(tick.isdigit() for tick in longer)
 
 
 def test_a_cell_leads_to_the_config_of_its_runs(browser: Any) -> None:
