@@ -14,6 +14,9 @@ import pytest
 
 # Before anything loads torch: in networks as small as those of tests, threads cost ten times what they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before anything loads Triton: without a GPU, NumPy executes its kernels line by line.
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 BSNN = Path(sys.executable).with_name("bsnn")
 SMALL = ["dataset=digits", "model.depth=3", "model.width=12", "optim.epochs=2", "optim.lr=0.01"]

@@ -29,8 +29,8 @@ MIXED = [
 ]
 
 
-@pytest.fixture
-def data() -> Dataset:
+def noise() -> Dataset:
+    """A few small images of three classes."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (SAMPLES, 7), dtype=torch.uint8, generator=generator)
     split = Split(images, torch.randint(3, (SAMPLES,), generator=generator))
@@ -45,6 +45,11 @@ def data() -> Dataset:
         std=torch.full((7,), 70.0),
         scaling="standardize",
     )
+
+
+@pytest.fixture
+def data() -> Dataset:
+    return noise()
 
 
 def make(kind: type[Fleet], model: ModelConfig, members: list[Member], **options: Any) -> Fleet:

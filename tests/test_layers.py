@@ -30,6 +30,7 @@ ROWS = [
         "lightning_baseline",
         "fleet",
         "fused",
+        "kernels",
         "tables",
         "approach_table",
         "baselines",

@@ -40,6 +40,25 @@ def test_every_round_times_each_step_once_after_one_that_does_not_count(looped: 
     np.testing.assert_array_equal(times, [[2, 20, 200], [3, 30, 300]])
 
 
+def test_a_gpu_makes_as_many_steps_as_fill_a_turn(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock is read once for all of them; the first, slow step says nothing of how many that are."""
+    monkeypatch.setattr(stopwatch, "synchronise", lambda _: None)
+    made = []
+
+    def step(name: str, seconds: float) -> None:
+        clock[0] += seconds if name in made else 100
+        made.append(name)
+
+    def loop(turns: Iterator[None]) -> None:
+        for _ in turns:
+            step("b", 0.125)
+
+    steps = [lambda: step("a", 0.001), Loop(loop), lambda: step("c", 3)]
+    times = timed(steps, 2, torch.device("cuda"))
+    assert made == [*"aabbcc", *[*["a"] * 10, "b", "b", "c"] * 2]
+    np.testing.assert_allclose(times, [[0.001, 0.125, 3]] * 2)
+
+
 def test_steps_are_made_without_a_clock() -> None:
     made = []
     make(lambda: made.append("step"), 2)

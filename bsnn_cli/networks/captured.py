@@ -5,23 +5,33 @@ them. So the first steps of each batch size are made one kernel at a time, which
 compile and warm up; then the step is captured once, and from there on replayed. The order of an epoch's samples lies
 on the device, as does the place in it, which the graph itself moves on: a replay needs nothing from the host.
 
+Where `kernels` covers a fleet, its step is made of those: 2·L + 1 of them and some dozens of small ones. Otherwise the
+products are those of PyTorch's library, and what lies between them is `fused`.
+
 The host runs ahead of the device by a few steps. It reads flags that old, so that it never waits for the newest.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.networks import fused
-from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.networks.fleet import Fleet, affine
+from bsnn_cli.networks.parameters import NORM_WEIGHTS
 from bsnn_cli.networks.signals import Signals
+
+if TYPE_CHECKING:
+    from bsnn_cli.networks.kernels import Kernels, Normalised
+
+T = TypeVar("T")
 
 WARM_UP = 3
 """Steps of a batch size before it is captured."""
@@ -66,11 +76,19 @@ class Lookback:
         return old
 
 
+def _mark(device: torch.device) -> torch.cuda.Event:
+    """An event in the stream of a device, which need not be the current one."""
+    event: torch.cuda.Event = torch.cuda.current_stream(device).record_event()
+    return event
+
+
 class CapturedFleet(Fleet):
     """A fleet for a GPU; arguments, attributes and methods as those of `Fleet`, and the same numbers.
 
     On a CPU it makes every step one operation at a time, which is what tests of it do.
     """
+
+    _kernels: Kernels | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -84,8 +102,61 @@ class CapturedFleet(Fleet):
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._warm: dict[int, int] = {}
         self._capturable = on_gpu
-        self._lookback = Lookback(self.alive, STEPS_AHEAD, self._reached if on_gpu else None)
+        # Not a method of this fleet, which would be a cycle, and keep the memory of one that has not fitted.
+        mark = functools.partial(_mark, self.device) if on_gpu else None
+        self._lookback = Lookback(self.alive, STEPS_AHEAD, mark)
         self._old_alive: Tensor | None = None
+        self._kernels = self._own_kernels() if on_gpu else None
+
+    def _own_kernels(self) -> Kernels | None:
+        """Those of `kernels`, where Triton is installed and they cover this fleet."""
+        try:
+            from bsnn_cli.networks import kernels
+        except ImportError:
+            return None
+        tensor_cores = torch.cuda.get_device_capability(self.device) >= (8, 0)
+        if self.dtype != torch.float32 or not tensor_cores or not kernels.covers(self.members):
+            return None
+        exact = torch.get_float32_matmul_precision() == "highest"
+        unit_rows = self.model.weights == "unit_rows"
+        return kernels.Kernels(self.members, unit_rows=unit_rows, exact=exact, like=self._norm)
+
+    def _attempt(self, work: Callable[[Kernels], T], otherwise: Callable[[], T]) -> T:
+        """Do a part of a step by the fleet's own kernels; or otherwise, from the first time on that they fail."""
+        if self._kernels is not None:
+            try:
+                return work(self._kernels)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 of the compiler, or for want of one: nothing has been computed
+                reason = " ".join(str(error).split())[:200]
+                warnings.warn(f"products and what follows them are apart, which is slower: {reason}", stacklevel=2)
+                self._kernels = None
+                self._measure_rows()
+        return otherwise()
+
+    def _measure_rows(self) -> None:
+        """The lengths of the rows of V, which own kernels measure on the way up only."""
+        if self.model.weights == "unit_rows":
+            for hidden, norm in zip(self._hidden, self._norm, strict=True):
+                torch.linalg.vector_norm(hidden.V, dim=-1, out=norm)
+            super()._rescale()
+
+    def _rescale(self) -> None:
+        if self._kernels is None:
+            super()._rescale()
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """As `Fleet.logits`."""
+        if self._kernels is not None:
+            self._measure_rows()
+        return super().logits(inputs)
+
+    def orthogonality_error(self) -> Tensor:
+        """As `Fleet.orthogonality_error`."""
+        if self._kernels is not None:
+            self._measure_rows()
+        return super().orthogonality_error()
 
     def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """As `Fleet.updates`."""
@@ -111,11 +182,6 @@ class CapturedFleet(Fleet):
     def anyone_alive(self) -> bool:
         """As `Fleet.anyone_alive`; within an epoch some steps late, when nothing changes any more."""
         return bool((self.alive if self._old_alive is None else self._old_alive).any())
-
-    def _reached(self) -> torch.cuda.Event:
-        """Of the stream of this fleet's device, which need not be the current one."""
-        event: torch.cuda.Event = torch.cuda.current_stream(self.device).record_event()
-        return event
 
     def _hold(self, data: Dataset) -> None:
         """Make a dataset the one that steps gather from."""
@@ -166,6 +232,40 @@ class CapturedFleet(Fleet):
         else:
             self._graphs[size] = graph
 
+    def _forward(self, w: Signals, inputs: Tensor) -> Tensor:
+        forward = super()._forward
+        return self._attempt(lambda own: self._lift_all(own, w, inputs), lambda: forward(w, inputs))
+
+    def _lift_all(self, own: Kernels, w: Signals, inputs: Tensor) -> Tensor:
+        t = self.tensors
+        w.x[0].copy_(affine(inputs, t["input.weight"], t["input.bias"]))
+        for layer, (hidden, signals) in enumerate(zip(self._hidden, w.layers, strict=True)):
+            inverse_norm, scale, norm = hidden.inverse_norm, hidden.scale, self._normalised(w, layer)
+            own.lift(signals.x, hidden.V, inverse_norm, scale, signals.h, signals.above, norm)
+        return affine(w.x[-1], t["output.weight"], t["output.bias"])
+
+    def _normalised(self, w: Signals, layer: int) -> Normalised | None:
+        if w.norm is None:
+            return None
+        from bsnn_cli.networks.kernels import Normalised
+
+        gain, shift = (self.tensors[name][:, layer] for name in NORM_WEIGHTS)
+        return Normalised(gain, shift, w.norm.layers[layer], w.layers[layer].d)
+
+    def _backward(self, w: Signals, g: Tensor) -> None:
+        backward = super()._backward
+        self._attempt(lambda own: self._lower_all(own, w, g), lambda: backward(w, g))
+
+    def _lower_all(self, own: Kernels, w: Signals, g: Tensor) -> None:
+        above = None
+        for layer in reversed(range(self.model.depth)):
+            hidden, signals = self._hidden[layer], w.layers[layer]
+            norm, keep = self._normalised(w, layer), self._drift is not None
+            own.lower(g, above, hidden.scale, signals.h, signals.d, signals.s, norm, keep=keep)
+            above, g = (signals.d, hidden.V), signals.below
+        torch.bmm(w.d[0], self._hidden[0].V, out=g)
+        self._finish(w)
+
     def _lift(self, w: Signals, layer: int) -> None:
         hidden, signals = self._hidden[layer], w.layers[layer]
         if w.norm is None:
@@ -184,6 +284,14 @@ class CapturedFleet(Fleet):
         self._fused.lower_normalised(g, signals.h, gain, hidden.scale, w.norm.layers[layer], signals.d)
 
     def _update_matrices(self, w: Signals, tangent: Tensor) -> None:
+        if self._drift is not None:
+            self._update_chunks(w, tangent)
+            return
+        V, M = self.tensors["hidden.weight"], self.tensors["momentum.hidden.weight"]
+        operands = V, M, w.d, w.x[:-1], tangent, self._step_size, self.alive, self.momentum
+        self._attempt(lambda own: own.move(*operands), lambda: self._update_chunks(w, tangent))
+
+    def _update_chunks(self, w: Signals, tangent: Tensor) -> None:
         """A chunk of one member's matrices after the other: their gradients in one product, then their update."""
         weight, momentum = self.tensors["hidden.weight"], self.tensors["momentum.hidden.weight"]
         for k, layers in itertools.product(range(len(self.members)), self._chunks):

@@ -177,7 +177,7 @@ class Fleet:
     def logits(self, inputs: Tensor) -> Tensor:
         """Evaluation mode: (B, inputs), the same for all members, → (K, B, classes)."""
         t = self.tensors
-        x = _affine(inputs.expand(len(self.members), *inputs.shape), t["input.weight"], t["input.bias"])
+        x = affine(inputs.expand(len(self.members), *inputs.shape), t["input.weight"], t["input.bias"])
         value = torch.empty_like(x)
         for layer, hidden in enumerate(self._hidden):
             h = torch.bmm(x, hidden.transposed).mul_(hidden.inverse_norm)
@@ -187,13 +187,14 @@ class Fleet:
                 h.add_(t["norm.bias"][:, layer].unsqueeze(1))
             activate(self._groups, h, value)
             x, value = value, x
-        return _affine(x, t["output.weight"], t["output.bias"])
+        return affine(x, t["output.weight"], t["output.bias"])
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One update of every member by stochastic gradient descent with momentum.
 
         The weights of a member whose loss or gradient is not finite stay as they are, now and in all later steps.
-        A gradient counts as finite if the square of its norm is: rows of V longer than that could not be measured.
+        A gradient counts as finite if the squared length of a step along it is: rows of V longer than that could not be
+        measured. In the first steps of a deep network with batch normalisation, gradients of 1e18 are not rare.
 
         Args:
             inputs: (K, B, inputs); each member has a batch of its own.
@@ -218,7 +219,7 @@ class Fleet:
         if w.norm is not None:
             gradients["norm.weight"] = w.norm.all.gain_gradient.transpose(0, 1)
             gradients["norm.bias"] = w.norm.all.shift_gradient.transpose(0, 1)
-        self.alive &= _finite(w, gradients)
+        self.alive &= self._finite(w, gradients)
         self.steps += self.alive
         self._update(w, gradients)
         return w.loss.clone()
@@ -275,11 +276,11 @@ class Fleet:
     def _forward(self, w: Signals, inputs: Tensor) -> Tensor:
         """Fill the signals upwards; (K, B, inputs) → logits (K, B, classes)."""
         t = self.tensors
-        w.x[0].copy_(_affine(inputs, t["input.weight"], t["input.bias"]))
+        w.x[0].copy_(affine(inputs, t["input.weight"], t["input.bias"]))
         for layer, (hidden, signals) in enumerate(zip(self._hidden, w.layers, strict=True)):
             torch.bmm(signals.x, hidden.transposed, out=signals.h)
             self._lift(w, layer)
-        return _affine(w.x[-1], t["output.weight"], t["output.bias"])
+        return affine(w.x[-1], t["output.weight"], t["output.bias"])
 
     def _backward(self, w: Signals, g: Tensor) -> None:
         """Fill `w.d`, `w.g` and `w.s` downwards, from ∂E/∂x of the top, (K, B, n)."""
@@ -287,6 +288,10 @@ class Fleet:
             self._lower(w, layer, g)
             signals = w.layers[layer]
             g = torch.bmm(signals.d, self._hidden[layer].V, out=signals.below)
+        self._finish(w)
+
+    def _finish(self, w: Signals) -> None:
+        """What batch normalisation computes for all layers at once."""
         if w.norm is not None:
             w.norm.finish(self._a.squeeze(2), self.tensors["norm.weight"].transpose(0, 1), out=w.s)
 
@@ -313,6 +318,15 @@ class Fleet:
         if self.model.weights == "unit_rows":
             torch.linalg.vecdot(u, signals.h, dim=1, out=signals.s)
         torch.mul(u, hidden.scale, out=signals.d)
+
+    def _finite(self, w: Signals, gradients: dict[str, Tensor]) -> Tensor:
+        """(K,) whether the loss and the squared lengths of the step in all tensors are finite."""
+        lr = self._step_size if self._drift is None else torch.ones_like(self._step_size)  # M² is wanted there, not V²
+        total = w.loss + (lr * w.bound).square().sum(0)
+        for gradient in gradients.values():
+            total = total + (lr * torch.linalg.vector_norm(gradient.flatten(1), dim=1)).square()
+        finite: Tensor = total.isfinite()
+        return finite
 
     def _update(self, w: Signals, gradients: dict[str, Tensor]) -> None:
         """M ← μM + ∂E/∂V and V ← V − lr·M of the members that are alive."""
@@ -364,16 +378,7 @@ class Fleet:
         torch.mul(self._inverse_norm, self._a, out=self._scale)
 
 
-def _finite(w: Signals, gradients: dict[str, Tensor]) -> Tensor:
-    """(K,) whether the loss and the squared norms of all gradients are finite."""
-    total = w.loss + w.bound.square().sum(0)
-    for gradient in gradients.values():
-        total = total + torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
-    finite: Tensor = total.isfinite()
-    return finite
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(K, B, in), (K, out, in), (K, out) → (K, B, out)."""
     return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 

@@ -15,7 +15,9 @@ import torch
 Step: TypeAlias = Callable[[], object]
 
 GPU_STEPS = 10
-"""Steps between two looks at the clock on a GPU, where the host may run ahead; on a CPU it is one."""
+GPU_TURN_S = 0.25
+"""Between two looks at the clock on a GPU, where the host may run ahead, lie as many steps as take about that long, but
+no more than these; on a CPU it is one."""
 
 
 class Loop:
@@ -47,18 +49,28 @@ def timed(steps: Sequence[Step | Loop], rounds: int, device: torch.device) -> np
 
 def _turns(steps: Sequence[Step | Loop], times: np.ndarray[Any, Any], device: torch.device) -> Iterator[None]:
     """Fill `times`; yields where it is the loop's turn to make a step."""
-    repeats = GPU_STEPS if device.type == "cuda" else 1
-    for turn in times:
+    gpu = device.type == "cuda"
+    repeats = [1] * len(steps)
+    for number, turn in enumerate(times):
         for i, step in enumerate(steps):
+            if gpu and number == 0:
+                yield from _made(step, 1)  # what a first step sets up says nothing of how many fit into a turn
             synchronise(device)
             begin = time.perf_counter()
-            for _ in range(repeats):
-                if isinstance(step, Loop):
-                    yield
-                else:
-                    step()
+            yield from _made(step, repeats[i])
             synchronise(device)
-            turn[i] = (time.perf_counter() - begin) / repeats
+            turn[i] = (time.perf_counter() - begin) / repeats[i]
+            if gpu and number == 0:
+                repeats[i] = min(GPU_STEPS, max(1, round(GPU_TURN_S / max(turn[i], 1e-9))))
+
+
+def _made(step: Step | Loop, times: int) -> Iterator[None]:
+    """Make some steps; yields where it is a loop's turn to make one."""
+    for _ in range(times):
+        if isinstance(step, Loop):
+            yield
+        else:
+            step()
 
 
 def ratio(numerator: np.ndarray[Any, Any], denominator: np.ndarray[Any, Any]) -> float:

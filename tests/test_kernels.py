@@ -1,0 +1,248 @@
+"""The kernels of a fleet on a GPU: interpreted where there is none, compiled where there is one."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bsnn_cli.datasets.data import Dataset
+from bsnn_cli.networks.captured import CapturedFleet
+from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.networks.members import Member
+from bsnn_cli.settings.config import ModelConfig
+from tests.test_captured import CASES, make, noise, on_gpu, orders, train
+from tests.test_fleet import make_member
+
+pytest.importorskip("triton", reason="Triton is not to be had on this system")
+
+from bsnn_cli.networks import kernels
+
+MEMBERS = [
+    make_member(name, gpn, seed, lr=0.1 / (1 + seed))
+    for seed, (name, gpn) in enumerate((name, gpn) for name in kernels.FAMILIES for gpn in (True, False))
+]
+"""All activations that there is code for."""
+
+
+@pytest.fixture
+def data() -> Dataset:
+    return noise()
+
+
+def numpy_function(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What the interpreter lacks of the GPU's mathematical library."""
+    from triton.language import tensor
+    from triton.runtime.interpreter import TensorHandle
+
+    return lambda x: tensor(TensorHandle(function(x.handle.data), x.handle.dtype), x.type)
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The kernels as NumPy executes them."""
+    if torch.cuda.is_available():
+        pytest.skip("here the kernels themselves are tested")
+    functions = types.SimpleNamespace(tanh=numpy_function(np.tanh), expm1=numpy_function(np.expm1))
+    monkeypatch.setattr(kernels, "libdevice", functions)
+    return kernels
+
+
+def with_kernels(module: types.ModuleType, model: ModelConfig, members: list[Member], exact: bool = True) -> Fleet:
+    """A fleet on the CPU that does as one on a GPU does, by interpreted kernels."""
+    fleet = make(CapturedFleet, model, members, dtype=torch.float32)
+    assert isinstance(fleet, CapturedFleet)
+    unit_rows = model.weights == "unit_rows"
+    fleet._kernels = module.Kernels(fleet.members, unit_rows=unit_rows, exact=exact, like=fleet._norm)
+    return fleet
+
+
+def largest_difference(one: Fleet, other: Fleet) -> float:
+    """Over all tensors, relative to the largest entry of each."""
+    differences = []
+    for name, tensor in one.tensors.items():
+        if tensor.is_floating_point() and not name.startswith("orthogonality"):
+            expected = tensor.cpu().double()
+            difference = (other.tensors[name].cpu().double() - expected).abs().max()
+            differences.append(float(difference / expected.abs().max().clamp(min=1e-3)))
+    return max(differences)
+
+
+def trained(fleet: Fleet, data: Dataset, batches: Sequence[Tensor]) -> Fleet:
+    for _ in fleet.updates(data, batches):
+        pass
+    return fleet
+
+
+def assert_as_exact_as_the_library(ours: Fleet, single: Fleet, double: Fleet) -> None:
+    """Kernels may differ from float64 as much as single precision differs from it otherwise, but for luck."""
+    assert isinstance(ours, CapturedFleet)
+    assert ours._kernels is not None, "the kernels were given up"
+    difference = largest_difference(double, ours)
+    assert 0 < difference < 4 * largest_difference(double, single) + 1e-6
+
+
+@pytest.mark.parametrize(("norm", "weights"), CASES)
+def test_steps_are_those_of_a_fleet(
+    norm: str,
+    weights: str,
+    data: Dataset,
+    interpreted: types.ModuleType,
+) -> None:
+    """A whole batch and a short one, blocks that do not divide the width, and what is measured afterwards."""
+    model = ModelConfig(depth=2, width=20, norm=norm, weights=weights)
+    members = [MEMBERS[0], MEMBERS[3], MEMBERS[10], MEMBERS[12]]
+    batches = orders(4, 0)[-2:]
+    ours = trained(with_kernels(interpreted, model, members), data, batches)
+    double = trained(make(Fleet, model, members), data, batches)
+    assert_as_exact_as_the_library(
+        ours, trained(make(Fleet, model, members, dtype=torch.float32), data, batches), double
+    )
+    images = data.standardise(data.test.images, torch.float64)
+    error = (ours.logits(images.float()) - double.logits(images)).abs().max() / double.logits(images).abs().max()
+    assert error < (1e-2 if norm == "batch" else 1e-5), "rows have not been measured for an evaluation"
+    torch.testing.assert_close(
+        ours.orthogonality_error(), double.orthogonality_error().float(), rtol=1e-2, atol=2e-6, msg=str
+    )
+
+
+def test_every_activation_has_its_code(data: Dataset, interpreted: types.ModuleType) -> None:
+    model, batches = ModelConfig(depth=2, width=16), orders(len(MEMBERS), 0)[:1]
+    ours = trained(with_kernels(interpreted, model, MEMBERS), data, batches)
+    single = trained(make(Fleet, model, MEMBERS, dtype=torch.float32), data, batches)
+    assert_as_exact_as_the_library(ours, single, trained(make(Fleet, model, MEMBERS), data, batches))
+
+
+@pytest.mark.parametrize("blocks", [(16, 3, False), (32, 3, False), (64, 3, True)])
+def test_a_product_may_be_divided_in_several_ways(
+    blocks: tuple[int, int, bool],
+    data: Dataset,
+    interpreted: types.ModuleType,
+) -> None:
+    model, batches = ModelConfig(depth=2, width=70), orders(1, 0)[:1]
+    ours = with_kernels(interpreted, model, MEMBERS[:1])
+    assert isinstance(ours, CapturedFleet)
+    assert ours._kernels is not None
+    ours._kernels._up, ours._kernels._down = kernels.Blocks(blocks[0]), kernels.Blocks(*blocks)
+    trained(ours, data, batches)
+    single = trained(make(Fleet, model, MEMBERS[:1], dtype=torch.float32), data, batches)
+    assert_as_exact_as_the_library(ours, single, trained(make(Fleet, model, MEMBERS[:1]), data, batches))
+
+
+def test_a_dead_member_stays_as_it_is(data: Dataset, interpreted: types.ModuleType) -> None:
+    model = ModelConfig(depth=2, width=20)
+    members = [make_member("tanh", True), make_member("elu", True, seed=1)]
+    fleet = with_kernels(interpreted, model, members)
+    fleet.tensors["output.weight"][1] = torch.nan
+    before = {name: tensor.clone() for name, tensor in fleet.member_state(1).items()}
+    trained(fleet, data, orders(2, 0)[:2])
+    assert fleet.alive.tolist() == [True, False]
+    for name in ("hidden.weight", "momentum.hidden.weight", "steps"):
+        assert torch.equal(fleet.member_state(1)[name], before[name])
+    lone = trained(with_kernels(interpreted, model, members[:1]), data, [batch[:1] for batch in orders(2, 0)[:2]])
+    for name, tensor in lone.member_state(0).items():
+        torch.testing.assert_close(fleet.member_state(0)[name], tensor, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def product(module: types.ModuleType, x: Tensor, V: Tensor, exact: bool) -> Tensor:
+    """xVᵀ by the kernels, of (K, B, n) and (K, n, n)."""
+    own = module.Kernels([make_member("identity", False)] * len(x), unit_rows=False, exact=exact, like=V)
+    h, above, one = torch.empty_like(x), torch.empty_like(x), torch.ones_like(x[:, :1])
+    own.lift(x, V, one, one, h, above, None)
+    return h
+
+
+def errors(module: types.ModuleType, device: str, exact: bool) -> tuple[float, float]:
+    """Relative error of products of width 300, and by how much they are too long or too short."""
+    generator = torch.Generator().manual_seed(0)
+    x, V = torch.randn(2, 64, 300, generator=generator), torch.randn(2, 300, 300, generator=generator)
+    h = product(module, x.to(device), V.to(device), exact).cpu().double()
+    expected = x.double() @ V.double().mT
+    along = (h * expected).sum() / expected.square().sum() - 1
+    return float((h - expected).norm() / expected.norm()), abs(float(along))
+
+
+def test_products_have_the_digits_that_were_asked_for(interpreted: types.ModuleType) -> None:
+    """Those of TF32 are rounded: cut off, 400 of them would shorten the signals of 200 layers by a fifth."""
+    error, bias = errors(interpreted, "cpu", exact=True)
+    assert error < 3e-7
+    error, bias = errors(interpreted, "cpu", exact=False)
+    assert 1e-4 < error < 4e-4
+    assert bias < 2e-5
+
+
+def test_where_kernels_fail_the_fleet_goes_on_without_them(
+    data: Dataset,
+    interpreted: types.ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also after steps that have left it to them to measure the rows of V."""
+    model = ModelConfig(depth=2, width=20, weights="unit_rows")
+    members = MEMBERS[:2]
+    plain, ours = make(Fleet, model, members), with_kernels(interpreted, model, members)
+    for fleet in (plain, ours):
+        trained(fleet, data, orders(2, 0)[:1])
+    monkeypatch.setattr(interpreted, "LARGEST_BATCH", 4)
+    with pytest.warns(UserWarning, match="batches of up to 4"):
+        trained(ours, data, orders(2, 1)[:1])
+    trained(plain, data, orders(2, 1)[:1])
+    assert isinstance(ours, CapturedFleet)
+    assert ours._kernels is None
+    assert largest_difference(plain, ours) < 2e-6
+
+
+def test_what_there_is_no_code_for_is_left_to_others() -> None:
+    assert kernels.covers(MEMBERS)
+    assert not kernels.covers([*MEMBERS, make_member("mish", True)])
+    changed = Member(activation=make_member("gelu_exact", False).activation, a=1, b=0, seed=0, lr=0.1)
+    assert not kernels.covers([changed])
+
+
+@on_gpu
+@pytest.mark.parametrize(("norm", "weights"), CASES)
+def test_steps_on_a_gpu_are_those_of_a_fleet(norm: str, weights: str, data: Dataset) -> None:
+    """Of a width at which products are divided in all ways, and in both kinds of steps: launched and replayed."""
+    for width, members in ((40, MEMBERS), (500, MEMBERS[:12]), (100, MEMBERS[:2])):
+        model = ModelConfig(depth=4, width=width, norm=norm, weights=weights)
+        plain = make(Fleet, model, members)
+        ours = make(CapturedFleet, model, members, device="cuda", dtype=torch.float32)
+        train(ours, data, 3)
+        train(plain, data, 3)
+        assert isinstance(ours, CapturedFleet)
+        assert ours._kernels is not None
+        assert ours._graphs
+        assert largest_difference(plain, ours) < (1e-2 if norm == "batch" else 1e-4)
+
+
+@on_gpu
+def test_products_on_a_gpu_are_more_exact_than_those_of_its_library() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, V = torch.randn(2, 64, 300, generator=generator), torch.randn(2, 300, 300, generator=generator)
+    expected = x.double() @ V.double().mT
+    library = float(((x.cuda() @ V.cuda().mT).cpu().double() - expected).norm() / expected.norm())
+    error, bias = errors(kernels, "cuda", exact=True)
+    assert error < library
+    assert bias < 3e-7
+    error, bias = errors(kernels, "cuda", exact=False)
+    assert 1e-4 < error < 4e-4
+    assert bias < 2e-5
+
+
+@on_gpu
+def test_what_no_kernel_covers_is_trained_by_the_library(data: Dataset) -> None:
+    members = [make_member("mish", True), make_member("tanh", True, seed=1)]
+    model = ModelConfig(depth=4, width=100)
+    plain, ours = (
+        make(kind, model, members, **options)
+        for kind, options in ((Fleet, {}), (CapturedFleet, {"device": "cuda", "dtype": torch.float32}))
+    )
+    assert isinstance(ours, CapturedFleet)
+    assert ours._kernels is None
+    train(ours, data, 3)
+    train(plain, data, 3)
+    assert largest_difference(plain, ours) < 1e-4
