@@ -214,6 +214,19 @@ def test_on_a_gpu_the_floor_is_the_larger_of_products_and_bytes(tmp_path: Path) 
     assert (table.peak_memory_mb > 0).all()
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_floor_on_a_gpu_writes_in_memory_of_its_own() -> None:
+    """A graph does not keep what it works on: all others would be timed, and be wrong, on what it leaves in theirs."""
+    device, model = torch.device("cuda"), ModelConfig(depth=3, width=100)
+    step = floors.products(2, model, 5, device)
+    others = [torch.zeros(2, 3, 100, 100, device=device) for _ in range(4)]
+    others += [torch.zeros(3, 2, 5, 100, device=device) for _ in range(4)]
+    step()
+    torch.cuda.synchronize()
+    assert not any(other.any() for other in others)
+
+
 def test_batches_cover_an_epoch_without_repetition() -> None:
     order = contestants.batches(23, 2, 5, torch.device("cpu"))
     epoch = torch.cat(list(itertools.islice(order, 4)), dim=1)

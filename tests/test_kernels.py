@@ -79,12 +79,12 @@ def trained(fleet: Fleet, data: Dataset, batches: Sequence[Tensor]) -> Fleet:
     return fleet
 
 
-def assert_as_exact_as_the_library(ours: Fleet, single: Fleet, double: Fleet) -> None:
+def assert_as_exact_as_the_library(ours: Fleet, single: Fleet, double: Fleet, luck: float = 4) -> None:
     """Kernels may differ from float64 as much as single precision differs from it otherwise, but for luck."""
     assert isinstance(ours, CapturedFleet)
     assert ours._kernels is not None, "the kernels were given up"
     difference = largest_difference(double, ours)
-    assert 0 < difference < 4 * largest_difference(double, single) + 1e-6
+    assert 0 < difference < luck * largest_difference(double, single) + 1e-6
 
 
 @pytest.mark.parametrize(("norm", "weights"), CASES)
@@ -204,19 +204,24 @@ def test_what_there_is_no_code_for_is_left_to_others() -> None:
 
 
 @on_gpu
-@pytest.mark.parametrize(("norm", "weights"), CASES)
-def test_steps_on_a_gpu_are_those_of_a_fleet(norm: str, weights: str, data: Dataset) -> None:
-    """Of a width at which products are divided in all ways, and in both kinds of steps: launched and replayed."""
-    for width, members in ((40, MEMBERS), (500, MEMBERS[:12]), (100, MEMBERS[:2])):
-        model = ModelConfig(depth=4, width=width, norm=norm, weights=weights)
-        plain = make(Fleet, model, members)
-        ours = make(CapturedFleet, model, members, device="cuda", dtype=torch.float32)
-        train(ours, data, 3)
-        train(plain, data, 3)
-        assert isinstance(ours, CapturedFleet)
-        assert ours._kernels is not None
-        assert ours._graphs
-        assert largest_difference(plain, ours) < (1e-2 if norm == "batch" else 1e-4)
+@pytest.mark.parametrize(
+    ("norm", "weights", "width"),
+    [*((norm, weights, 500 if norm == "none" else 40) for norm, weights in CASES), ("none", "unit_rows", 100)],
+)
+def test_steps_on_a_gpu_are_those_of_a_fleet(norm: str, weights: str, width: int, data: Dataset) -> None:
+    """Of widths at which products are divided in all ways, and in both kinds of steps: launched and replayed."""
+    members = [
+        Member(activation=one.activation, a=one.a, b=one.b, seed=one.seed, lr=1e-3)
+        for one in MEMBERS[: 2 if width == 100 else 12]
+    ]
+    model = ModelConfig(depth=4, width=width, norm=norm, weights=weights)
+    double, single = (make(Fleet, model, members, dtype=dtype) for dtype in (torch.float64, torch.float32))
+    ours = make(CapturedFleet, model, members, device="cuda", dtype=torch.float32)
+    for fleet in (double, single, ours):
+        train(fleet, data, 3)
+    assert isinstance(ours, CapturedFleet)
+    assert set(ours._graphs) == {6}
+    assert_as_exact_as_the_library(ours, single, double, luck=10)  # 12 steps
 
 
 @on_gpu

@@ -84,4 +84,8 @@ def _graph(step: Step, device: torch.device) -> Step:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             step()
-    return graph.replay
+
+    def replay(_: Step = step) -> None:  # with the step lives its memory, in which a replay writes
+        graph.replay()
+
+    return replay
