@@ -168,7 +168,7 @@ def errors(module: types.ModuleType, device: str, exact: bool) -> tuple[float, f
 
 
 def test_products_have_the_digits_that_were_asked_for(interpreted: types.ModuleType) -> None:
-    """Those of TF32 are rounded: cut off, 400 of them would shorten the signals of 200 layers by a fifth."""
+    """Those of TF32 are rounded: cut off, 400 of them, up and down, would shorten signals by a quarter."""
     error, bias = errors(interpreted, "cpu", exact=True)
     assert error < 3e-7
     error, bias = errors(interpreted, "cpu", exact=False)

@@ -4,6 +4,8 @@ The products are 3·L over distinct matrices: h = xVᵀ and dV in every layer, a
 cores can share them out within every product, or by samples and matrices, as `Fleet.step` does; what is faster on this
 machine is the floor.
 
+In fp32 on a GPU these products are the library's, and no bound: those of parts in TF32 (`networks.kernels`) take less.
+
 The bytes are those of weights and momentum, which no cache holds. A step that can be left out when its gradient is not
 finite reads V three times, on the way up, on the way down and for the update; it writes V once, and M is read and
 written once: six passes. How long they take is measured by copies between two tensors of their size.
