@@ -15,7 +15,7 @@ import pytest
 # Before anything loads torch: in networks as small as those of tests, threads cost ten times what they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before anything loads Triton: without a GPU, NumPy executes its kernels line by line.
-if not Path("/dev/nvidiactl").exists():
+if not any(Path("/dev", name).exists() for name in ("nvidiactl", "dxg")):  # the latter where Windows has the GPU
     os.environ["TRITON_INTERPRET"] = "1"
 
 BSNN = Path(sys.executable).with_name("bsnn")

@@ -79,15 +79,17 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def stop_once(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Stop a run once all is there that a test needs; it is looked at while the run cannot change it."""
-    while True:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
         os.kill(process.pid, signal.SIGSTOP)
         state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         assert state is not None
-        assert state.si_code == os.CLD_STOPPED, "the run has ended before all was there"
+        assert state.si_code == os.CLD_STOPPED, f"the run ended before all was there: {process.communicate()[1]}"
         if there():
             return
         os.kill(process.pid, signal.SIGCONT)
         time.sleep(0.02)
+    raise AssertionError("it has not come to what the test waits for")
 
 
 def stop_in_mid_epoch(process: subprocess.Popen[str], root: Path) -> None:

@@ -33,6 +33,21 @@ class Statistics(NamedTuple):
     shift_gradient: Tensor
 
 
+class Normalised(NamedTuple):
+    """What batch normalisation of one layer needs and keeps.
+
+    Attributes:
+        gain, shift: γ and β, (K, n).
+        batch: statistics, (K, n).
+        y: γĥ + β, (K, B, n).
+    """
+
+    gain: Tensor
+    shift: Tensor
+    batch: Statistics
+    y: Tensor
+
+
 class BatchNorm:
     """What batch normalisation keeps of a training batch between the way up and the way down.
 

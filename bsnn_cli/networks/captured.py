@@ -5,33 +5,33 @@ them. So the first steps of each batch size are made one kernel at a time, which
 compile and warm up; then the step is captured once, and from there on replayed. The order of an epoch's samples lies
 on the device, as does the place in it, which the graph itself moves on: a replay needs nothing from the host.
 
-Where `kernels` covers a fleet, its step is made of those: 2·L + 1 of them and some dozens of small ones. Otherwise the
-products are those of PyTorch's library, and what lies between them is `fused`.
+Where `kernels` covers a fleet, its step is made of those: 2·L + 1 of them and some dozens of small ones, but for the
+update of orthogonal matrices. Otherwise the products are those of PyTorch's library, and what lies between is `fused`.
 
 The host runs ahead of the device by a few steps. It reads flags that old, so that it never waits for the newest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.networks import fused
+from bsnn_cli.networks.batch_norm import Normalised
 from bsnn_cli.networks.fleet import Fleet, affine
 from bsnn_cli.networks.parameters import NORM_WEIGHTS
 from bsnn_cli.networks.signals import Signals
 
 if TYPE_CHECKING:
-    from bsnn_cli.networks.kernels import Kernels, Normalised
-
-T = TypeVar("T")
+    from bsnn_cli.networks.kernels import Kernels
 
 WARM_UP = 3
 """Steps of a batch size before it is captured."""
@@ -121,19 +121,26 @@ class CapturedFleet(Fleet):
         unit_rows = self.model.weights == "unit_rows"
         return kernels.Kernels(self.members, unit_rows=unit_rows, exact=exact, like=self._norm)
 
-    def _attempt(self, work: Callable[[Kernels], T], otherwise: Callable[[], T]) -> T:
-        """Do a part of a step by the fleet's own kernels; or otherwise, from the first time on that they fail."""
-        if self._kernels is not None:
+    def _signals_of(self, batch: int) -> tuple[Signals, list[Signals]]:
+        if self._kernels is not None and batch not in self._signals:
             try:
-                return work(self._kernels)
+                self._kernels.rehearse(batch, norm=self.model.norm == "batch", keep=self._drift is not None)
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:  # noqa: BLE001 of the compiler, or for want of one: nothing has been computed
+            except Exception as error:  # noqa: BLE001 a compiler may fail in any way
                 reason = " ".join(str(error).split())[:200]
                 warnings.warn(f"products and what follows them are apart, which is slower: {reason}", stacklevel=2)
                 self._kernels = None
                 self._measure_rows()
-        return otherwise()
+                self._graphs.clear()  # of steps by the kernels
+                self._warm.clear()
+        return super()._signals_of(batch)
+
+    def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """As `Fleet.step`."""
+        # Triton starts its kernels on the current device, whichever their tensors are on.
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext():
+            return super().step(inputs, labels)
 
     def _measure_rows(self) -> None:
         """The lengths of the rows of V, which own kernels measure on the way up only."""
@@ -233,63 +240,54 @@ class CapturedFleet(Fleet):
             self._graphs[size] = graph
 
     def _forward(self, w: Signals, inputs: Tensor) -> Tensor:
-        forward = super()._forward
-        return self._attempt(lambda own: self._lift_all(own, w, inputs), lambda: forward(w, inputs))
-
-    def _lift_all(self, own: Kernels, w: Signals, inputs: Tensor) -> Tensor:
+        if self._kernels is None:
+            return super()._forward(w, inputs)
         t = self.tensors
         w.x[0].copy_(affine(inputs, t["input.weight"], t["input.bias"]))
         for layer, (hidden, signals) in enumerate(zip(self._hidden, w.layers, strict=True)):
-            inverse_norm, scale, norm = hidden.inverse_norm, hidden.scale, self._normalised(w, layer)
-            own.lift(signals.x, hidden.V, inverse_norm, scale, signals.h, signals.above, norm)
+            scales, norm = (hidden.inverse_norm, hidden.scale), self._normalised(w, layer)
+            self._kernels.lift(signals.x, hidden.V, *scales, signals.h, signals.above, norm)
         return affine(w.x[-1], t["output.weight"], t["output.bias"])
 
-    def _normalised(self, w: Signals, layer: int) -> Normalised | None:
-        if w.norm is None:
-            return None
-        from bsnn_cli.networks.kernels import Normalised
-
-        gain, shift = (self.tensors[name][:, layer] for name in NORM_WEIGHTS)
-        return Normalised(gain, shift, w.norm.layers[layer], w.layers[layer].d)
-
     def _backward(self, w: Signals, g: Tensor) -> None:
-        backward = super()._backward
-        self._attempt(lambda own: self._lower_all(own, w, g), lambda: backward(w, g))
-
-    def _lower_all(self, own: Kernels, w: Signals, g: Tensor) -> None:
-        above = None
+        if self._kernels is None:
+            super()._backward(w, g)
+            return
+        above, keep = None, self._drift is not None
         for layer in reversed(range(self.model.depth)):
-            hidden, signals = self._hidden[layer], w.layers[layer]
-            norm, keep = self._normalised(w, layer), self._drift is not None
-            own.lower(g, above, hidden.scale, signals.h, signals.d, signals.s, norm, keep=keep)
+            hidden, signals, norm = self._hidden[layer], w.layers[layer], self._normalised(w, layer)
+            self._kernels.lower(g, above, hidden.scale, signals.h, signals.d, signals.s, norm, keep=keep)
             above, g = (signals.d, hidden.V), signals.below
         torch.bmm(w.d[0], self._hidden[0].V, out=g)
         self._finish(w)
 
-    def _lift(self, w: Signals, layer: int) -> None:
-        hidden, signals = self._hidden[layer], w.layers[layer]
+    def _normalised(self, w: Signals, layer: int) -> Normalised | None:
+        """Batch normalisation of a layer; what is to become γĥ + β lies in d until d itself is known."""
         if w.norm is None:
+            return None
+        gain, shift = (self.tensors[name][:, layer] for name in NORM_WEIGHTS)
+        return Normalised(gain, shift, w.norm.layers[layer], w.layers[layer].d)
+
+    def _lift(self, w: Signals, layer: int) -> None:
+        hidden, signals, norm = self._hidden[layer], w.layers[layer], self._normalised(w, layer)
+        if norm is None:
             self._fused.lift(signals.h, hidden.inverse_norm, signals.above)
-            return
-        gain, shift = self.tensors["norm.weight"][:, layer], self.tensors["norm.bias"][:, layer]
-        statistics = w.norm.layers[layer]
-        self._fused.lift_normalised(signals.h, hidden.inverse_norm, gain, shift, statistics, signals.d, signals.above)
+        else:
+            self._fused.lift_normalised(signals.h, hidden.inverse_norm, *norm, signals.above)
 
     def _lower(self, w: Signals, layer: int, g: Tensor) -> None:
-        hidden, signals = self._hidden[layer], w.layers[layer]
-        if w.norm is None:
+        hidden, signals, norm = self._hidden[layer], w.layers[layer], self._normalised(w, layer)
+        if norm is None:
             self._fused.lower(g, signals.h, hidden.scale, signals.d, signals.s)
-            return
-        gain = self.tensors["norm.weight"][:, layer]
-        self._fused.lower_normalised(g, signals.h, gain, hidden.scale, w.norm.layers[layer], signals.d)
+        else:
+            self._fused.lower_normalised(g, signals.h, norm.gain, hidden.scale, norm.batch, norm.y)
 
     def _update_matrices(self, w: Signals, tangent: Tensor) -> None:
-        if self._drift is not None:
+        if self._kernels is None or self._drift is not None:
             self._update_chunks(w, tangent)
             return
         V, M = self.tensors["hidden.weight"], self.tensors["momentum.hidden.weight"]
-        operands = V, M, w.d, w.x[:-1], tangent, self._step_size, self.alive, self.momentum
-        self._attempt(lambda own: own.move(*operands), lambda: self._update_chunks(w, tangent))
+        self._kernels.move(V, M, w.d, w.x[:-1], tangent, self._step_size, self.alive, self.momentum)
 
     def _update_chunks(self, w: Signals, tangent: Tensor) -> None:
         """A chunk of one member's matrices after the other: their gradients in one product, then their update."""

@@ -193,8 +193,9 @@ class Fleet:
         """One update of every member by stochastic gradient descent with momentum.
 
         The weights of a member whose loss or gradient is not finite stay as they are, now and in all later steps.
-        A gradient counts as finite if the squared length of a step along it is: rows of V longer than that could not be
-        measured. In the first steps of a deep network with batch normalisation, gradients of 1e18 are not rare.
+        A gradient counts as finite if its own length can be measured, of those of V the lengths of the signals whose
+        product it is, and if the square of a step's length is finite: rows of V longer than that could not be measured.
+        In the first steps of a deep network with batch normalisation, gradients of 1e18 are not rare.
 
         Args:
             inputs: (K, B, inputs); each member has a batch of its own.

@@ -1,9 +1,9 @@
 """Kernels of a fleet on a GPU: each product of a step together with all that is done to what comes out of it.
 
 Between two products of the chain lie a few passes over signals, and after the product of a gradient the update of V
-and M. As kernels of their own they take as long as the products: each waits for its turn and for the memory. Here a
-block of a product is finished where it has been made, in registers. It can be, since a block holds all samples of its
-units: what batch normalisation, the tangent term and the lengths of rows sum up is there.
+and M, unless V is to stay orthogonal. As kernels of their own they take as long as the products: each waits for its
+turn and for the memory. Here a block of a product is finished where it has been made, in registers. It can be, since a
+block holds all samples of its units: what batch normalisation, tangent term and lengths of rows sum up is there.
 
 Tensor cores take factors of eleven binary digits. A float32 number is the sum of its nearest such number and a rest
 that is one too, but for its last digits. Three products of these parts, of which the one of both rests is left out,
@@ -15,7 +15,7 @@ Triton makes machine code of these functions when they are first called. What th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -24,7 +24,7 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from bsnn_cli.gpn.activations import ACTIVATIONS, GELU_SHARPNESS, LRELU_SLOPE, SELU_ALPHA, SELU_SCALE
-from bsnn_cli.networks.batch_norm import NORM_EPS, Statistics
+from bsnn_cli.networks.batch_norm import NORM_EPS, Normalised, Statistics
 from bsnn_cli.networks.members import Member
 
 TANH, RECTIFIER, ELU, SWISH = (tl.constexpr(number) for number in range(4))
@@ -72,7 +72,11 @@ def _load(pointer, rows, cols, row_stride: tl.constexpr, col_stride: tl.constexp
 
 @triton.jit
 def _nearest(value):
-    """The nearest number of eleven digits. What is not a number may become −0, but its rest then is not a number."""
+    """The nearest number of eleven digits.
+
+    What is not a number may become −0. Its rest then is not a number; where none is taken, the product hides it, but
+    the signals themselves do not, and those are what tells whether a member has diverged.
+    """
     return ((value.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
 
 
@@ -232,6 +236,9 @@ FAMILIES = {
 LARGEST_BATCH = 128
 """More samples of a few units than that do not fit into the registers of a multiprocessor."""
 
+ABSENT: Any = Normalised(*[None] * 2, Statistics(*[None] * 5), None)  # type: ignore[call-arg, arg-type]
+"""In place of batch normalisation, where there is none."""
+
 BUSY = 90
 """Blocks that keep most of the 132 multiprocessors of an H100 or H200 busy."""
 
@@ -250,21 +257,6 @@ class Blocks(NamedTuple):
     units_first: bool = False
 
 
-class Normalised(NamedTuple):
-    """What batch normalisation of a layer needs and keeps.
-
-    Attributes:
-        gain, shift: γ and β, (K, n).
-        batch: statistics, (K, n).
-        y: γĥ + β, (K, B, n).
-    """
-
-    gain: Tensor
-    shift: Tensor
-    batch: Statistics
-    y: Tensor
-
-
 class Kernels:
     """The kernels of one fleet. Shapes as in `signals.Signals`; all work in place.
 
@@ -281,11 +273,38 @@ class Kernels:
         numbers = torch.tensor([family.value for family, _, _ in families], dtype=torch.int32, device=like.device)
         self._functions = numbers, like.new_tensor(constants)
         self._options = {"UNIT_ROWS": unit_rows, "EXACT": exact}
+        self._like = like
         K, n = len(members), like.shape[-1]
         few = Blocks(32 if K * triton.cdiv(n, 32) >= BUSY else 16)
         many = K * triton.cdiv(n, 64) >= BUSY
         self._up = Blocks(64) if many and not exact else few
         self._down = Blocks(64, units_first=True) if many else few
+
+    def rehearse(self, batch: int, *, norm: bool, keep: bool) -> None:
+        """Have the machine code of all kernels made, by a step of two layers of ones that nobody wants.
+
+        Args:
+            batch: samples in it.
+            norm: with batch normalisation.
+            keep: with every g, as orthogonal weights need it.
+
+        Raises:
+            whatever there is in the way of it: no compiler, too little memory in a multiprocessor, too many samples.
+        """
+        n, ones = self._like.shape[-1], self._like.new_ones
+        V, M, signals, row, unit = (
+            ones(1, 2, n, n),
+            ones(1, 2, n, n),
+            ones(3, 2, 1, batch, n),
+            ones(1, 1, n),
+            ones(1, n),
+        )
+        x, h, d = signals
+        normalised = Normalised(unit, unit, Statistics(*ones(5, 1, n)), d[0]) if norm else None
+        self.lift(x[0], V[:, 0], row, row.clone(), h[0], x[1], normalised)
+        self.lower(x[0], None, row, h[1], d[1], unit.clone(), normalised, keep=keep)
+        self.lower(x[0], (d[1], V[:, 1]), row, h[0], d[0], unit.clone(), normalised, keep=keep)
+        self.move(V, M, d, x, ones(2, 1, n, 1), ones(1), torch.ones_like(unit[0, :1], dtype=torch.bool), 0.5)
 
     def lift(  # noqa: D417
         self, x: Tensor, V: Tensor, inverse_norm: Tensor, scale: Tensor, h: Tensor, above: Tensor,
@@ -300,7 +319,7 @@ class Kernels:
             norm: its y and parts of its statistics are filled, and h becomes ĥ.
         """
         K, B, n = x.shape
-        gain, shift, batch, y = norm or (None, None, Statistics(*[None] * 5), None)  # type: ignore[arg-type]
+        gain, shift, batch, y = norm or ABSENT
         units, stages, _ = self._up
         _lift[(triton.cdiv(n, units), K)](
             x, V, V.stride(0), inverse_norm, scale, h, above, *self._functions,
@@ -325,7 +344,7 @@ class Kernels:
             keep: fill g.
         """
         K, B, n = h.shape
-        gain, _, batch, _ = norm or (None, None, Statistics(*[None] * 5), None)  # type: ignore[arg-type]
+        gain, _, batch, _ = norm or ABSENT
         d_above, V = above or (None, None)
         units, stages, units_first = self._down
         _lower[(triton.cdiv(n, units), K)](
