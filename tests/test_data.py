@@ -120,10 +120,11 @@ def test_cifar10_constants_are_near_those_of_its_jpeg_copy(tmp_path: Path) -> No
     assert dataset.std[::1024].tolist() == pytest.approx(deviations, abs=2)
 
 
-def test_checksums_are_those_of_torchvision() -> None:
+def test_checksums_and_classes_are_those_of_torchvision() -> None:
     for kind, published in (("mnist", datasets.MNIST), ("fashion_mnist", datasets.FashionMNIST)):
         listed = [(Path(archive.path).name, archive.md5) for archive in fetch.ARCHIVES[kind]]
         assert listed == published.resources
+        assert data.CLASSES[kind] == tuple(published.classes)
     (archive,) = fetch.ARCHIVES["cifar10"]
     cifar10 = datasets.CIFAR10
     assert (archive.path, archive.md5) == (cifar10.filename, cifar10.tgz_md5)
