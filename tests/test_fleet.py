@@ -252,6 +252,21 @@ def test_members_of_a_mixed_fleet_equal_lone_runs_also_beside_one_that_diverges(
             assert error <= 1e-10, f"{name} of member {k}: relative error {error:.1e}"
 
 
+@pytest.mark.parametrize("weights", ["unit_rows", "orthogonal"])
+def test_a_gradient_may_be_long_if_the_step_is_not(weights: str) -> None:
+    """The square of 3e19 is not finite in single precision. Orthogonal matrices have use for that of the momentum."""
+    members = [make_member("tanh", True, lr=lr) for lr in (1e-4, 1.0)]
+    model = ModelConfig(depth=3, width=5, weights=weights)
+    fleet = Fleet(model, members, inputs=INPUTS, classes=CLASSES, momentum=0.5)
+    w, _ = fleet._signals_of(BATCH)
+    w.loss.zero_()
+    w.bound.fill_(3e19)
+    assert fleet._finite(w, {"input.bias": torch.ones(2, 5)}).tolist() == [weights == "unit_rows", False]
+    w.bound.fill_(3e18)
+    assert fleet._finite(w, {"input.bias": torch.ones(2, 5)}).tolist() == [True, True]
+    assert not fleet._finite(w, {"input.bias": torch.full((2, 5), 3e38)}).any()
+
+
 def test_a_member_that_diverges_at_once_stays_at_its_start() -> None:
     fleet = make_fleet(ModelConfig(depth=3, width=5), [make_member("elu", True)])
     before = {name: tensor.clone() for name, tensor in fleet.member_state(0).items()}
