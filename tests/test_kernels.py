@@ -121,9 +121,9 @@ def test_every_activation_has_its_code(data: Dataset, interpreted: types.ModuleT
     assert_as_exact_as_the_library(ours, single, trained(make(Fleet, model, MEMBERS), data, batches))
 
 
-@pytest.mark.parametrize("blocks", [(16, 3, False), (32, 3, False), (64, 3, True)])
+@pytest.mark.parametrize("blocks", [(16, False), (32, False), (64, True)])
 def test_a_product_may_be_divided_in_several_ways(
-    blocks: tuple[int, int, bool],
+    blocks: tuple[int, bool],
     data: Dataset,
     interpreted: types.ModuleType,
 ) -> None:

@@ -248,12 +248,10 @@ class Blocks(NamedTuple):
 
     Attributes:
         units: of one block.
-        stages: parts of the sum that are on their way from memory at a time.
         units_first: whether units are the rows of the block, not its columns.
     """
 
     units: int
-    stages: int = 3
     units_first: bool = False
 
 
@@ -320,12 +318,12 @@ class Kernels:
         """
         K, B, n = x.shape
         gain, shift, batch, y = norm or ABSENT
-        units, stages, _ = self._up
+        units, _ = self._up
         _lift[(triton.cdiv(n, units), K)](
             x, V, V.stride(0), inverse_norm, scale, h, above, *self._functions,
             gain, shift, 0 if gain is None else gain.stride(0), batch.mean, batch.variance, batch.inverse_std, y,
             NORM_EPS, B, n, **self._options, NORM=norm is not None,
-            SAMPLES=_samples(B), UNITS=units, INNER=64, num_warps=4, num_stages=stages,
+            SAMPLES=_samples(B), UNITS=units, INNER=64, num_warps=4, num_stages=3,
         )  # fmt: skip
 
     def lower(  # noqa: D417
@@ -346,12 +344,12 @@ class Kernels:
         K, B, n = h.shape
         gain, _, batch, _ = norm or ABSENT
         d_above, V = above or (None, None)
-        units, stages, units_first = self._down
+        units, units_first = self._down
         _lower[(triton.cdiv(n, units), K)](
             g, d_above, V, 0 if V is None else V.stride(0), scale, h, d, s, *self._functions,
             gain, 0 if gain is None else gain.stride(0), batch.inverse_std, batch.gain_gradient, batch.shift_gradient,
             B, n, **self._options, NORM=norm is not None, MULTIPLY=above is not None, KEEP=keep,
-            UNITS_FIRST=units_first, SAMPLES=_samples(B), UNITS=units, INNER=64, num_warps=4, num_stages=stages,
+            UNITS_FIRST=units_first, SAMPLES=_samples(B), UNITS=units, INNER=64, num_warps=4, num_stages=3,
         )  # fmt: skip
 
     def move(  # noqa: D417
