@@ -17,7 +17,7 @@ from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.gpn.activations import ACTIVATIONS
 from bsnn_cli.networks.captured import CapturedFleet
 from bsnn_cli.networks.fleet import Fleet
-from bsnn_cli.networks.members import Member
+from bsnn_cli.networks.members import FAMILIES, Member, covered
 from bsnn_cli.settings.config import ModelConfig
 from tests.test_captured import CASES, make, noise, on_gpu, orders, train
 from tests.test_fleet import make_member
@@ -28,7 +28,7 @@ from bsnn_cli.networks import kernels
 
 MEMBERS = [
     make_member(name, gpn, seed, lr=0.1 / (1 + seed))
-    for seed, (name, gpn) in enumerate((name, gpn) for name in kernels.FAMILIES for gpn in (True, False))
+    for seed, (name, gpn) in enumerate((name, gpn) for name in FAMILIES for gpn in (True, False))
 ]
 """All activations that there is code for."""
 
@@ -216,10 +216,10 @@ def test_a_batch_may_be_too_large(interpreted: types.ModuleType) -> None:
 
 
 def test_what_there_is_no_code_for_is_left_to_others() -> None:
-    assert kernels.covers(MEMBERS)
-    assert not kernels.covers([*MEMBERS, make_member("mish", True)])
+    assert covered(MEMBERS)
+    assert not covered([*MEMBERS, make_member("mish", True)])
     namesake = dataclasses.replace(ACTIVATIONS["gelu"], phi=torch.tanh)
-    assert not kernels.covers([Member(activation=namesake, a=1, b=0, seed=0, lr=0.1)])
+    assert not covered([Member(activation=namesake, a=1, b=0, seed=0, lr=0.1)])
 
 
 @on_gpu

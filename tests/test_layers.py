@@ -31,6 +31,7 @@ ROWS = [
         "fleet",
         "fused",
         "kernels",
+        "native",
         "tables",
         "approach_table",
         "baselines",
@@ -39,7 +40,17 @@ ROWS = [
     },
     # what is done with them
     {"matrices"},
-    {"training", "propagation", "theory", "reference_trainer", "captured", "runs", "finding_tables", "floors"},
+    {
+        "training",
+        "propagation",
+        "theory",
+        "reference_trainer",
+        "captured",
+        "compiled",
+        "runs",
+        "finding_tables",
+        "floors",
+    },
     # what is on disk, what a person sees
     {"progress", "listing", "propagation_store", "origins"},
     {"stored", "archive"},

@@ -27,6 +27,7 @@ from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.networks import fused
 from bsnn_cli.networks.batch_norm import Normalised
 from bsnn_cli.networks.fleet import Fleet, affine
+from bsnn_cli.networks.members import covered
 from bsnn_cli.networks.parameters import NORM_WEIGHTS
 from bsnn_cli.networks.signals import Signals
 
@@ -115,7 +116,7 @@ class CapturedFleet(Fleet):
         except ImportError:
             return None
         tensor_cores = torch.cuda.get_device_capability(self.device) >= (8, 0)
-        if self.dtype != torch.float32 or not tensor_cores or not kernels.covers(self.members):
+        if self.dtype != torch.float32 or not tensor_cores or not covered(self.members):
             return None
         exact = torch.get_float32_matmul_precision() == "highest"
         unit_rows = self.model.weights == "unit_rows"

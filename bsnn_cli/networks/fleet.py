@@ -136,6 +136,11 @@ class Fleet:
         """A batch is split into so many, a part for each worker; batch normalisation needs all samples together."""
         return 1 if self.model.norm == "batch" else self._workers.count
 
+    @property
+    def _keeps_every_g(self) -> bool:
+        """Whether the signals of all layers on their way down have a place of their own."""
+        return self.model.weights == "orthogonal"
+
     def _start(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         K = len(self.members)
         tensors = {name: torch.empty(K, *shape, device=self.device, dtype=self.dtype) for name, shape in shapes.items()}
@@ -232,7 +237,7 @@ class Fleet:
                 (self.model.depth, len(self.members), batch, self.model.width),
                 classes=self.tensors["output.bias"].shape[1],
                 norm=self.model.norm == "batch",
-                every_g=self.model.weights == "orthogonal",
+                every_g=self._keeps_every_g,
                 like=self._norm,
             )
             self._signals[batch] = w, w.split(self._parts)
@@ -252,8 +257,12 @@ class Fleet:
         torch.mul(log_p.gather(-1, target).sum(dim=(1, 2)), -share, out=w.loss)
         torch.mul(log_p.exp().scatter_add(-1, target, log_p.new_full(target.shape, -1)), share, out=w.error)
         self._backward(w, torch.bmm(w.error, self.tensors["output.weight"]))
-        lengths = (torch.linalg.vector_norm(signal, dim=(-2, -1)) for signal in (w.d, w.x[:-1]))
-        torch.mul(*lengths, out=w.bound)
+        self._bound(w)
+
+    def _bound(self, w: Signals, layers: slice = slice(None)) -> None:
+        """Fill `w.bound`, of some layers."""
+        lengths = (torch.linalg.vector_norm(signal[layers], dim=(-2, -1)) for signal in (w.d, w.x[:-1]))
+        torch.mul(*lengths, out=w.bound[layers])
 
     def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Make a step for each of some batches of the training split.

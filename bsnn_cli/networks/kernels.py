@@ -23,11 +23,10 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from bsnn_cli.gpn.activations import ACTIVATIONS, GELU_SHARPNESS, LRELU_SLOPE, SELU_ALPHA, SELU_SCALE
 from bsnn_cli.networks.batch_norm import NORM_EPS, Normalised, Statistics
-from bsnn_cli.networks.members import Member
+from bsnn_cli.networks.members import FAMILIES, Family, Member
 
-TANH, RECTIFIER, ELU, SWISH = (tl.constexpr(number) for number in range(4))
+TANH, RECTIFIER, ELU, SWISH = (tl.constexpr(family.value) for family in Family)
 
 
 @triton.jit
@@ -221,18 +220,6 @@ def _move(
     tl.store(V + place, weight + tl.load(step_size + k) * moved, mask=inside)
 
 
-FAMILIES = {
-    "tanh": (TANH, 0.0, 0.0),
-    "relu": (RECTIFIER, 0.0, 0.0),
-    "lrelu": (RECTIFIER, LRELU_SLOPE, 0.0),
-    "identity": (RECTIFIER, 1.0, 0.0),
-    "elu": (ELU, 1.0, 1.0),
-    "selu": (ELU, SELU_ALPHA, SELU_SCALE),
-    "gelu": (SWISH, GELU_SHARPNESS, 0.0),
-    "silu": (SWISH, 1.0, 0.0),
-}
-"""Of each activation that there is code for: its family, and p and q of it."""
-
 LARGEST_BATCH = 128
 """More samples of a few units than that do not fit into the registers of a multiprocessor."""
 
@@ -371,12 +358,6 @@ class Kernels:
             V, M, d, x, tangent, step_size, alive.view(torch.uint8), momentum, K, L, B, n, **self._options,
             SAMPLES=_samples(B), ROWS=rows, COLS=cols, num_warps=4, num_stages=1,
         )  # fmt: skip
-
-
-def covers(members: Sequence[Member]) -> bool:
-    """Whether there is code for the activations of all members."""
-    activations = (one.activation for one in members)
-    return all(one.name in FAMILIES and one is ACTIVATIONS[one.name] for one in activations)
 
 
 def _samples(batch: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bsnn_cli.gpn.activations import Activation
+from bsnn_cli.gpn.activations import ACTIVATIONS, GELU_SHARPNESS, LRELU_SLOPE, SELU_ALPHA, SELU_SCALE, Activation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,34 @@ class Member:
     b: float
     seed: int
     lr: float
+
+
+class Family(enum.IntEnum):
+    """What kernels of our own have code for: functions of h and of two constants p and q."""
+
+    TANH = 0  # tanh(h)
+    RECTIFIER = 1  # h, or ph below 0
+    ELU = 2  # qh, or qp(exp(h) − 1) below 0
+    SWISH = 3  # hσ(ph)
+
+
+FAMILIES = {
+    "tanh": (Family.TANH, 0.0, 0.0),
+    "relu": (Family.RECTIFIER, 0.0, 0.0),
+    "lrelu": (Family.RECTIFIER, LRELU_SLOPE, 0.0),
+    "identity": (Family.RECTIFIER, 1.0, 0.0),
+    "elu": (Family.ELU, 1.0, 1.0),
+    "selu": (Family.ELU, SELU_ALPHA, SELU_SCALE),
+    "gelu": (Family.SWISH, GELU_SHARPNESS, 0.0),
+    "silu": (Family.SWISH, 1.0, 0.0),
+}
+"""Of each activation that there is code for: its family, and p and q of it."""
+
+
+def covered(members: Sequence[Member]) -> bool:
+    """Whether kernels of our own have code for the activations of all members."""
+    activations = (one.activation for one in members)
+    return all(one.name in FAMILIES and one is ACTIVATIONS[one.name] for one in activations)
 
 
 class Group(NamedTuple):

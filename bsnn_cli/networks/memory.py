@@ -21,7 +21,7 @@ def available_bytes() -> float:
 def training_bytes(model: ModelConfig, batch_size: int) -> int:
     """What one network takes while it is trained, in float32: weights, momentum and the signals of a batch."""
     weights = 2 * model.depth * model.width**2
-    return 4 * (weights + (3 * model.depth + 1) * batch_size * model.width)
+    return 4 * (weights + (5 * model.depth + 2) * batch_size * model.width)
 
 
 def require(needed: float, model: ModelConfig, further: str) -> None:

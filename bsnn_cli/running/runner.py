@@ -20,6 +20,7 @@ from bsnn_cli.gpn import activation_file, custom
 from bsnn_cli.gpn.activations import normalise
 from bsnn_cli.networks import memory
 from bsnn_cli.networks.captured import CapturedFleet
+from bsnn_cli.networks.compiled import CompiledFleet
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
@@ -111,7 +112,7 @@ def trainer(model: ModelConfig, device: torch.device) -> type[Fleet] | type[Refe
     """The fast path of a device where it covers a network, the reference network elsewhere."""
     if not covers(model):
         return ReferenceTrainer
-    return CapturedFleet if device.type == "cuda" else Fleet
+    return CapturedFleet if device.type == "cuda" else CompiledFleet
 
 
 def run(configs: Sequence[TrainConfig]) -> list[RunResult]:

@@ -1,0 +1,509 @@
+/* The way up, the way down and the update of one network on a CPU, each in one call for many layers.
+
+   PyTorch makes some eight passes over the signals of a layer and three over each matrix, and its library copies the
+   matrices before it multiplies. Here a product is a sum of outer products in registers, over matrices as they lie in
+   memory, and what follows it is done while its result is still in the core's cache: matrices pass through a core once
+   on the way up, once on the way down, and once with their momentum in the update.
+
+   Matrices (n, n) and signals (B, n) are contiguous. Cores that share a network share out the units of each layer, in
+   panels with all samples, so that the statistics of batch normalisation need nobody else, and no digit depends on how
+   many cores there are, or on which of them does what.
+
+   `native.py` compiles this file for the machine that it runs on, and calls it. */
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+#include <tgmath.h>
+
+#ifdef DOUBLE
+typedef double real;
+#else
+typedef float real;
+#endif
+
+/* What fits into the vector registers: ROWS * COLS sums, COLS vectors of one factor, a value of the other. */
+#if defined(__AVX512F__)
+enum { BYTES = 64, ROWS = 6, COLS = 4 };
+#elif defined(__AVX__)
+enum { BYTES = 32, ROWS = 6, COLS = 2 };
+#else
+enum { BYTES = 16, ROWS = 6, COLS = 4 };
+#endif
+enum { LANES = BYTES / sizeof(real), PANEL = LANES * COLS, LINE = 64 / sizeof(real) };
+
+/* Rows of a matrix that are multiplied at a time on the way down, and samples in the update: what caches hold. */
+enum { DEEP = 128 };
+
+/* Looks at a core that has claimed a panel and not finished: some 30 microseconds, as long as a panel takes. */
+enum { PATIENCE = 1000 };
+#if defined(__x86_64__) || defined(__i386__)
+#define PAUSE __builtin_ia32_pause()
+#else
+#define PAUSE (void)0
+#endif
+
+
+typedef int64_t size;
+typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+#define EACH_SUM \
+    UNROLL for (int i = 0; i < ROWS; i++) \
+        UNROLL for (int c = 0; c < COLS; c++)
+
+enum { TANH, RECTIFIER, ELU, SWISH };
+
+/* One network. Lengths in values from one layer to the next: of matrices, signals, ∂E/∂x, and values of a unit.
+   x, h, d, g: signals; s, inverse_norm, scale and the statistics of batch normalisation: (n,) of each layer.
+   gain is null without batch normalisation. top: ∂E/∂x above the highest layer.
+   turned: the other way round, (n, B), for products, the last `kept` signals x. */
+typedef struct {
+    size depth, units, samples, kept, matrix, signal, signal_below, row, parameters;
+    int64_t family, unit_rows;
+    real a, b, p, q, eps;
+    real *V, *M, *x, *h, *d, *g, *s, *norm;
+    const real *inverse_norm, *scale, *gain, *shift;
+    real *mean, *variance, *inverse_std, *gain_gradient, *shift_gradient;
+    real *turned;
+    const real *top;
+} network;
+
+INLINE size least(size a, size b) { return a < b ? a : b; }
+INLINE size panels(size n) { return (n + PANEL - 1) / PANEL; }
+
+/* Add sum over k of left[row[i] + k * left_step] * right[k * right_step ...] to each row i. */
+INLINE void multiply(vec sum[ROWS][COLS], size inner, const real *left, const size row[ROWS], size left_step,
+                     const real *right, size right_step)
+{
+    for (size k = 0; k < inner; k++) {
+        vec factor[COLS];
+        UNROLL for (int c = 0; c < COLS; c++) factor[c] = *(const vec *)(right + k * right_step + c * LANES);
+        UNROLL for (int i = 0; i < ROWS; i++) {
+            real other = left[row[i] + k * left_step];
+            UNROLL for (int c = 0; c < COLS; c++) sum[i][c] += other * factor[c];
+        }
+    }
+}
+
+/* Copy (rows, cols) of a matrix side by side, times a factor, with zeros up to the width of a panel. */
+INLINE void pack(real *to, const real *from, size step, size rows, size cols, real factor)
+{
+    for (size k = 0; k < rows; k++, to += PANEL, from += step) {
+        if (cols >= PANEL)
+            UNROLL for (int c = 0; c < COLS; c++) *(vec *)(to + c * LANES) = factor * *(const vec *)(from + c * LANES);
+        else
+            for (size j = 0; j < PANEL; j++) to[j] = j < cols ? factor * from[j] : 0;
+    }
+}
+
+/* Have the width of a panel brought into the cache, to be read or to be written. */
+#define fetch(from, write) UNROLL for (int c = 0; c < PANEL; c += LINE) __builtin_prefetch((from) + c, write, 2)
+
+#ifdef DOUBLE
+#define exponential exp
+#define exponential_less_one expm1
+#else
+/* exp(x) is a power of two and exp of a rest, of which exp - 1 is a polynomial. x beyond +-88.3 counts as that. */
+INLINE void split(float x, float *power, float *rest_less_one)
+{
+    x = x > 88.3f ? 88.3f : x;
+    x = x < -88.3f ? -88.3f : x;
+    float k = rintf(x * 1.44269504f), rest = fmaf(k, -0.693145752f, x), sum = 1.0f / 5040;
+    rest = fmaf(k, -1.42860677e-6f, rest); /* log 2 in two parts: k times the first has no rounding */
+    sum = fmaf(sum, rest, 1.0f / 720);
+    sum = fmaf(sum, rest, 1.0f / 120);
+    sum = fmaf(sum, rest, 1.0f / 24);
+    sum = fmaf(sum, rest, 1.0f / 6);
+    sum = fmaf(sum, rest, 0.5f);
+    int32_t bits = ((int32_t)k + 127) << 23;
+    memcpy(power, &bits, sizeof bits);
+    *rest_less_one = fmaf(sum * rest, rest, rest);
+}
+
+INLINE float exponential(float x)
+{
+    float power, rest;
+    split(x, &power, &rest);
+    return fmaf(power, rest, power);
+}
+
+INLINE float exponential_less_one(float x)
+{
+    float power, rest;
+    split(x, &power, &rest);
+    return fmaf(power, rest, power - 1);
+}
+#endif
+
+INLINE real phi(int64_t family, real p, real q, real h)
+{
+    if (family == TANH) {
+        real e = exponential_less_one(-2 * fabs(h));
+        return copysign(-e / (e + 2), h);
+    }
+    if (family == RECTIFIER) return h > 0 ? h : p * h;
+    if (family == ELU) return q * (h > 0 ? h : p * exponential_less_one(h > 0 ? 0 : h));
+    return h / (1 + exponential(-p * h));
+}
+
+INLINE real slope(int64_t family, real p, real q, real h)
+{
+    if (family == TANH) {
+        real e = exponential(-2 * fabs(h));
+        return 4 * e / ((1 + e) * (1 + e));
+    }
+    if (family == RECTIFIER) return h > 0 ? 1 : p;
+    if (family == ELU) return q * (h > 0 ? 1 : p * exponential(h > 0 ? 0 : h));
+    real e = exponential(-p * h), share = 1 / (1 + e);
+    return share * (1 + p * h * (e * share));
+}
+
+/* Some units of a layer, a panel or what is left of one: values of each unit lie in local arrays, where the compiler
+   knows that nothing else writes. */
+
+INLINE void activate(int64_t family, const network *net, size layer, size first, size width)
+{
+    size n = net->units, B = net->samples, own = layer * net->row + first;
+    const real *restrict h = net->h + layer * net->signal + first;
+    real *restrict above = net->x + (layer + 1) * net->signal + first, a = net->a, b = net->b, p = net->p, q = net->q;
+    if (net->gain == NULL) {
+        for (size t = 0; t < B; t++)
+            for (size j = 0; j < width; j++) above[t * n + j] = a * phi(family, p, q, h[t * n + j]) + b;
+        return;
+    }
+    const real *gain = net->gain + layer * net->parameters + first, *shift = net->shift + layer * net->parameters + first;
+    real mean[PANEL] = {0}, squares[PANEL] = {0}, steep[PANEL], offset[PANEL];
+    for (size t = 0; t < B; t++)
+        for (size j = 0; j < width; j++) mean[j] += h[t * n + j];
+    for (size j = 0; j < width; j++) mean[j] /= B;
+    for (size t = 0; t < B; t++)
+        for (size j = 0; j < width; j++) squares[j] += (h[t * n + j] - mean[j]) * (h[t * n + j] - mean[j]);
+    for (size j = 0; j < width; j++) {
+        real inverse_std = 1 / sqrt(squares[j] / B + net->eps);
+        net->mean[own + j] = mean[j];
+        net->variance[own + j] = squares[j] / (B - 1);
+        net->inverse_std[own + j] = inverse_std;
+        steep[j] = gain[j] * inverse_std;
+        offset[j] = shift[j];
+    }
+    for (size t = 0; t < B; t++)
+        for (size j = 0; j < width; j++)
+            above[t * n + j] = a * phi(family, p, q, steep[j] * (h[t * n + j] - mean[j]) + offset[j]) + b;
+}
+
+/* From ∂E/∂x above a layer to d, and to s or to the gradients of batch normalisation. Like all that `together` calls, it
+   writes nothing but what is to stay where others may look. */
+INLINE void pull_back(int64_t family, const network *net, const real *restrict g, size layer, real *restrict memory,
+                      size first, size width)
+{
+    size n = net->units, B = net->samples, own = layer * net->row + first;
+    const real *restrict h = net->h + layer * net->signal + first;
+    real *restrict d = net->d + layer * net->signal + first, p = net->p, q = net->q;
+    real along[PANEL] = {0}, scale[PANEL];
+    for (size j = 0; j < width; j++) scale[j] = net->scale[own + j];
+    if (net->gain == NULL) {
+        for (size t = 0; t < B; t++)
+            for (size j = 0; j < width; j++) {
+                real u = g[t * n + j] * slope(family, p, q, h[t * n + j]);
+                along[j] += u * h[t * n + j];
+                d[t * n + j] = u * scale[j];
+            }
+        for (size j = 0; j < width; j++) net->s[own + j] = along[j];
+        return;
+    }
+    const real *gain = net->gain + layer * net->parameters + first, *shift = net->shift + layer * net->parameters + first;
+    real total[PANEL] = {0}, mean[PANEL], inverse_std[PANEL], steep[PANEL], offset[PANEL];
+    for (size j = 0; j < width; j++) {
+        mean[j] = net->mean[own + j];
+        inverse_std[j] = net->inverse_std[own + j];
+        steep[j] = gain[j] * inverse_std[j];
+        offset[j] = shift[j];
+        scale[j] *= steep[j];
+    }
+    for (size t = 0; t < B; t++)
+        for (size j = 0; j < width; j++) {
+            real away = h[t * n + j] - mean[j], u = g[t * n + j] * slope(family, p, q, steep[j] * away + offset[j]);
+            total[j] += u;
+            along[j] += u * away;
+            memory[t * PANEL + j] = u;
+        }
+    for (size j = 0; j < width; j++) {
+        net->shift_gradient[own + j] = total[j];
+        net->gain_gradient[own + j] = along[j] *= inverse_std[j];
+        total[j] /= B;
+        along[j] *= inverse_std[j] / B;
+    }
+    for (size t = 0; t < B; t++)
+        for (size j = 0; j < width; j++)
+            d[t * n + j] = (memory[t * PANEL + j] - along[j] * (h[t * n + j] - mean[j]) - total[j]) * scale[j];
+}
+
+/* Call one of these with the family as a constant. */
+#define BY_FAMILY(call, ...) \
+    switch (net->family) { \
+    case TANH: call(TANH, __VA_ARGS__); break; \
+    case RECTIFIER: call(RECTIFIER, __VA_ARGS__); break; \
+    case ELU: call(ELU, __VA_ARGS__); break; \
+    default: call(SWISH, __VA_ARGS__); \
+    }
+
+/* h of a panel of units, from the signals below it the other way round: (n, PANEL) for each panel of samples. */
+static void multiply_up(const network *net, size layer, size begin, size width, const real *below)
+{
+    size n = net->units, B = net->samples;
+    const real *V = net->V + layer * net->matrix, *inverse_norm = net->inverse_norm + layer * net->row;
+    for (size first = 0; first < B; first += PANEL, below += n * PANEL)
+        for (size j = begin; j < begin + width; j += ROWS) {
+            size rows = least(ROWS, begin + width - j), row[ROWS];
+            real block[ROWS][PANEL], *h = net->h + layer * net->signal + first * n + j;
+            vec sum[ROWS][COLS] = {0};
+            for (int i = 0; i < ROWS; i++) row[i] = least(i, rows - 1) * n;
+            for (size k = 0; k < n; k += PANEL) { /* what comes next is fetched little by little */
+                for (int i = 0; i < ROWS && first == 0 && j + 2 * ROWS <= n; i++) fetch(V + (j + ROWS + i) * n + k, 0);
+                multiply(sum, least(PANEL, n - k), V + j * n + k, row, 1, below + k * PANEL, PANEL);
+            }
+            EACH_SUM *(vec *)(block[i] + c * LANES) = sum[i][c] * inverse_norm[j + least(i, rows - 1)];
+            for (size t = 0; t < least(PANEL, B - first); t++, h += n) {
+                if (rows == ROWS)
+                    UNROLL for (int i = 0; i < ROWS; i++) h[i] = block[i][t];
+                else
+                    for (size i = 0; i < rows; i++) h[i] = block[i][t];
+            }
+        }
+}
+
+/* A panel of units of the signal above a layer, also the other way round; `layer` is -1 for x^1, which is there. */
+static void lift(const network *net, size layer, size first, real *memory)
+{
+    (void)memory;
+    size n = net->units, B = net->samples, signal = panels(B) * PANEL * n, width = least(PANEL, n - first);
+    if (layer >= 0) {
+        multiply_up(net, layer, first, width, net->turned + layer % net->kept * signal);
+        BY_FAMILY(activate, net, layer, first, width)
+    }
+    const real *x = net->x + (layer + 1) * net->signal + first;
+    real *turned = net->turned + (layer + 1) % net->kept * signal + first * PANEL;
+    for (size t = 0; t < panels(B) * PANEL; t++) {
+        real *to = turned + t / PANEL * n * PANEL + t % PANEL;
+        for (size j = 0; j < width; j++) to[j * PANEL] = t < B ? x[t * n + j] : 0;
+    }
+}
+
+/* A panel of dV into `below`. Some rows of V at a time meet all samples; sums that are not complete yet wait in memory. */
+static void multiply_down(const network *net, size layer, size begin, size width, real *below, real *memory)
+{
+    size n = net->units, B = net->samples, tiles = (B + ROWS - 1) / ROWS;
+    const real *V = net->V + layer * net->matrix + begin, *d = net->d + layer * net->signal;
+    real *packed = memory, *sums = memory + DEEP * PANEL;
+    for (size k = 0; k < n; k += DEEP) {
+        size inner = least(DEEP, n - k), next = least(DEEP, n - k - inner);
+        pack(packed, V + k * n, n, inner, width, 1);
+        for (size tile = 0; tile < tiles; tile++) {
+            size t = tile * ROWS, row[ROWS];
+            vec sum[ROWS][COLS] = {0};
+            real *so_far = sums + t * PANEL;
+            for (int i = 0; i < ROWS; i++) row[i] = least(i, B - 1 - t) * n;
+            for (size r = next * tile / tiles; r < next * (tile + 1) / tiles; r++) fetch(V + (k + inner + r) * n, 0);
+            if (k > 0)
+                EACH_SUM sum[i][c] = *(vec *)(so_far + i * PANEL + c * LANES);
+            multiply(sum, inner, d + t * n + k, row, 1, packed, PANEL);
+            EACH_SUM *(vec *)(so_far + i * PANEL + c * LANES) = sum[i][c];
+        }
+    }
+    for (size t = 0; t < B; t++) memcpy(below + t * n + begin, sums + t * PANEL, width * sizeof *sums);
+}
+
+/* A panel of units of ∂E/∂x below a layer, and of d of the next one down; `layer` is the depth for that of the top. */
+static void lower(const network *net, size layer, size first, real *memory)
+{
+    size width = least(PANEL, net->units - first);
+    const real *g = net->top + first;
+    if (layer < net->depth) {
+        real *below = net->g + layer * net->signal_below;
+        multiply_down(net, layer, first, width, below, memory);
+        g = below + first;
+    }
+    if (layer > 0) BY_FAMILY(pull_back, net, g, layer - 1, memory, first, width)
+}
+
+/* Have all panels of a layer made, each by the core that claims it: first its own share, which lies together in memory,
+   then what is left. Nobody waits for a core that another program has taken away: what it has claimed and not finished
+   is made once more, and should it come back, it writes the same values to the same place. */
+static void together(void (*make)(const network *, size, size, real *), const network *net, size layer, size part,
+                     size parts, real *memory, atomic_int *claims)
+{
+    enum { FREE, CLAIMED, DONE };
+    size count = panels(net->units);
+    for (int again = 0; again < 2; again++)
+        for (size k = 0; k < count; k++) {
+            size panel = (part * count / parts + k) % count;
+            int state = FREE;
+            if (!again && !atomic_compare_exchange_strong(claims + panel, &state, CLAIMED)) continue;
+            for (int tries = 0; again && tries < PATIENCE && atomic_load(claims + panel) != DONE; tries++) PAUSE;
+            if (atomic_load(claims + panel) == DONE) continue;
+            make(net, layer, panel * PANEL, memory);
+            atomic_store(claims + panel, DONE);
+        }
+}
+
+/* Fill h and x upwards from the lowest x. Every core that takes part calls it, with its number.
+   memory: of the core, see `room`. claims: of all, (depth + 1) * panels(n), 0 before. */
+void rise(const network *net, size part, size parts, real *memory, atomic_int *claims)
+{
+    for (size layer = -1; layer < net->depth; layer++, claims += panels(net->units))
+        together(lift, net, layer, part, parts, memory, claims);
+}
+
+/* Fill d, g and s downwards from `top`; otherwise as `rise`. */
+void fall(const network *net, size part, size parts, real *memory, atomic_int *claims)
+{
+    for (size layer = net->depth; layer >= 0; layer--, claims += panels(net->units))
+        together(lower, net, layer, part, parts, memory, claims);
+}
+
+/* A block of a matrix, of at most ROWS rows and a panel; one that is less lies in a copy with zeros around. */
+typedef struct {
+    real *at;
+    size rows, cols, step, row[ROWS];
+    real copy[ROWS][PANEL];
+} block;
+
+INLINE void take(block *one, real *matrix, size n, size r, size j)
+{
+    one->rows = least(ROWS, n - r), one->cols = least(PANEL, n - j), one->step = n, one->at = matrix + r * n + j;
+    UNROLL for (int i = 0; i < ROWS; i++) one->row[i] = least(i, one->rows - 1);
+    if (one->rows == ROWS && one->cols == PANEL) return;
+    memset(one->copy, 0, sizeof one->copy);
+    for (size i = 0; i < one->rows; i++) memcpy(one->copy[i], one->at + i * n, one->cols * sizeof *matrix);
+    one->at = one->copy[0], one->step = PANEL;
+}
+
+INLINE void put_back(const block *one, real *matrix, size n, size r, size j)
+{
+    for (size i = 0; one->at == one->copy[0] && i < one->rows; i++)
+        memcpy(matrix + (r + i) * n + j, one->copy[i], one->cols * sizeof *matrix);
+}
+
+/* The vectors of a block. */
+#define PART(block) (*(vec *)((block).at + i * (block).step + c * LANES))
+
+/* The squared length of a row so far, with one more vector of it. */
+INLINE vec longer(vec squares, vec weight) { return squares + weight * weight; }
+
+INLINE real length(vec squares)
+{
+    real total = 0;
+    for (int k = 0; k < LANES; k++) total += squares[k];
+    return sqrt(total);
+}
+
+/* The lengths of the rows of V, to the digit as `move` would measure them: a run that goes on must not notice. */
+void measure(const real *V, real *norm, size n)
+{
+    for (size r = 0; r < n; r += ROWS) {
+        vec squares[ROWS] = {0};
+        block v;
+        for (size j = 0; j < n; j += PANEL) {
+            take(&v, (real *)V, n, r, j);
+            EACH_SUM squares[i] = longer(squares[i], PART(v));
+        }
+        for (size i = 0; i < v.rows; i++) norm[r + i] = length(squares[i]);
+    }
+}
+
+/* M <- momentum * M + dᵀx - tangent * V and V <- V - lr * M for some layers, and the lengths of the rows of V.
+   tangent: (n,) of each layer; unused, as the lengths are, unless rows are kept at length 1.
+   packed: memory of the core, see `room_to_move`. */
+void move(const network *net, const real *tangent, real momentum, real lr, size begin, size end, real *packed)
+{
+    size n = net->units;
+    for (size layer = begin; layer < end; layer++)
+        for (size top = 0, samples; top < net->samples; top += samples) {
+            real *V = net->V + layer * net->matrix, *M = net->M + layer * net->matrix, keep = top > 0 ? 1 : momentum;
+            const real *x = net->x + layer * net->signal + top * n, *d = net->d + layer * net->signal + top * n;
+            samples = least(DEEP, net->samples - top);
+            for (size j = 0; j < n; j += PANEL) pack(packed + j * samples, x + j, n, samples, n - j, 1);
+            for (size r = 0; r < n; r += ROWS) {
+                vec squares[ROWS] = {0};
+                block v, m;
+                for (size j = 0; j < n; j += PANEL) {
+                    vec sum[ROWS][COLS];
+                    take(&v, V, n, r, j);
+                    take(&m, M, n, r, j);
+                    EACH_SUM sum[i][c] = keep * PART(m);
+                    for (int i = 0; i < ROWS; i++) { /* what comes next is fetched little by little */
+                        size first = samples * i / ROWS, last = samples * (i + 1) / ROWS, next = (r + ROWS + i) * n + j;
+                        if (r + 2 * ROWS <= n) {
+                            fetch(V + next, 1);
+                            fetch(M + next, 1);
+                        }
+                        multiply(sum, last - first, d + first * n + r, m.row, n, packed + j * samples + first * PANEL,
+                                 PANEL);
+                    }
+                    if (top + samples < net->samples)
+                        EACH_SUM PART(m) = sum[i][c];
+                    else {
+                        EACH_SUM {
+                            if (net->unit_rows) sum[i][c] -= tangent[layer * net->row + r + m.row[i]] * PART(v);
+                            vec weight = PART(v) - lr * sum[i][c];
+                            PART(m) = sum[i][c];
+                            PART(v) = weight;
+                            squares[i] = longer(squares[i], weight);
+                        }
+                        put_back(&v, V, n, r, j);
+                    }
+                    put_back(&m, M, n, r, j);
+                }
+                for (size i = 0; net->unit_rows && i < m.rows; i++)
+                    net->norm[layer * net->row + r + i] = length(squares[i]);
+            }
+        }
+}
+
+/* M <- momentum * M + (dᵀx - hᵀg) / 2 for some layers, with g below them.
+   longest: of each, filled with the largest squared length of a column. */
+void turn(const network *net, real *longest, real momentum, size begin, size end, real *packed)
+{
+    size n = net->units;
+    for (size layer = begin; layer < end; layer++, longest++) {
+        real *M = net->M + layer * net->matrix, *columns = packed + panels(n) * PANEL * 2 * DEEP;
+        memset(columns, 0, panels(n) * PANEL * sizeof *columns);
+        for (size top = 0, samples; top < net->samples; top += samples) {
+            size own = layer * net->signal + top * n, below = layer * net->signal_below + top * n;
+            samples = least(DEEP, net->samples - top);
+            for (size j = 0; j < n; j += PANEL) {
+                real *to = packed + j * 2 * samples;
+                pack(to, net->x + own + j, n, samples, n - j, (real)0.5);
+                pack(to + samples * PANEL, net->g + below + j, n, samples, n - j, (real)-0.5);
+            }
+            for (size r = 0; r < n; r += ROWS)
+                for (size j = 0; j < n; j += PANEL) {
+                    const real *right = packed + j * 2 * samples;
+                    vec sum[ROWS][COLS];
+                    block m;
+                    take(&m, M, n, r, j);
+                    EACH_SUM sum[i][c] = (top > 0 ? 1 : momentum) * PART(m);
+                    multiply(sum, samples, net->d + own + r, m.row, n, right, PANEL);
+                    multiply(sum, samples, net->h + own + r, m.row, n, right + samples * PANEL, PANEL);
+                    EACH_SUM {
+                        PART(m) = sum[i][c];
+                        if (top + samples == net->samples && i < m.rows)
+                            *(vec *)(columns + j + c * LANES) += sum[i][c] * sum[i][c];
+                    }
+                    put_back(&m, M, n, r, j);
+                }
+        }
+        *longest = 0;
+        for (size j = 0; j < n; j++)
+            if (!(columns[j] <= *longest)) *longest = columns[j]; /* also what is not a number */
+    }
+}
+
+/* Values that `turned` holds for each signal that is kept; that the memory of a core has to hold on the way; and on an
+   update. And numbers in the claims of a way. */
+size room_turned(size n, size B) { return n * panels(B) * PANEL; }
+size room(size B) { return (DEEP + B + ROWS) * PANEL; }
+size room_to_move(size n) { return panels(n) * PANEL * (2 * DEEP + 1); }
+size room_for_claims(size n, size depth) { return (depth + 1) * panels(n); }
