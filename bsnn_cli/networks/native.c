@@ -5,8 +5,8 @@
    memory, and what follows it is done while its result is still in the core's cache: matrices pass through a core once
    on the way up, once on the way down, and once with their momentum in the update.
 
-   Matrices (n, n) and signals (B, n) are contiguous. Cores that share a network share out the units of each layer, in
-   panels with all samples, so that the statistics of batch normalisation need nobody else, and no digit depends on how
+   Matrices (n, n) and signals (B, n) are contiguous. Cores that share a network share out the units of each layer, some
+   of them with all samples at a time, so that the statistics of batch normalisation need nobody else, and no digit depends on how
    many cores there are, or on which of them does what.
 
    `native.py` compiles this file for the machine that it runs on, and calls it. */
@@ -32,17 +32,19 @@ enum { BYTES = 16, ROWS = 6, COLS = 4 };
 #endif
 enum { LANES = BYTES / sizeof(real), PANEL = LANES * COLS, LINE = 64 / sizeof(real) };
 
+/* Units of a layer that a core claims at a time, whole panels of them. */
+enum { UNITS = 64 };
+
 /* Rows of a matrix that are multiplied at a time on the way down, and samples in the update: what caches hold. */
 enum { DEEP = 128 };
 
-/* Looks at a core that has claimed a panel and not finished: some 30 microseconds, as long as a panel takes. */
+/* Looks at a core that has claimed units and not finished: some 30 microseconds, as long as these take. */
 enum { PATIENCE = 1000 };
 #if defined(__x86_64__) || defined(__i386__)
 #define PAUSE __builtin_ia32_pause()
 #else
 #define PAUSE (void)0
 #endif
-
 
 typedef int64_t size;
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
@@ -72,6 +74,7 @@ typedef struct {
 
 INLINE size least(size a, size b) { return a < b ? a : b; }
 INLINE size panels(size n) { return (n + PANEL - 1) / PANEL; }
+INLINE size shares(size n) { return (n + UNITS - 1) / UNITS; }
 
 /* Add sum over k of left[row[i] + k * left_step] * right[k * right_step ...] to each row i. */
 INLINE void multiply(vec sum[ROWS][COLS], size inner, const real *left, const size row[ROWS], size left_step,
@@ -110,30 +113,30 @@ INLINE void split(float x, float *power, float *rest_less_one)
 {
     x = x > 88.3f ? 88.3f : x;
     x = x < -88.3f ? -88.3f : x;
-    float k = rintf(x * 1.44269504f), rest = fmaf(k, -0.693145752f, x), sum = 1.0f / 5040;
-    rest = fmaf(k, -1.42860677e-6f, rest); /* log 2 in two parts: k times the first has no rounding */
-    sum = fmaf(sum, rest, 1.0f / 720);
-    sum = fmaf(sum, rest, 1.0f / 120);
-    sum = fmaf(sum, rest, 1.0f / 24);
-    sum = fmaf(sum, rest, 1.0f / 6);
-    sum = fmaf(sum, rest, 0.5f);
+    float k = rintf(x * 1.44269504f), rest = x - k * 0.693145752f, sum = 1.0f / 5040;
+    rest -= k * 1.42860677e-6f; /* log 2 in two parts: k times the first has no rounding */
+    sum = sum * rest + 1.0f / 720;
+    sum = sum * rest + 1.0f / 120;
+    sum = sum * rest + 1.0f / 24;
+    sum = sum * rest + 1.0f / 6;
+    sum = sum * rest + 0.5f;
     int32_t bits = ((int32_t)k + 127) << 23;
     memcpy(power, &bits, sizeof bits);
-    *rest_less_one = fmaf(sum * rest, rest, rest);
+    *rest_less_one = sum * rest * rest + rest;
 }
 
 INLINE float exponential(float x)
 {
     float power, rest;
     split(x, &power, &rest);
-    return fmaf(power, rest, power);
+    return power * rest + power;
 }
 
 INLINE float exponential_less_one(float x)
 {
     float power, rest;
     split(x, &power, &rest);
-    return fmaf(power, rest, power - 1);
+    return power * rest + (power - 1);
 }
 #endif
 
@@ -160,8 +163,8 @@ INLINE real slope(int64_t family, real p, real q, real h)
     return share * (1 + p * h * (e * share));
 }
 
-/* Some units of a layer, a panel or what is left of one: values of each unit lie in local arrays, where the compiler
-   knows that nothing else writes. */
+/* Some units of a layer, at most UNITS: what is known of each lies in local arrays, where nothing else writes, as the
+   compiler knows. */
 
 INLINE void activate(int64_t family, const network *net, size layer, size first, size width)
 {
@@ -174,7 +177,7 @@ INLINE void activate(int64_t family, const network *net, size layer, size first,
         return;
     }
     const real *gain = net->gain + layer * net->parameters + first, *shift = net->shift + layer * net->parameters + first;
-    real mean[PANEL] = {0}, squares[PANEL] = {0}, steep[PANEL], offset[PANEL];
+    real mean[UNITS] = {0}, squares[UNITS] = {0}, steep[UNITS], offset[UNITS];
     for (size t = 0; t < B; t++)
         for (size j = 0; j < width; j++) mean[j] += h[t * n + j];
     for (size j = 0; j < width; j++) mean[j] /= B;
@@ -201,7 +204,7 @@ INLINE void pull_back(int64_t family, const network *net, const real *restrict g
     size n = net->units, B = net->samples, own = layer * net->row + first;
     const real *restrict h = net->h + layer * net->signal + first;
     real *restrict d = net->d + layer * net->signal + first, p = net->p, q = net->q;
-    real along[PANEL] = {0}, scale[PANEL];
+    real along[UNITS] = {0}, scale[UNITS];
     for (size j = 0; j < width; j++) scale[j] = net->scale[own + j];
     if (net->gain == NULL) {
         for (size t = 0; t < B; t++)
@@ -214,7 +217,7 @@ INLINE void pull_back(int64_t family, const network *net, const real *restrict g
         return;
     }
     const real *gain = net->gain + layer * net->parameters + first, *shift = net->shift + layer * net->parameters + first;
-    real total[PANEL] = {0}, mean[PANEL], inverse_std[PANEL], steep[PANEL], offset[PANEL];
+    real total[UNITS] = {0}, mean[UNITS], inverse_std[UNITS], steep[UNITS], offset[UNITS];
     for (size j = 0; j < width; j++) {
         mean[j] = net->mean[own + j];
         inverse_std[j] = net->inverse_std[own + j];
@@ -227,7 +230,7 @@ INLINE void pull_back(int64_t family, const network *net, const real *restrict g
             real away = h[t * n + j] - mean[j], u = g[t * n + j] * slope(family, p, q, steep[j] * away + offset[j]);
             total[j] += u;
             along[j] += u * away;
-            memory[t * PANEL + j] = u;
+            memory[t * UNITS + j] = u;
         }
     for (size j = 0; j < width; j++) {
         net->shift_gradient[own + j] = total[j];
@@ -237,7 +240,7 @@ INLINE void pull_back(int64_t family, const network *net, const real *restrict g
     }
     for (size t = 0; t < B; t++)
         for (size j = 0; j < width; j++)
-            d[t * n + j] = (memory[t * PANEL + j] - along[j] * (h[t * n + j] - mean[j]) - total[j]) * scale[j];
+            d[t * n + j] = (memory[t * UNITS + j] - along[j] * (h[t * n + j] - mean[j]) - total[j]) * scale[j];
 }
 
 /* Call one of these with the family as a constant. */
@@ -249,7 +252,7 @@ INLINE void pull_back(int64_t family, const network *net, const real *restrict g
     default: call(SWISH, __VA_ARGS__); \
     }
 
-/* h of a panel of units, from the signals below it the other way round: (n, PANEL) for each panel of samples. */
+/* h of some units, from the signals below it the other way round: (n, PANEL) for each panel of samples. */
 static void multiply_up(const network *net, size layer, size begin, size width, const real *below)
 {
     size n = net->units, B = net->samples;
@@ -274,11 +277,11 @@ static void multiply_up(const network *net, size layer, size begin, size width, 
         }
 }
 
-/* A panel of units of the signal above a layer, also the other way round; `layer` is -1 for x^1, which is there. */
+/* Some units of the signal above a layer, also the other way round; `layer` is -1 for x^1, which is there. */
 static void lift(const network *net, size layer, size first, real *memory)
 {
     (void)memory;
-    size n = net->units, B = net->samples, signal = panels(B) * PANEL * n, width = least(PANEL, n - first);
+    size n = net->units, B = net->samples, signal = panels(B) * PANEL * n, width = least(UNITS, n - first);
     if (layer >= 0) {
         multiply_up(net, layer, first, width, net->turned + layer % net->kept * signal);
         BY_FAMILY(activate, net, layer, first, width)
@@ -291,34 +294,38 @@ static void lift(const network *net, size layer, size first, real *memory)
     }
 }
 
-/* A panel of dV into `below`. Some rows of V at a time meet all samples; sums that are not complete yet wait in memory. */
+/* Some units of dV into `below`. A few rows of V at a time meet all samples; sums that are not complete wait in memory. */
 static void multiply_down(const network *net, size layer, size begin, size width, real *below, real *memory)
 {
     size n = net->units, B = net->samples, tiles = (B + ROWS - 1) / ROWS;
     const real *V = net->V + layer * net->matrix + begin, *d = net->d + layer * net->signal;
-    real *packed = memory, *sums = memory + DEEP * PANEL;
+    real *packed = memory, *sums = memory + DEEP * UNITS;
     for (size k = 0; k < n; k += DEEP) {
         size inner = least(DEEP, n - k), next = least(DEEP, n - k - inner);
-        pack(packed, V + k * n, n, inner, width, 1);
-        for (size tile = 0; tile < tiles; tile++) {
-            size t = tile * ROWS, row[ROWS];
-            vec sum[ROWS][COLS] = {0};
-            real *so_far = sums + t * PANEL;
-            for (int i = 0; i < ROWS; i++) row[i] = least(i, B - 1 - t) * n;
-            for (size r = next * tile / tiles; r < next * (tile + 1) / tiles; r++) fetch(V + (k + inner + r) * n, 0);
-            if (k > 0)
-                EACH_SUM sum[i][c] = *(vec *)(so_far + i * PANEL + c * LANES);
-            multiply(sum, inner, d + t * n + k, row, 1, packed, PANEL);
-            EACH_SUM *(vec *)(so_far + i * PANEL + c * LANES) = sum[i][c];
-        }
+        for (size j = 0; j < width; j += PANEL) pack(packed + j * DEEP, V + k * n + j, n, inner, width - j, 1);
+        for (size j = 0; j < width; j += PANEL)
+            for (size tile = 0; tile < tiles; tile++) {
+                size t = tile * ROWS, row[ROWS];
+                vec sum[ROWS][COLS] = {0};
+                real *so_far = sums + (j * tiles + tile * PANEL) * ROWS;
+                for (int i = 0; i < ROWS; i++) row[i] = least(i, B - 1 - t) * n;
+                for (size r = next * tile / tiles; r < next * (tile + 1) / tiles; r++)
+                    fetch(V + (k + inner + r) * n + j, 0);
+                if (k > 0)
+                    EACH_SUM sum[i][c] = *(vec *)(so_far + i * PANEL + c * LANES);
+                multiply(sum, inner, d + t * n + k, row, 1, packed + j * DEEP, PANEL);
+                EACH_SUM *(vec *)(so_far + i * PANEL + c * LANES) = sum[i][c];
+            }
     }
-    for (size t = 0; t < B; t++) memcpy(below + t * n + begin, sums + t * PANEL, width * sizeof *sums);
+    for (size j = 0; j < width; j += PANEL)
+        for (size t = 0; t < B; t++)
+            memcpy(below + t * n + begin + j, sums + j * tiles * ROWS + t * PANEL, least(PANEL, width - j) * sizeof *sums);
 }
 
-/* A panel of units of ∂E/∂x below a layer, and of d of the next one down; `layer` is the depth for that of the top. */
+/* Some units of ∂E/∂x below a layer, and of d of the next one down; `layer` is the depth for that of the top. */
 static void lower(const network *net, size layer, size first, real *memory)
 {
-    size width = least(PANEL, net->units - first);
+    size width = least(UNITS, net->units - first);
     const real *g = net->top + first;
     if (layer < net->depth) {
         real *below = net->g + layer * net->signal_below;
@@ -328,38 +335,38 @@ static void lower(const network *net, size layer, size first, real *memory)
     if (layer > 0) BY_FAMILY(pull_back, net, g, layer - 1, memory, first, width)
 }
 
-/* Have all panels of a layer made, each by the core that claims it: first its own share, which lies together in memory,
-   then what is left. Nobody waits for a core that another program has taken away: what it has claimed and not finished
+/* Have all units of a layer made, UNITS of them by the core that claims them: first those of its own, which lie together
+   in memory, then what is left. Nobody waits for a core that another program has taken away: what it has claimed and not finished
    is made once more, and should it come back, it writes the same values to the same place. */
 static void together(void (*make)(const network *, size, size, real *), const network *net, size layer, size part,
                      size parts, real *memory, atomic_int *claims)
 {
     enum { FREE, CLAIMED, DONE };
-    size count = panels(net->units);
+    size count = shares(net->units);
     for (int again = 0; again < 2; again++)
         for (size k = 0; k < count; k++) {
-            size panel = (part * count / parts + k) % count;
+            size share = (part * count / parts + k) % count;
             int state = FREE;
-            if (!again && !atomic_compare_exchange_strong(claims + panel, &state, CLAIMED)) continue;
-            for (int tries = 0; again && tries < PATIENCE && atomic_load(claims + panel) != DONE; tries++) PAUSE;
-            if (atomic_load(claims + panel) == DONE) continue;
-            make(net, layer, panel * PANEL, memory);
-            atomic_store(claims + panel, DONE);
+            if (!again && !atomic_compare_exchange_strong(claims + share, &state, CLAIMED)) continue;
+            for (int tries = 0; again && tries < PATIENCE && atomic_load(claims + share) != DONE; tries++) PAUSE;
+            if (atomic_load(claims + share) == DONE) continue;
+            make(net, layer, share * UNITS, memory);
+            atomic_store(claims + share, DONE);
         }
 }
 
 /* Fill h and x upwards from the lowest x. Every core that takes part calls it, with its number.
-   memory: of the core, see `room`. claims: of all, (depth + 1) * panels(n), 0 before. */
+   memory: of the core, see `room`. claims: of all, (depth + 1) * shares(n), 0 before. */
 void rise(const network *net, size part, size parts, real *memory, atomic_int *claims)
 {
-    for (size layer = -1; layer < net->depth; layer++, claims += panels(net->units))
+    for (size layer = -1; layer < net->depth; layer++, claims += shares(net->units))
         together(lift, net, layer, part, parts, memory, claims);
 }
 
 /* Fill d, g and s downwards from `top`; otherwise as `rise`. */
 void fall(const network *net, size part, size parts, real *memory, atomic_int *claims)
 {
-    for (size layer = net->depth; layer >= 0; layer--, claims += panels(net->units))
+    for (size layer = net->depth; layer >= 0; layer--, claims += shares(net->units))
         together(lower, net, layer, part, parts, memory, claims);
 }
 
@@ -504,6 +511,6 @@ void turn(const network *net, real *longest, real momentum, size begin, size end
 /* Values that `turned` holds for each signal that is kept; that the memory of a core has to hold on the way; and on an
    update. And numbers in the claims of a way. */
 size room_turned(size n, size B) { return n * panels(B) * PANEL; }
-size room(size B) { return (DEEP + B + ROWS) * PANEL; }
+size room(size B) { return (DEEP + B + ROWS) * UNITS; }
 size room_to_move(size n) { return panels(n) * PANEL * (2 * DEEP + 1); }
-size room_for_claims(size n, size depth) { return (depth + 1) * panels(n); }
+size room_for_claims(size n, size depth) { return (depth + 1) * shares(n); }
