@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
 from tests.test_fleet import CLASSES, INPUTS, make_fleet, make_member
 
-pytestmark = pytest.mark.skipif(native.library(torch.float64) is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(shutil.which(native.compiler()) is None, reason="no C compiler on this machine")
 
 MIXED = [
     make_member(name, gpn, seed=seed) for seed, (name, gpn) in enumerate(itertools.product(FAMILIES, (True, False)))

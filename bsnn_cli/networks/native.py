@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import itertools
 import os
 import platform
 import subprocess
@@ -155,11 +154,12 @@ class Native:
         V, norm = self._tensors["hidden.weight"], self._rows["norm"]
         n = ctypes.c_int64(norm.shape[2])
 
-        def measure(place: tuple[int, int]) -> None:
-            layer, k = place
-            self._code.measure(ctypes.c_void_p(V[k, layer].data_ptr()), ctypes.c_void_p(norm[layer, k].data_ptr()), n)
+        def measure(place: tuple[Tensor, Tensor]) -> None:
+            matrix, lengths = place
+            self._code.measure(ctypes.c_void_p(matrix.data_ptr()), ctypes.c_void_p(lengths.data_ptr()), n)
 
-        self._workers.each(measure, list(itertools.product(*map(range, norm.shape[:2]))))
+        depth, members, _ = norm.shape
+        self._workers.each(measure, [(V[k, layer], norm[layer, k]) for k in range(members) for layer in range(depth)])
 
     def rise(self, w: Signals) -> None:
         """Fill `w.x`, `w.h` and what batch normalisation keeps, from `w.x[0]`."""
