@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -231,6 +232,26 @@ def test_what_has_been_compiled_is_used_again(cache: Path, monkeypatch: pytest.M
     assert list(cache.iterdir()) == [made]
 
 
+def test_a_damaged_file_is_compiled_again(cache: Path) -> None:
+    assert native.library(torch.float32) is not None
+    [made] = cache.iterdir()
+    made.unlink()  # not truncated: it is loaded here
+    made.touch()
+    native.library.cache_clear()
+    assert native.library(torch.float32) is not None
+    assert made.stat().st_size > 0
+
+
+def test_a_column_that_is_no_number_is_seen() -> None:
+    fleet = make_fleet(ModelConfig(depth=2, width=9, weights="orthogonal"), MIXED[:1], kind=CompiledFleet)
+    assert isinstance(fleet, CompiledFleet)
+    assert fleet._native is not None
+    steps(fleet, 4, count=1)
+    fleet.tensors["momentum.hidden.weight"][0, 1, 3, 2] = torch.nan
+    w, _ = fleet._signals_of(4)
+    assert fleet._native.turn(w, 0, slice(0, 2), 0.5).isnan().tolist() == [False, True]
+
+
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
 def test_a_cache_that_cannot_be_written_is_done_without(cache: Path) -> None:
     cache.mkdir()
@@ -239,9 +260,12 @@ def test_a_cache_that_cannot_be_written_is_done_without(cache: Path) -> None:
     assert not list(cache.iterdir())
 
 
-def test_a_cache_that_cannot_be_made_is_done_without(cache: Path) -> None:
+def test_a_cache_that_cannot_be_made_is_done_without(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.write_text("a file")
+    (cache.parent / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(cache.parent / "temporary"))
     assert native.library(torch.float32) is not None
+    assert not list((cache.parent / "temporary").iterdir())
 
 
 def test_a_fleet_of_few_weights_is_left_to_one_core(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,7 @@ class CapturedFleet(Fleet):
         self._lookback = Lookback(self.alive, STEPS_AHEAD, mark)
         self._old_alive: Tensor | None = None
         self._kernels = self._own_kernels() if on_gpu else None
+        self.arithmetic = "PyTorch" if self._kernels is None else "Triton"
 
     def _own_kernels(self) -> Kernels | None:
         """Those of `kernels`, where Triton is installed and they cover this fleet."""
@@ -131,7 +132,7 @@ class CapturedFleet(Fleet):
             except Exception as error:  # noqa: BLE001 a compiler may fail in any way
                 reason = " ".join(str(error).split())[:200]
                 warnings.warn(f"products and what follows them are apart, which is slower: {reason}", stacklevel=2)
-                self._kernels = None
+                self._kernels, self.arithmetic = None, "PyTorch"
                 self._measure_rows()
                 self._graphs.clear()  # of steps by the kernels
                 self._warm.clear()

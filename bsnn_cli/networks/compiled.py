@@ -35,6 +35,7 @@ class CompiledFleet(Fleet):
         code = native.library(self.dtype) if self.device.type == "cpu" and covered(self.members) else None
         if code is None:
             return
+        self.arithmetic = native.name(self.dtype)
         depth, V = self.model.depth, self.tensors["hidden.weight"]
         self._workers = Workers(torch.get_num_threads() if V.numel() >= SHARED_WEIGHTS else 1)
         self._threads = 1  # of torch's own, see `Fleet`

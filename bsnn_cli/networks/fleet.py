@@ -85,7 +85,10 @@ class Fleet:
             the momentum of each trained tensor as `momentum.<name>`.
         steps: (K,) updates applied to each member.
         alive: (K,) False from the step on whose loss or gradient was not finite; that step was not applied.
+        arithmetic: what rounds in the same way has the same name.
     """
+
+    arithmetic = "PyTorch"
 
     def __init__(
         self,
@@ -108,8 +111,7 @@ class Fleet:
             self.tensors = self._start(shapes)
         else:
             self.tensors = {name: _stack([state[name] for state in states]).to(self.device) for name in states[0]}
-        self.steps = self.tensors["steps"]
-        self.alive = self.tensors["alive"]
+        self.steps, self.alive = self.tensors["steps"], self.tensors["alive"]
         self._a = torch.tensor([one.a for one in members], device=self.device, dtype=dtype).view(-1, 1, 1)
         self._step_size = torch.tensor([-one.lr for one in members], device=self.device, dtype=dtype)
         self._norm = torch.ones(model.depth, K, model.width, device=self.device, dtype=dtype)

@@ -463,7 +463,7 @@ void move(const network *net, const real *tangent, real momentum, real lr, size 
                     }
                     put_back(&m, M, n, r, j);
                 }
-                for (size i = 0; net->unit_rows && i < m.rows; i++)
+                for (size i = 0; net->unit_rows && top + samples == net->samples && i < m.rows; i++)
                     net->norm[layer * net->row + r + i] = length(squares[i]);
             }
         }
@@ -504,7 +504,7 @@ void turn(const network *net, real *longest, real momentum, size begin, size end
         }
         *longest = 0;
         for (size j = 0; j < n; j++)
-            if (!(columns[j] <= *longest)) *longest = columns[j]; /* also what is not a number */
+            if (columns[j] > *longest || columns[j] != columns[j]) *longest = columns[j]; /* not a number: it stays */
     }
 }
 

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 import warnings
@@ -64,15 +65,23 @@ STRUCTURES = {dtype: _structure(real) for dtype, real in REALS.items()}
 @functools.cache
 def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     """The compiled kernels for numbers of a type; None, with a warning, where no compiler makes them."""
-    options = [*OPTIONS, *(["-DDOUBLE"] if dtype == torch.float64 else [])]
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), *options, compiler(), processor()]).encode()).hexdigest()[:16]
     try:
-        return ctypes.CDLL(str(_compiled(options, f"native-{key}.so")))
+        return _load(name(dtype), _options(dtype))
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        said = str(getattr(error, "stderr", None) or error).strip().splitlines()
         reason = said[0] if said else type(error).__name__
         warnings.warn(f"PyTorch's operations take the place of compiled ones, which is slower: {reason}", stacklevel=2)
         return None
+
+
+def name(dtype: torch.dtype) -> str:
+    """What the kernels for numbers of a type are called on this machine: where it is equal, so are their digits."""
+    parts = [*_options(dtype), compiler(), processor()]
+    return f"native-{hashlib.sha256(SOURCE.read_bytes() + chr(0).join(parts).encode()).hexdigest()[:16]}"
+
+
+def _options(dtype: torch.dtype) -> list[str]:
+    return [*OPTIONS, *(["-DDOUBLE"] if dtype == torch.float64 else [])]
 
 
 def compiler() -> str:
@@ -82,40 +91,40 @@ def compiler() -> str:
 
 def processor() -> str:
     """What tells machines apart that do not run the same code."""
-    kind = f"{platform.system()} {platform.machine()} {platform.processor()}"
-    with contextlib.suppress(OSError):
+    kind = f"{platform.system()} {platform.machine()}"
+    try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        kind += "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "CPU part"))}))
-    return kind
+    except OSError:
+        return f"{kind} {platform.processor()} {platform.node()}"
+    return kind + "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "CPU part"))}))
 
 
-def _compiled(options: Sequence[str], name: str) -> Path:
-    """The file of that name, in the cache or, where there cannot be one, in a folder that is as good as gone.
+def _load(name: str, options: Sequence[str]) -> ctypes.CDLL:
+    """What has been compiled under that name; where there is none to be had, it is compiled, and kept if it can be.
 
     Raises:
-        OSError, subprocess.SubprocessError: there is no compiler, or it fails.
+        OSError, subprocess.SubprocessError: there is no compiler, or it fails, or what it has made cannot be loaded.
     """
     cache = platformdirs.user_cache_path("bsnn")
-    target = cache / name
-    if target.is_file():
-        return target
+    with contextlib.suppress(OSError):  # it is not there, or damaged
+        return ctypes.CDLL(str(cache / f"{name}.so"))
     try:
         cache.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=cache))
     except OSError:
         folder = Path(tempfile.mkdtemp())
-    made = folder / name
-    command = [*compiler().split(), *options, str(SOURCE), "-o", str(made), "-lm"]
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_S, stdin=subprocess.DEVNULL)
-        if folder.parent != cache:
-            return made
-        made.replace(target)  # at once: another process may be about to load it
+        made = folder / f"{name}.so"
+        command = [*compiler().split(), *options, str(SOURCE), "-o", str(made), "-lm"]
+        subprocess.run(
+            command, check=True, capture_output=True, errors="replace", timeout=COMPILE_S, stdin=subprocess.DEVNULL
+        )
+        code = ctypes.CDLL(str(made))
+        with contextlib.suppress(OSError):
+            made.replace(cache / made.name)  # at once: another process may be about to load it
+        return code
     finally:
-        if folder.parent == cache:
-            made.unlink(missing_ok=True)
-            folder.rmdir()
-    return target
+        shutil.rmtree(folder, ignore_errors=True)  # what is loaded stays so
 
 
 class Native:

@@ -37,6 +37,8 @@ class ReferenceTrainer:
     With `init=lsuv`, the first batch of training settles the scales of the matrices, before the first update.
     """
 
+    arithmetic = "PyTorch"
+
     def __init__(
         self,
         model: ModelConfig,

@@ -42,7 +42,7 @@ class Signals:
     Attributes:
         x: (L + 1, K, B, n) signals x^1 … x^{L+1}, the last one below the output layer.
         h: (L, K, B, n) preactivations Wx; batch normalisation on a GPU replaces them by ĥ, of variance 1.
-        d: (L, K, B, n) (∂E/∂h)/‖v‖ after the way down; on the way up batch normalisation leaves its γĥ + β here.
+        d: (L, K, B, n) (∂E/∂h)/‖v‖ after the way down; on the way up batch normalisation may leave its γĥ + β here.
         g: (L, K, B, n) ∂E/∂x = dW below each layer; one memory for all layers unless the weights are orthogonal.
         error: (K, B, classes) gradient of the logits.
         loss: (K,) share of these samples in the mean cross-entropy of the batch.

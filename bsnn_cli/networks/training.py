@@ -28,6 +28,7 @@ class Trainer(Protocol):
     members: tuple[Member, ...]
     device: torch.device
     dtype: torch.dtype
+    arithmetic: str
     steps: Tensor
     alive: Tensor
 

@@ -275,8 +275,6 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     for run in runs:
         run.checkpoint = None  # as large as the fleet, which has values of its own
     device, first = dataset.train.images.device, configs[0]
-    if states and states[0]["environment"] != environment(device):
-        say(f"warning: {states[0]['environment']} has become {environment(device)}; results may differ in rounding")
     build = trainer(first.model, device)
     if build is ReferenceTrainer:
         say("the fast path does not cover this network; the reference network is trained, by autograd")
@@ -289,6 +287,8 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
         states=[state["tensors"] for state in states] or None,
         device=device,
     )
+    if states and states[0]["environment"] != environment(fleet):
+        say(f"warning: {states[0]['environment']} has become {environment(fleet)}; results may differ in rounding")
     loss_sum = torch.tensor([state["loss_sum"] for state in states] or [0.0] * len(configs), dtype=torch.float64)
     position = Position(epoch=0, batch=0, loss_sum=loss_sum.to(device))
     if states:

@@ -63,7 +63,7 @@ class Session:
         for k, directory in enumerate(self.directories):
             state = {
                 "identity": identity(self.configs[k]),
-                "environment": environment(self.fleet.device),
+                "environment": environment(self.fleet),
                 "epoch": self.position.epoch,
                 "batch": self.position.batch,
                 "loss_sum": float(self.position.loss_sum[k]),
@@ -120,6 +120,12 @@ class Session:
         )
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(fleet: Trainer) -> dict[str, Any]:
     """What must be the same for a resumed run to be equal to the byte."""
-    return {"torch": str(torch.__version__), "device": device.type, "threads": torch.get_num_threads()}
+    threads = torch.get_num_threads()
+    return {
+        "torch": str(torch.__version__),
+        "device": fleet.device.type,
+        "threads": threads,
+        "arithmetic": fleet.arithmetic,
+    }
