@@ -336,8 +336,8 @@ static void lower(const network *net, size layer, size first, real *memory)
 }
 
 /* Have all units of a layer made, UNITS of them by the core that claims them: first those of its own, which lie together
-   in memory, then what is left. Nobody waits for a core that another program has taken away: what it has claimed and not finished
-   is made once more, and should it come back, it writes the same values to the same place. */
+   in memory, then what is left. Nobody waits for a core that another program has taken away: the others make what it has
+   claimed and not finished, and should it come back, it writes the same values to the same place. */
 static void together(void (*make)(const network *, size, size, real *), const network *net, size layer, size part,
                      size parts, real *memory, atomic_int *claims)
 {
