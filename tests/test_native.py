@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bsnn_cli.networks import compiled, native, workers
+from bsnn_cli.networks import compiled, native
 from bsnn_cli.networks.compiled import CompiledFleet
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import FAMILIES, Family, Member
@@ -278,4 +278,3 @@ def test_a_fleet_of_few_weights_is_left_to_one_core(monkeypatch: pytest.MonkeyPa
             counts.append(fleet._workers.count)
             assert fleet._threads == 1
     assert counts == [1, 2]
-    assert isinstance(fleet._workers, workers.Workers)

@@ -49,6 +49,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_installed_wheel_trains_resumes_sweeps_and_tabulates(installed: Path, tmp_path: Path) -> None:
     where = call(installed.with_name("python"), "-c", "import bsnn_cli; print(bsnn_cli.__file__)", cwd=tmp_path)
     assert str(installed.parents[1]) in where
+    code = "from bsnn_cli.networks import native; print(native.SOURCE)"
+    source = call(installed.with_name("python"), "-c", code, cwd=tmp_path)
+    assert Path(source.strip()).is_file()  # without it, everything works, but slowly
     assert call(installed, "--version", cwd=tmp_path).startswith("bsnn ")
     assert "2 runs: 2 to run" in call(installed, "train", "-m", *SMALL, "seed=0,1", cwd=tmp_path)
     assert "test" in call(installed, "train", *SMALL, cwd=tmp_path)
