@@ -26,7 +26,7 @@ from torch import Tensor
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.networks import fused
 from bsnn_cli.networks.batch_norm import Normalised
-from bsnn_cli.networks.fleet import Fleet, affine
+from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import covered
 from bsnn_cli.networks.parameters import NORM_WEIGHTS
 from bsnn_cli.networks.signals import Signals
@@ -241,19 +241,17 @@ class CapturedFleet(Fleet):
         else:
             self._graphs[size] = graph
 
-    def _forward(self, w: Signals, inputs: Tensor) -> Tensor:
+    def _rise(self, w: Signals) -> None:
         if self._kernels is None:
-            return super()._forward(w, inputs)
-        t = self.tensors
-        w.x[0].copy_(affine(inputs, t["input.weight"], t["input.bias"]))
+            super()._rise(w)
+            return
         for layer, (hidden, signals) in enumerate(zip(self._hidden, w.layers, strict=True)):
             scales, norm = (hidden.inverse_norm, hidden.scale), self._normalised(w, layer)
             self._kernels.lift(signals.x, hidden.V, *scales, signals.h, signals.above, norm)
-        return affine(w.x[-1], t["output.weight"], t["output.bias"])
 
-    def _backward(self, w: Signals, g: Tensor) -> None:
+    def _fall(self, w: Signals, g: Tensor) -> None:
         if self._kernels is None:
-            super()._backward(w, g)
+            super()._fall(w, g)
             return
         above, keep = None, self._drift is not None
         for layer in reversed(range(self.model.depth)):
@@ -261,7 +259,6 @@ class CapturedFleet(Fleet):
             self._kernels.lower(g, above, hidden.scale, signals.h, signals.d, signals.s, norm, keep=keep)
             above, g = (signals.d, hidden.V), signals.below
         torch.bmm(w.d[0], self._hidden[0].V, out=g)
-        self._finish(w)
 
     def _normalised(self, w: Signals, layer: int) -> Normalised | None:
         """Batch normalisation of a layer; what is to become γĥ + β lies in d until d itself is known."""

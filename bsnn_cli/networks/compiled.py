@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bsnn_cli.networks import native
-from bsnn_cli.networks.fleet import Fleet, affine
+from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import covered
 from bsnn_cli.networks.native import Native
 from bsnn_cli.networks.signals import Signals
@@ -57,20 +57,17 @@ class CompiledFleet(Fleet):
         """Also where cores share a network: one that has lost its place to another program may look at an old g."""
         return super()._keeps_every_g or (self._native is not None and self._native.alone < len(self.members))
 
-    def _forward(self, w: Signals, inputs: Tensor) -> Tensor:
+    def _rise(self, w: Signals) -> None:
         if self._native is None:
-            return super()._forward(w, inputs)
-        t = self.tensors
-        w.x[0].copy_(affine(inputs, t["input.weight"], t["input.bias"]))
-        self._native.rise(w)
-        return affine(w.x[-1], t["output.weight"], t["output.bias"])
+            super()._rise(w)
+        else:
+            self._native.rise(w)
 
-    def _backward(self, w: Signals, g: Tensor) -> None:
+    def _fall(self, w: Signals, g: Tensor) -> None:
         if self._native is None:
-            super()._backward(w, g)
-            return
-        self._native.fall(w, g)
-        self._finish(w)
+            super()._fall(w, g)
+        else:
+            self._native.fall(w, g)
 
     def _bound(self, w: Signals, layers: slice = slice(None)) -> None:
         if self._native is None:

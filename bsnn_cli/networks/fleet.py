@@ -258,7 +258,9 @@ class Fleet:
         target = labels.unsqueeze(-1)
         torch.mul(log_p.gather(-1, target).sum(dim=(1, 2)), -share, out=w.loss)
         torch.mul(log_p.exp().scatter_add(-1, target, log_p.new_full(target.shape, -1)), share, out=w.error)
-        self._backward(w, torch.bmm(w.error, self.tensors["output.weight"]))
+        self._fall(w, torch.bmm(w.error, self.tensors["output.weight"]))
+        if w.norm is not None:  # what it computes for all layers at once
+            w.norm.finish(self._a.squeeze(2), self.tensors["norm.weight"].transpose(0, 1), out=w.s)
         self._bound(w)
 
     def _bound(self, w: Signals, layers: slice = slice(None)) -> None:
@@ -289,23 +291,21 @@ class Fleet:
         """Fill the signals upwards; (K, B, inputs) → logits (K, B, classes)."""
         t = self.tensors
         w.x[0].copy_(affine(inputs, t["input.weight"], t["input.bias"]))
+        self._rise(w)
+        return affine(w.x[-1], t["output.weight"], t["output.bias"])
+
+    def _rise(self, w: Signals) -> None:
+        """Fill the signals of all hidden layers upwards, from `w.x[0]`."""
         for layer, (hidden, signals) in enumerate(zip(self._hidden, w.layers, strict=True)):
             torch.bmm(signals.x, hidden.transposed, out=signals.h)
             self._lift(w, layer)
-        return affine(w.x[-1], t["output.weight"], t["output.bias"])
 
-    def _backward(self, w: Signals, g: Tensor) -> None:
+    def _fall(self, w: Signals, g: Tensor) -> None:
         """Fill `w.d`, `w.g` and `w.s` downwards, from ∂E/∂x of the top, (K, B, n)."""
         for layer in reversed(range(self.model.depth)):
             self._lower(w, layer, g)
             signals = w.layers[layer]
             g = torch.bmm(signals.d, self._hidden[layer].V, out=signals.below)
-        self._finish(w)
-
-    def _finish(self, w: Signals) -> None:
-        """What batch normalisation computes for all layers at once."""
-        if w.norm is not None:
-            w.norm.finish(self._a.squeeze(2), self.tensors["norm.weight"].transpose(0, 1), out=w.s)
 
     def _lift(self, w: Signals, layer: int) -> None:
         """From the product xVᵀ in h to h itself, and the signal above."""
