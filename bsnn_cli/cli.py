@@ -164,6 +164,13 @@ def reproduce(config: ReproduceConfig) -> None:
 
 def report(config: ReportConfig) -> None:
     """Write one HTML page of everything that is stored."""
+    if config.export is not None:
+        from bsnn_cli.reproducing.export import require_another_folder
+        from bsnn_cli.reproducing.products import make_all
+
+        require_another_folder(config.export, config.output_root)
+        print(make_all(config.output_root, config.export, f"bsnn report export={config.export}"))
+        return
     from bsnn_cli.reproducing.report import write_report
     from bsnn_cli.tabulating.stored import Stored
 

@@ -50,7 +50,7 @@ def test_what_is_finished_needs_no_data_and_what_is_not_waits_for_it(
 ) -> None:
     monkeypatch.setenv("BSNN_DATA_MIRROR", DEAD_MIRROR)
     monkeypatch.setattr(agenda.plan, "step_seconds", lambda _: 0.5)
-    monkeypatch.setattr(reproduction, "make_all", lambda _: "")
+    monkeypatch.setattr(reproduction, "make_all", lambda *_: "")
     store(here / "outputs", "tanh_gpn", [50.0])
     assert cli.dispatch(["reproduce", profile("train activation=tanh_gpn")]) == 0
     assert "absent" not in capfd.readouterr().out

@@ -189,10 +189,20 @@ def test_curves_are_means_over_seeds_and_name_what_diverged(tmp_path: Path) -> N
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert band.min() == pytest.approx(55 - math.sqrt(50))
     assert band.max() == pytest.approx(80 + math.sqrt(200))
-    assert [text.get_text() for text in ax.texts] == ["GPN: n = 2\nnon-GPN: n = 1, 1 diverged"]
+    assert [text.get_text() for text in ax.texts] == ["GPN: n = 2, non-GPN: n = 1 (1 diverged)"]
     assert picture.name == "curves_digits"
     assert "CIFAR-10" in missing.what
     assert missing.command.startswith("bsnn train -m activation=")
+
+
+def test_curves_of_one_seed_speak_of_no_band(tmp_path: Path) -> None:
+    """And their number of seeds stands outside of the panels, where no curve runs."""
+    for activation in ("selu_gpn", "selu"):
+        trained(tmp_path, activation, 0, [50.0, 70.0])
+    [picture], _ = built(tmp_path, "curves")
+    assert [text for ax in picture.figure.axes for text in ax.texts] == []
+    assert any(text.get_text().endswith("; n = 1") for text in picture.figure.texts)
+    assert "(dashed): one seed; " in picture.caption
 
 
 def test_a_run_that_diverged_at_once_leaves_the_others_their_bands(tmp_path: Path) -> None:

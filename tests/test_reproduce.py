@@ -143,7 +143,7 @@ def test_what_fails_is_named_and_all_else_is_done(
     monkeypatch.setenv("BSNN_DATA_MIRROR", DEAD_MIRROR)
     monkeypatch.setattr(agenda.plan, "step_seconds", lambda _: 0.5)
     monkeypatch.setattr(job, "supervise", in_this_process)
-    monkeypatch.setattr(reproduction, "make_all", lambda _: "made")
+    monkeypatch.setattr(reproduction, "make_all", lambda *_: "made")
     trained(here, "selu_gpn")
     steps = profile(
         f">train -m {TINY} activation=selu_gpn,tanh_gpn optim.epochs=2",
@@ -190,7 +190,7 @@ def test_interrupted_it_says_so_and_the_same_command_goes_on(
 
     monkeypatch.setattr(agenda.plan, "step_seconds", lambda _: 0.5)
     monkeypatch.setattr(job, "POLL_S", 0.02)
-    monkeypatch.setattr(reproduction, "make_all", lambda _: "")
+    monkeypatch.setattr(reproduction, "make_all", lambda *_: "")
     command = ["reproduce", profile(f"{INTERRUPTIBLE} optim.epochs=30 checkpoint.every_s=0.05")]
     threading.Thread(target=interrupt).start()
     with pytest.raises(SystemExit) as stopped:
@@ -273,9 +273,24 @@ def test_an_export_names_the_command_that_makes_it() -> None:
     config = ReproduceConfig(seeds=3, batch_norm=True, datasets=["mnist"], extras=False, threads=1)
     config.profile.name, config.profile.activations = "short", "selu,selu_gpn"
     told = "seeds=3 batch_norm=true datasets=[mnist] extras=false threads=1"
-    assert products.reproduction(config) == (
+    assert products.command_line(config) == (
         f"bsnn reproduce profile=short 'profile.activations=\"selu,selu_gpn\"' {told}"
     )
+
+
+def test_a_report_exports_what_is_stored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So results of another machine, copied into an output folder, become tables and figures of a repository."""
+    run = store(here / "outputs", "tanh_gpn", [50.0, 60.0])
+    (run.path / "weights.pt").touch()
+    assert cli.dispatch(["report", "export=results"]) == 0
+    assert "Copied to results" in capsys.readouterr().out
+    assert "bsnn report export=results" in Path("results/README.md").read_text()
+    assert len(pd.read_csv("results/runs.csv")) == 1
+    for name in ("test_accuracy.csv", "curves_mnist.png", f"{run.path.relative_to(here / 'outputs')}/epochs.csv"):
+        assert Path("results", name).exists()
+    assert telling(here) == []
+    assert cli.dispatch(["report", "export=outputs"]) == 2
+    assert "is the output folder itself" in capsys.readouterr().err
 
 
 def test_an_export_without_a_benchmark_keeps_an_older_one(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Nothing is measured here. The only thing evaluated is the definition of an activ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,6 +156,7 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
     """
     names = sorted(set(cells["activation"]), key=summary.axis_order)
     forms = summary.forms(cells)
+    uneven = len(set(cells["n"])) > 1 or cells["diverged"].any()
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
     figure, axes = canvas(
@@ -168,9 +169,10 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
             if own["std"].notna().any():
                 low, high = own["mean"] - own["std"], own["mean"] + own["std"]
                 ax.fill_between(own["epoch"], low, high, color=colour(name), alpha=0.18, linewidth=0)
-        ax.set_title(ACTIVATION_LABELS.get(name, name))
-        words = counts(cells[cells["activation"] == name])
-        ax.text(0.04, 0.97, words, transform=ax.transAxes, va="top", fontsize=7, color=GREY, linespacing=1.3)
+        ax.set_title(ACTIVATION_LABELS.get(name, name), pad=12 if uneven else None)
+        if uneven:
+            words = counts(cells[cells["activation"] == name])
+            ax.text(0.5, 1, words, transform=ax.transAxes, ha="center", va="bottom", fontsize=6, color=GREY)
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     axes[0].set_ylim(0, 100)
@@ -188,25 +190,33 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
     legend_above(figure, legend, len(legend))
     where = DATASETS[dataset].label if dataset in DATASETS else dataset
     apart = f"the paper's protocol except {protocol}" if protocol else "the paper's protocol"
-    note(figure, f"{where}; {apart}")
-    sizes = ", ".join(sorted({f"n = {n}" for n in cells["n"]}))
+    sizes = sorted(set(cells["n"]))
+    note(figure, f"{where}; {apart}" + ("" if uneven else f"; n = {sizes[0]}"))
     depth_aware = " and depth-aware GPN (dash-dotted)" if len(forms) > 2 else ""
     return Picture(
         file_name("curves", dataset, protocol),
         figure,
-        f"Test accuracy on {where} against the epoch, GPN (solid), non-GPN (dashed){depth_aware}: mean over the seeds, "
-        f"band ± one sample standard deviation, {sizes} seeds that did not diverge; {apart}.",
+        f"Test accuracy on {where} against the epoch, GPN (solid), non-GPN (dashed){depth_aware}: "
+        f"{averaged(sizes)}; {apart}.",
     )
 
 
+def averaged(sizes: Sequence[int]) -> str:
+    """What a line of a caption shows, from the numbers of seeds that did not diverge."""
+    if max(sizes) == 1:
+        return "one seed"
+    numbers = " or ".join(map(str, sizes))
+    return f"mean over n = {numbers} seeds that did not diverge, band ± one sample standard deviation"
+
+
 def counts(cells: pd.DataFrame) -> str:
-    """Such as `GPN: n = 3`, a line for each form, with what diverged."""
+    """Such as `GPN: n = 3`, for each form, with what diverged."""
     lines = []
     for row in cells.sort_values(["gpn", "separation"], ascending=[False, True]).to_dict("records"):
-        lost = f", {row['diverged']} diverged" if row["diverged"] else ""
+        lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
         form = f"GPN-d {row['separation']}" if row["separation"] else "GPN" if row["gpn"] else "non-GPN"
         lines.append(f"{form}: n = {row['n']}{lost}")
-    return "\n".join(lines)
+    return ", ".join(lines)
 
 
 BUILDERS: dict[str, Builder] = {

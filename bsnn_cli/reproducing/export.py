@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from bsnn_cli.drawing.plotting import captions
-from bsnn_cli.errors import RunDirectoryError
+from bsnn_cli.errors import ConfigError, RunDirectoryError
 from bsnn_cli.reproducing.archive import archive
 from bsnn_cli.storage import origins, provenance
 from bsnn_cli.storage.files import write_text
@@ -27,9 +27,19 @@ COLUMNS = [
 TABLES = ("test_accuracy", "train_accuracy", "comparison", "paired", "constraint", "roots", "approaches")
 """In the order in which the page shows them; other tables are copied too."""
 
-MADE = "What has been run so far. This runs what is missing of its profile, and makes all tables and figures again:"
+MADE = "What has been run so far. This command has made the page, its tables and its figures:"
 
 FIGURES = ("constraint", "roots", "propagation", "propagation_all", "derivatives", "width", "approaches", "theorems")
+
+
+def require_another_folder(folder: str | None, output_root: str) -> None:
+    """Refuse to copy results onto themselves.
+
+    Raises:
+        ConfigError: both are the same folder.
+    """
+    if folder is not None and Path(folder).resolve() == Path(output_root).resolve():
+        raise ConfigError(f"export={folder}: is the output folder itself; choose another one")
 
 
 def export(stored: Stored, folder: Path, command: str) -> Path:

@@ -15,31 +15,38 @@ from bsnn_cli.tabulating import approach_table, finding_tables, tables
 from bsnn_cli.tabulating.stored import Stored
 
 
-def make_all(config: ReproduceConfig) -> str:
+def make_all(output_root: str, export_folder: str | None, command: str) -> str:
     """Make what the stored numbers allow; returns lines for the terminal. What has no numbers yet is said, not raised.
+
+    Args:
+        output_root: folder with the results.
+        export_folder: where a copy without weights goes, or None.
+        command: that makes everything again; the page of the copy shows it.
 
     Raises:
         BsnnError: a file cannot be written, or runs contradict each other.
     """
-    stored, folder = Stored(config.output_root), Path(config.output_root) / "tables"
+    stored, folder = Stored(output_root), Path(output_root) / "tables"
     lines = []
     for kind, write in TABLES.items():
+        if kind == "approaches" and not any(summary["approach"] for summary in stored.measured):
+            continue  # without a measurement it is only the paper's words
         try:
             text = write(stored, folder)
         except BsnnError as error:
             text = f"{kind}: {error}"
         lines.append(text if kind == "accuracy" or "\n" not in text else f"Written: {text.rsplit(maxsplit=1)[-1]}")
     try:
-        lines.append(figures.draw(FiguresConfig(output_root=config.output_root)).text)
+        lines.append(figures.draw(FiguresConfig(output_root=output_root)).text)
     except BsnnError as error:
         lines.append(f"figures: {error}")
     lines.append(f"Report: {write_report(stored)}")
-    if config.export is not None:
-        lines.append(f"Copied to {export(stored, Path(config.export), reproduction(config))}")
+    if export_folder is not None:
+        lines.append(f"Copied to {export(stored, Path(export_folder), command)}")
     return "\n\n".join(lines)
 
 
-def reproduction(config: ReproduceConfig) -> str:
+def command_line(config: ReproduceConfig) -> str:
     """The command line that a reader repeats."""
     words = [f"profile={config.profile.name}"]
     if config.profile.activations != ProfileConfig().activations:

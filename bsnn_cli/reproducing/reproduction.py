@@ -19,11 +19,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bsnn_cli.errors import BsnnError, ConfigError, Interrupted
+from bsnn_cli.errors import BsnnError, Interrupted
 from bsnn_cli.networks.memory import available_bytes
 from bsnn_cli.reproducing import agenda
 from bsnn_cli.reproducing.agenda import Speeds, Step
-from bsnn_cli.reproducing.products import make_all
+from bsnn_cli.reproducing.export import require_another_folder
+from bsnn_cli.reproducing.products import command_line, make_all
 from bsnn_cli.running import job, lockstep, plan
 from bsnn_cli.running.interruption import StopFlag
 from bsnn_cli.running.job import Orders
@@ -97,8 +98,7 @@ def run(config: ReproduceConfig) -> None:
         ReproductionError: something has failed; the rest is done.
         Interrupted: a signal has stopped it; what was at work has saved its state.
     """
-    if config.export is not None and Path(config.export).resolve() == Path(config.output_root).resolve():
-        raise ConfigError(f"export={config.export}: is the output folder itself; choose another one")
+    require_another_folder(config.export, config.output_root)
     speeds: Speeds = {}
     steps = agenda.steps(config, fetching=not config.dry_run)
     print(agenda.describe(config, steps, speeds), flush=True)
@@ -106,7 +106,7 @@ def run(config: ReproduceConfig) -> None:
         return
     failures = work(config, list(jobs(config, steps, speeds)))
     try:
-        print(make_all(config), flush=True)
+        print(make_all(config.output_root, config.export, command_line(config)), flush=True)
     finally:
         for failure in failures:
             print(f"failed: {failure}", file=sys.stderr)

@@ -55,4 +55,5 @@ class ReproduceConfig:
 class ReportConfig:
     """One HTML page of everything that is stored."""
 
+    export: str | None = knob(None, "folder for a copy of all tables, figures and runs, without weights; null: none")
     output_root: str = knob("outputs", "folder with the results; the page goes to its folder `report`")
