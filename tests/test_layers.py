@@ -11,9 +11,9 @@ import bsnn_cli
 
 ROWS = [
     # no knowledge of the project
-    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"}
+    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "checkout", "verdict"}
     | {"batch_norm", "choices", "spool", "stopwatch", "workers"},
-    {"profiles", "signals"},
+    {"profiles", "provenance", "signals"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
     {"approaches", "arguments", "memory", "activation_file", "functions"},

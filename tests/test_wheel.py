@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -33,8 +34,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("wheel")
     for name in ("bsnn_cli", "configs"):
         shutil.copytree(CHECKOUT / name, root / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(CHECKOUT / name, root / "source")
+    git = ["git", "-C", root / "source", "-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
+    call(*git, "init", "-q", cwd=root)
+    call(*git, "add", ".", cwd=root)
+    call(*git, "commit", "-q", "-m", "all", cwd=root)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     call(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", root, root / "source", cwd=root)
     [wheel] = root.glob("bsnn-*.whl")
@@ -58,8 +63,22 @@ def test_an_installed_wheel_trains_resumes_sweeps_and_tabulates(installed: Path,
     assert len(list(tmp_path.glob("outputs/runs/digits/*/*/result.json"))) == 2
     assert "SELU" in call(installed, "table", cwd=tmp_path)
     assert "index.html" in call(installed, "report", cwd=tmp_path)  # its template is shipped
-    provenance = next(tmp_path.glob("outputs/runs/digits/*/*/provenance.json")).read_text()
-    assert '"commit": null' in provenance
+    provenance = json.loads(next(tmp_path.glob("outputs/runs/digits/*/*/provenance.json")).read_text())
+    built_from = call("git", "rev-parse", "HEAD", cwd=installed.parents[2] / "source").strip()
+    assert (provenance["commit"], provenance["dirty"]) == (built_from, False)
+
+
+def test_a_source_archive_hands_its_commit_on(installed: Path, tmp_path: Path) -> None:
+    """From a checkout to an archive, and from the archive, without git, to what is built of it."""
+    source = installed.parents[2] / "source"
+    code = "from setuptools import build_meta; build_meta.build_sdist({!r})"
+    call(sys.executable, "-c", code.format(str(tmp_path)), cwd=source)
+    [archive] = tmp_path.glob("bsnn-*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path, filter="data")
+    unpacked = archive.with_name(archive.name.removesuffix(".tar.gz"))
+    code = "from bsnn_cli.storage import checkout; print(*checkout.state())"
+    built_from = call("git", "rev-parse", "HEAD", cwd=source).strip()
+    assert call(sys.executable, "-c", code, cwd=unpacked).split() == [built_from, "False"]
 
 
 def test_the_lock_file_has_a_version_of_everything_that_is_asked_for() -> None:

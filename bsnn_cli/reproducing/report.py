@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.reproducing import report_plots, report_tables
-from bsnn_cli.storage import origins, provenance
+from bsnn_cli.storage import checkout, origins, provenance
 from bsnn_cli.storage.files import write_text
 from bsnn_cli.tabulating import finding_tables, summary
 from bsnn_cli.tabulating.approach_table import COMMAND as APPROACHES_COMMAND
@@ -42,7 +42,7 @@ def context(stored: Stored) -> dict[str, Any]:
     runs = report_tables.runs(stored)
     directories = [origins.of_directory(each["directory"]) for each in stored.measured]
     places = origins.places([*(seed for run in runs for seed in run["seeds"]), *directories])
-    made, dirty = provenance.git_state()
+    made, dirty = checkout.state()
     return {
         "written": provenance.now(),
         "version": provenance.package_version(),

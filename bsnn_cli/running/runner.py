@@ -294,8 +294,11 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     if states:
         position.epoch, position.batch = states[0]["epoch"], states[0]["batch"]
         say(f"resuming after {position.epoch} epochs and {position.batch} batches ({int(fleet.steps[0])} steps)")
+    origin = provenance.collect(device) | {"trainer": build.__name__}
+    if origin["commit"] is None:
+        say("the commit of this program is not known, so provenance.json has none")
     for directory in directories:
-        directory.begin_session(provenance.collect(device) | {"trainer": build.__name__})
+        directory.begin_session(origin)
     records = [[EpochRecord(**record) for record in state["records"]] for state in states] or [[] for _ in configs]
     before = max((state["elapsed_s"] for state in states), default=0.0)
     now = time.monotonic()

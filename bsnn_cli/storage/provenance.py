@@ -6,7 +6,6 @@ import datetime
 import platform
 import shlex
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -15,10 +14,12 @@ from typing import Any
 
 import torch
 
+from bsnn_cli.storage import checkout
+
 
 def collect(device: torch.device) -> dict[str, Any]:
     """Everything about this process that a reader of its results may want to know."""
-    commit, dirty = git_state()
+    commit, dirty = checkout.state()
     return {
         "version": package_version(),
         "commit": commit,
@@ -53,22 +54,6 @@ def commit(provenance: Mapping[Any, Any]) -> str:
     if provenance["commit"] is None:
         return "unknown"
     return str(provenance["commit"])[:10] + (" with changes" if provenance["dirty"] else "")
-
-
-def git_state() -> tuple[str | None, bool | None]:
-    """Commit of the checkout this code runs from and whether it has been changed; (None, None) outside of one."""
-
-    def git(*words: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie inside another checkout
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
-        return None, None
 
 
 def device_name(device: torch.device) -> str:
