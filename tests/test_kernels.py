@@ -33,6 +33,15 @@ MEMBERS = [
 """All activations that there is code for."""
 
 
+SMOOTH = [
+    make_member(name, gpn, seed, lr=0.02)
+    for seed in range(2)
+    for name in ("tanh", "elu", "gelu")
+    for gpn in (False, True)
+]
+"""Twelve without a jump in φ'. Rounding to TF32 moves some h across a jump, and a gradient then by several percent."""
+
+
 @pytest.fixture
 def data() -> Dataset:
     return noise()
@@ -248,7 +257,7 @@ def test_steps_on_a_gpu_are_those_of_a_fleet(norm: str, weights: str, width: int
 @pytest.mark.parametrize(("batch", "norm", "exact"), [(64, "none", True), (64, "batch", True), (128, "none", False)])
 def test_steps_of_the_papers_size_on_a_gpu(batch: int, norm: str, exact: bool) -> None:
     """Twelve networks of 500 units, batches of 64 and more: other divisions of products than small batches have."""
-    model, members = ModelConfig(depth=3, width=500, norm=norm), MEMBERS[:12]
+    model, members = ModelConfig(depth=3, width=500, norm=norm), MEMBERS[:12] if exact else SMOOTH
     torch.set_float32_matmul_precision("highest" if exact else "high")
     double, single = (make(Fleet, model, members, dtype=dtype) for dtype in (torch.float64, torch.float32))
     ours = make(CapturedFleet, model, members, device="cuda", dtype=torch.float32)
@@ -262,7 +271,7 @@ def test_steps_of_the_papers_size_on_a_gpu(batch: int, norm: str, exact: bool) -
     if exact:
         assert_as_exact_as_the_library(ours, single, double)
     else:
-        assert 1e-7 < largest_difference(double, ours) < 1e-2
+        assert 1e-5 < largest_difference(double, ours) < 2e-3
 
 
 @pytest.fixture
