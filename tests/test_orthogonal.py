@@ -3,8 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from scipy import linalg, stats
+from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
+from bsnn_cli import UnitRows
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.orthogonal import haar, orthogonality_error, retract, stream
 from bsnn_cli.settings.config import ModelConfig
@@ -102,3 +105,36 @@ def test_orthogonality_error_is_of_the_normalised_rows() -> None:
     expected = (W.T @ W - torch.eye(4, dtype=torch.float64)).abs().max()
     assert fleet.orthogonality_error().item() == pytest.approx(expected.item())
     assert expected > 0.1
+
+
+@pytest.mark.parametrize(
+    ("module", "dim"),
+    [
+        (nn.Linear(4, 6), None),
+        (nn.Linear(4, 6), 0),
+        (nn.Conv1d(4, 6, 3), 0),
+        (nn.Conv2d(4, 6, 3, groups=2), 0),
+        (nn.Conv3d(4, 6, 1), 0),
+        (nn.Bilinear(3, 5, 6), 0),
+        (nn.ConvTranspose1d(4, 6, 3), 1),
+        (nn.ConvTranspose2d(4, 6, 3), 1),
+    ],
+    ids=str,
+)
+def test_each_output_unit_has_a_row_of_length_one(module: nn.Module, dim: int | None) -> None:
+    parametrize.register_parametrization(module, "weight", UnitRows(dim))
+    weight = module.get_parameter("parametrizations.weight.original").detach()
+    made = torch.movedim(module.weight, dim or 0, 0).flatten(1)  # type: ignore[arg-type]
+    torch.testing.assert_close(made.square().sum(1), torch.ones(6))
+    torch.testing.assert_close(made, nn.functional.normalize(torch.movedim(weight, dim or 0, 0).flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("module", "dim"),
+    [(nn.Conv2d(4, 6, 3), None), (nn.ConvTranspose2d(4, 6, 3), None), (nn.BatchNorm1d(4), 0), (nn.Linear(4, 6), 2)],
+    ids=str,
+)
+def test_a_weight_without_known_rows_is_refused(module: nn.Module, dim: int | None) -> None:
+    """A filter of a convolution would have norm 3 if its last dimensions were taken for rows."""
+    with pytest.raises(ValueError, match="UnitRows"):
+        parametrize.register_parametrization(module, "weight", UnitRows(dim))

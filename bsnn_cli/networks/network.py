@@ -23,19 +23,44 @@ from bsnn_cli.settings.config import ActivationConfig, ModelConfig
 class UnitRows(nn.Module):
     """W_i = v_i / ‖v_i‖: each row of W at unit length, V optimised freely (the paper's relaxation of WᵀW = I).
 
-    A parametrisation for any linear layer, to be started from an orthogonal V:
+    A parametrisation for a linear layer, to be started from an orthogonal V:
 
     >>> layer = nn.Linear(500, 500, bias=False)
     >>> _ = nn.init.orthogonal_(layer.weight)
     >>> _ = parametrize.register_parametrization(layer, "weight", UnitRows())
+
+    A row of a convolution is all that one output channel is computed from. The weight does not tell whether the
+    convolution is transposed, so `dim` has to: 0 for `Conv1d`, `Conv2d` and `Conv3d`, grouped or not, and `Bilinear`;
+    1 for a transposed convolution without groups. With groups, none of its dimensions counts the output channels.
+
+    >>> layer = nn.Conv2d(64, 64, 3)
+    >>> _ = parametrize.register_parametrization(layer, "weight", UnitRows(dim=0))
+
+    Args:
+        dim: dimension of the weight that counts output units; None: the first of a matrix, and nothing else is taken.
     """
 
+    def __init__(self, dim: int | None = None) -> None:
+        super().__init__()
+        self.dim = dim
+
     def forward(self, V: Tensor) -> Tensor:
-        """(m, n) → (m, n)."""
-        return cast(Tensor, V / torch.linalg.vector_norm(V, dim=1, keepdim=True))
+        """Return W, of the shape of V.
+
+        Raises:
+            ValueError: V is no matrix, and `dim` does not say where its rows are; or it has no such dimension.
+        """
+        rows = 0 if self.dim is None and V.dim() == 2 else self.dim
+        if V.dim() < 2 or rows not in range(V.dim()):
+            raise ValueError(
+                f"UnitRows(dim={self.dim}): does not say where the rows of a weight of shape {tuple(V.shape)} are;"
+                " dim=0 takes the filters of a convolution, dim=1 those of a transposed one"
+            )
+        others = [dim for dim in range(V.dim()) if dim != rows]
+        return cast(Tensor, V / torch.linalg.vector_norm(V, dim=others, keepdim=True))
 
     def right_inverse(self, W: Tensor) -> Tensor:
-        """The V that an assigned W stands for: W itself, (m, n)."""
+        """Return the V that an assigned W stands for: W itself."""
         return W
 
 
