@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bsnn_cli import streams
 from bsnn_cli.errors import BsnnError, Interrupted
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ VERBS: dict[str, Callable[[Any], None]] = {
 
 def main() -> None:
     """Entry point of `bsnn`; ends the process with the exit code."""
+    streams.prepare()
     try:
         sys.exit(dispatch(sys.argv[1:]))
     except KeyboardInterrupt:
@@ -227,7 +229,9 @@ def dispatch(arguments: list[str]) -> int:
         print(usage.verb_help(verb, str(VERBS[verb].__doc__)))
         return 0
     if verb == "rerun" and len(rest) == 1 and "=" not in rest[0]:  # a path needs no key, and none of Hydra's quoting
-        rest = ["directory='" + rest[0].replace("'", "\\'") + "'"]
+        from bsnn_cli.settings.arguments import quoted
+
+        rest = [f"directory={quoted(rest[0])}"]
     return run_verb(verb, rest)
 
 
@@ -238,13 +242,14 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 
     codes: list[int] = []
     register_plugins(verb)
-    if verb == "runs":
-        arguments = filters(arguments)
 
     def job(composed: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        os.chdir(HydraConfig.get().runtime.cwd)  # with hydra.job.chdir=true, paths would not be what was typed
         codes.append(attempt(lambda: VERBS[verb](composition.typed(verb, composed))))
 
-    composing = attempt(lambda: composition.run(verb, arguments, job))
+    composing = attempt(lambda: composition.run(verb, filters(arguments) if verb == "runs" else arguments, job))
     if composing != 0 or not codes:
         return composing
     return codes[0] if len(codes) == 1 else int(any(codes))

@@ -6,7 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,17 @@ if not any(Path("/dev", name).exists() for name in ("nvidiactl", "dxg")):  # the
 BSNN = Path(sys.executable).with_name("bsnn")
 SMALL = ["dataset=digits", "model.depth=3", "model.width=12", "optim.epochs=2", "optim.lr=0.01"]
 """Overrides of a run that takes a moment."""
+
+
+def given_once(words: Iterable[str]) -> list[str]:
+    """Of words with the same key the last: the command refuses a key that is given twice."""
+    return list({word.partition("=")[0]: word for word in words}.values())
+
+
+def small(*overrides: str) -> list[str]:
+    """`SMALL` with these on top."""
+    return given_once([*SMALL, *overrides])
+
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -14,6 +14,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.conftest import given_once
+
 MODULES = ("cli", "settings.composition", "running.sweep", "running.runner")
 PRELOADED = [*(f"bsnn_cli.{name}" for name in MODULES), "sklearn.datasets"]
 
@@ -43,7 +45,7 @@ def _main(folder: Path, output: Path, arguments: list[str], inject: Callable[...
     try:
         if inject is not None:
             inject(*extra)
-        code = cli.dispatch(["train", "threads=1", "progress=false", *arguments])
+        code = cli.dispatch(["train", *given_once(["threads=1", "progress=false", *arguments])])
     except SystemExit as end:
         code = int(end.code or 0)
     except Exception:  # noqa: BLE001 - a traceback is what some tests look for

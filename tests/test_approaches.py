@@ -20,6 +20,7 @@ from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
 from bsnn_cli.settings.approaches import preset
 from bsnn_cli.settings.config import ModelConfig
 from bsnn_cli.tabulating.approach_table import APPROACHES, write_approaches
+from tests.conftest import given_once
 
 SHAPE = ["model.depth=3", "model.width=20", "progress=false"]
 MODELS = {name: ModelConfig(depth=3, width=20, **preset(name)) for name in APPROACHES}
@@ -108,7 +109,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.dispatch([verb, *SHAPE, *arguments]) == 2
+    assert cli.dispatch([verb, *given_once([*SHAPE, *arguments])]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert all(part in line for part in BAD[arguments]), line
     assert list(tmp_path.iterdir()) == []

@@ -23,9 +23,9 @@ from bsnn_cli.running import runner, session
 from bsnn_cli.storage import checkpoint, files, runs
 from bsnn_cli.storage.checkpoint import CURRENT, PREVIOUS
 from tests import forked
-from tests.conftest import SMALL
+from tests.conftest import small
 
-RUN = [*SMALL, "optim.epochs=12", "model.norm=batch", "dataset.validation=0.1", "checkpoint.every_s=0"]
+RUN = small("optim.epochs=12", "model.norm=batch", "dataset.validation=0.1", "checkpoint.every_s=0")
 """A run of less than a second with everything in its state that a state can have."""
 
 STEPS = 21 * 12

@@ -11,7 +11,7 @@ import bsnn_cli
 
 ROWS = [
     # no knowledge of the project
-    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "checkout", "verdict"}
+    {"errors", "streams", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "checkout", "verdict"}
     | {"batch_norm", "choices", "spool", "stopwatch", "workers"},
     {"profiles", "provenance", "signals"},
     # every knob; files from elsewhere; states on disk

@@ -22,7 +22,7 @@ from bsnn_cli.settings.validation import resolve
 from bsnn_cli.storage import checkpoint
 from bsnn_cli.storage.checkpoint import CURRENT
 from bsnn_cli.storage.runs import RunDirectory
-from tests.conftest import SMALL, Answer, run_bsnn
+from tests.conftest import SMALL, Answer, run_bsnn, small
 
 
 def config(name: str = "selu", seed: int = 0, **optim: float) -> TrainConfig:
@@ -83,7 +83,7 @@ def test_a_sweep_as_a_fleet_leaves_the_runs_of_a_plain_sweep(tmp_path: Path) -> 
     assert "6 runs: 6 done" in fleet.stdout
     found = {path.relative_to(roots[0]): path for path in roots[0].glob("outputs/runs/*/*/*")}
     assert len(found) == 6
-    assert run_bsnn("train", *SMALL, *kept, "activation=selu_gpn", "optim.lr=0.02", cwd=roots[1]).returncode == 0
+    assert run_bsnn("train", *small("optim.lr=0.02"), *kept, "activation=selu_gpn", cwd=roots[1]).returncode == 0
     [lone] = roots[1].glob("outputs/runs/*/*/*")
     same = found[lone.relative_to(roots[1])]
     ours, expected = (json.loads((path / "result.json").read_text()) for path in (same, lone))

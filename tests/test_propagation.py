@@ -38,7 +38,7 @@ from bsnn_cli.networks.orthogonal import haar, stream
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig
 from bsnn_cli.storage import spool
 from bsnn_cli.storage.records import Summary
-from tests.conftest import SMALL, Answer, run_bsnn
+from tests.conftest import SMALL, Answer, given_once, run_bsnn
 
 CPU = torch.device("cpu")
 L, N, B = 200, 500, 20
@@ -364,7 +364,7 @@ def test_bad_input_gets_one_line_before_anything_is_measured(
     arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.dispatch(["propagate", *QUICK, *arguments]) == 2
+    assert cli.dispatch(["propagate", *given_once([*QUICK, *arguments])]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert all(part in line for part in BAD[arguments]), line
     assert list(tmp_path.iterdir()) == []

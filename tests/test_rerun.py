@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,7 @@ from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.running.rerun import NotIdentical, repeat
 from bsnn_cli.storage import checkpoint
 from tests import forked
-from tests.conftest import SMALL, run_bsnn
+from tests.conftest import SMALL, run_bsnn, small
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +54,53 @@ def test_only_a_finished_run_can_be_repeated(finished: Path, tmp_path: Path) -> 
     (tmp_path / "config.yaml").write_text((finished / "config.yaml").read_text())
     with pytest.raises(RunDirectoryError, match="not finished"):
         repeat(tmp_path)
+
+
+def test_the_start_does_not_depend_on_the_threads_of_the_environment(tmp_path: Path) -> None:
+    """OMP_NUM_THREADS is 1 in joblib's workers, and what a user has set, or not, in a shell."""
+    script = """
+import hashlib, torch
+from bsnn_cli.networks.network import Network
+from bsnn_cli.settings.config import ActivationConfig, ModelConfig
+for width in (64, 100, 150):
+    network = Network(ModelConfig(depth=3, width=width), ActivationConfig(name="tanh"), 7, 3, 0)
+    weights = torch.cat([weight.flatten() for weight in network.state()["hidden.weight"]])
+    print(hashlib.sha256(weights.detach().numpy().tobytes()).hexdigest())
+"""
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"OMP_NUM_THREADS": threads},
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for threads in ("1", "2")
+    ]
+    assert printed[0] == printed[1]
+    assert len(set(printed[0].split())) == 3
+
+
+def test_a_run_of_one_environment_is_identical_in_another(tmp_path: Path) -> None:
+    run = ["train", *small("model.width=64"), "threads=2"]
+    assert run_bsnn(*run, cwd=tmp_path, OMP_NUM_THREADS="1").returncode == 0
+    [directory] = tmp_path.glob("outputs/runs/*/*/*")
+    again = run_bsnn("rerun", str(directory), cwd=tmp_path, OMP_NUM_THREADS="2")
+    assert again.stdout.endswith("identical, metrics and weights\n"), again.stderr
+
+
+def test_a_difference_comes_with_what_may_explain_it(finished: Path) -> None:
+    recorded = (finished / "provenance.json").read_text()
+    epochs = (finished / "epochs.csv").read_text()
+    (finished / "epochs.csv").write_text(epochs.replace("0.01,", "0.02,"))
+    with pytest.raises(NotIdentical, match=r"nothing that provenance\.json records"):
+        repeat(finished)
+    content = json.loads(recorded) | {"instructions": "NEON", "arithmetic": "Triton"}
+    (finished / "provenance.json").write_text(json.dumps(content))
+    with pytest.raises(NotIdentical) as found:
+        repeat(finished)
+    assert "instructions: NEON has become " in str(found.value)
+    assert "arithmetic: Triton has become " in str(found.value)
+    (finished / "provenance.json").write_text(recorded)
+    (finished / "epochs.csv").write_text(epochs)

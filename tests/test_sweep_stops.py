@@ -18,14 +18,14 @@ import psutil
 import pytest
 
 from bsnn_cli.storage.checkpoint import load
-from tests.conftest import BSNN, SMALL
+from tests.conftest import BSNN, small
 from tests.sweeps import seeds, statuses
 
 Start: TypeAlias = Callable[..., "subprocess.Popen[str]"]
 
 TORTURE = pytest.mark.torture
 
-LONG = [*SMALL, "optim.epochs=4000", "checkpoint.every_s=3600"]
+LONG = small("optim.epochs=4000", "checkpoint.every_s=3600")
 """A run that has to be stopped, and saves itself only then."""
 
 

@@ -18,9 +18,9 @@ from bsnn_cli.settings.validation import resolve
 from bsnn_cli.storage import tracking
 from bsnn_cli.storage.runs import RunDirectory
 from tests import forked
-from tests.conftest import SMALL
+from tests.conftest import small
 
-RUN = [*SMALL, "optim.epochs=5", "eval.train_every=2", "logger=tensorboard"]
+RUN = small("optim.epochs=5", "eval.train_every=2", "logger=tensorboard")
 
 
 def directory(root: Path) -> Path:

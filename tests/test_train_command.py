@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from bsnn_cli.storage import checkpoint
-from tests.conftest import SMALL, Answer, run_bsnn
+from tests.conftest import SMALL, Answer, run_bsnn, small
 
 TIMING = {"elapsed_s"}
 """Columns that are allowed to differ between two runs of the same thing."""
 
-LONG = [*SMALL, "optim.epochs=40", "model.norm=batch", "checkpoint.every_s=0.05", "dataset.validation=0.1"]
+LONG = small("optim.epochs=40", "model.norm=batch", "checkpoint.every_s=0.05", "dataset.validation=0.1")
 """A run of a few seconds that saves itself often and whose state includes batch statistics."""
 
 EAGER = """

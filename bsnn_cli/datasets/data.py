@@ -234,7 +234,7 @@ def _set_aside(train: Split, share: float) -> tuple[Split, Split | None]:
 
 
 def _root(config: DatasetConfig) -> Path:
-    return Path(config.root).expanduser()
+    return Path(config.root)
 
 
 def _read_mnist(config: DatasetConfig, progress: bool) -> _Content:

@@ -26,7 +26,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMATS, split_label
 from bsnn_cli.settings.config import FiguresConfig
-from bsnn_cli.storage.files import write_atomically, write_text
+from bsnn_cli.storage.files import read_text, write_atomically, write_text
 
 logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on the dates of matplotlib's fonts
 
@@ -233,5 +233,5 @@ def save(pictures: Sequence[Picture], directory: Path, formats: Sequence[str], a
 def captions(directory: Path) -> dict[str, str]:
     """What `captions.md` says of each picture that it names; a name leads nowhere but into the folder."""
     path = directory / "captions.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = read_text(path) if path.exists() else ""
     return dict(re.findall(r"^## ([A-Za-z0-9._-]+)\n\n(.+)$", text, flags=re.MULTILINE))

@@ -62,7 +62,7 @@ def ahead(model: ModelConfig, seed: int, order: Sequence[int], threads: int) -> 
     """
     drawers = min(threads, DRAWERS)
     waiting: deque[Future[Tensor]] = deque()
-    with intra_op_threads(1), ThreadPoolExecutor(drawers) as pool:
+    with intra_op_threads(1), ThreadPoolExecutor(drawers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for layer in order:
             waiting.append(pool.submit(parameters.hidden_start, model, seed, layer))
             if len(waiting) > drawers:

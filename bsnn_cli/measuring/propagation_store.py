@@ -21,7 +21,7 @@ from bsnn_cli.measuring.propagation import Measurement, summarise
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMS
 from bsnn_cli.settings.config import PropagateConfig
-from bsnn_cli.storage.files import write_json, write_text
+from bsnn_cli.storage.files import read_text, write_json, write_text
 from bsnn_cli.storage.records import NUMERICS_VERSION, LayerRecord
 
 BINS = 100
@@ -39,7 +39,7 @@ def directory(config: PropagateConfig) -> Path:
 def finished(path: Path) -> dict[str, Any] | None:
     """The summary of a finished measurement; None if there is none."""
     try:
-        return dict(json.loads((path / "summary.json").read_text()))
+        return dict(json.loads(read_text(path / "summary.json")))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -149,7 +149,7 @@ def load_all(output_root: str | Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((Path(output_root) / "propagation").glob("*/*/summary.json")):
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(read_text(path))
             content["trained"] = _present(content["trained"], output_root)
             found.append({"directory": str(path.parent), **content})
         except (ValueError, KeyError, OSError) as error:

@@ -12,7 +12,7 @@ from bsnn_cli.settings.config import ModelConfig
 def available_bytes() -> float:
     """Main memory that a new process can have without swapping; infinite where the system does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return math.inf

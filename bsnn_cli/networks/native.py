@@ -93,7 +93,7 @@ def processor() -> str:
     """What tells machines apart that do not run the same code."""
     kind = f"{platform.system()} {platform.machine()}"
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return f"{kind} {platform.processor()} {platform.node()}"
     return kind + "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "CPU part"))}))

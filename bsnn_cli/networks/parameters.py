@@ -6,7 +6,6 @@ Both the reference network and the fleet keep their values under these names; so
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias, cast
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from bsnn_cli.networks.orthogonal import haar, stream
-from bsnn_cli.networks.workers import intra_op_threads
+from bsnn_cli.networks.workers import Workers, intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
 
 NORM_WEIGHTS = ("norm.weight", "norm.bias")
@@ -78,8 +77,8 @@ def initialise(state: State, model: ModelConfig, seed: int) -> None:
         initialise_layer(values, hidden_start(model, seed, layer), seed, layer)
 
     threads = torch.get_num_threads()
-    with intra_op_threads(1), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(start, range(model.depth)))
+    with intra_op_threads(1):
+        Workers(threads).each(start, range(model.depth))
     initialise_ends(state, model, seed)
 
 

@@ -19,7 +19,8 @@ def intra_op_threads(count: int) -> Iterator[None]:
     """PyTorch works with so many threads inside each operation: one where operations are done side by side.
 
     A factorisation of one matrix does not get faster by threads, and where other programs compete for the cores far
-    slower; nor do its digits depend on the number of threads then.
+    slower; nor do its digits depend on the number of threads then. This holds for the thread that enters. A thread
+    started within takes the number of OMP_NUM_THREADS, so a pool has to be told again.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(count)

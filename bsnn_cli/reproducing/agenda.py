@@ -20,7 +20,7 @@ from bsnn_cli.gpn import custom
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.running import plan
 from bsnn_cli.running.runner import identified
-from bsnn_cli.settings import composition
+from bsnn_cli.settings import arguments, composition
 from bsnn_cli.settings.choices import AUTO_ROOT, DATASETS
 from bsnn_cli.settings.composition import Composer
 from bsnn_cli.settings.config import VERBS, DatasetConfig, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
@@ -99,16 +99,16 @@ def steps(config: ReproduceConfig, fetching: bool) -> list[Step]:
 def _step(
     config: ReproduceConfig, entry: StepConfig, before: Sequence[Step], fetching: bool, composer: Mapping[str, Composer]
 ) -> Step:
-    verb, *arguments = [word for word in shlex.split(entry.command) if word != "-m"]
-    arguments += _common(config, verb)
-    configs = [whole(each) for each in composition.expand(arguments, composer[verb])]
+    verb, *words = [word for word in shlex.split(entry.command) if word != "-m"]
+    words += _common(config, verb)
+    configs = [whole(each) for each in composition.expand(words, composer[verb])]
     if verb == "train" and config.datasets is not None:
         configs = [each for each in configs if each.dataset.kind in config.datasets]
     if len({each.dataset.kind for each in configs if verb == "train"}) > 1:
         raise ConfigError(f"{entry.command}: trains on several datasets; give each a step of its own")
     seen = {place(each) for step in before for each in step.configs}
     fresh = [each for each in configs if place(each) not in seen]
-    step = Step(entry.title, verb, arguments, configs, fresh)
+    step = Step(entry.title, verb, words, configs, fresh)
     if verb == "theory" and any(other.verb == verb and other.configs != configs for other in before):
         raise ConfigError(f"{entry.command}: {place(configs[0])} holds one study, and a step above asks for another")
     if verb != "train" or not step.left():
@@ -153,9 +153,9 @@ def _measurement_of(config: ReproduceConfig, training: Step) -> Step:
     runs = [str(run_directory(each)) for each in training.configs]
     configs = [PropagateConfig(run=run, output_root=config.output_root, model=each.model)
                for run, each in zip(runs, training.configs, strict=True)]  # fmt: skip
-    arguments = [of_runs(runs), *_common(config, "propagate")]
+    words = [of_runs(runs), *_common(config, "propagate")]
     title = f"signals after training: {training.title}"
-    return Step(title, "propagate", arguments, configs, configs, training.absent)
+    return Step(title, "propagate", words, configs, configs, training.absent)
 
 
 def of_runs(directories: Sequence[str]) -> str:
@@ -166,7 +166,7 @@ def of_runs(directories: Sequence[str]) -> str:
 def quoted(value: Any) -> str:
     """A value as Hydra reads it back."""
     text = str(value)
-    return text if re.fullmatch(r"[A-Za-z0-9_./:-]+", text) else "'" + text.replace("'", "\\'") + "'"
+    return text if re.fullmatch(r"[A-Za-z0-9_./:-]+", text) else arguments.quoted(text)
 
 
 def place(config: Any) -> Path:
@@ -204,7 +204,7 @@ def studied(config: TheoryConfig) -> bool:
 
 def is_here(dataset: DatasetConfig) -> bool:
     """Whether the files of a dataset are there and whole, packed or not."""
-    root = Path(dataset.root).expanduser()
+    root = Path(dataset.root)
     return all(
         all(fetch.flaw(root / name, md5) is None for name, md5 in archive.contents.items())
         or fetch.flaw(root / archive.path, archive.md5) is None
@@ -217,7 +217,7 @@ def missing(dataset: DatasetConfig) -> str | None:
     if is_here(dataset):
         return None
     try:
-        with fetch.unpacked(Path(dataset.root).expanduser(), fetch.ARCHIVES[dataset.kind]):
+        with fetch.unpacked(Path(dataset.root), fetch.ARCHIVES[dataset.kind]):
             return None
     except DataError as error:
         return str(error).splitlines()[0].rstrip(":")

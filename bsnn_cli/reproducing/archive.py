@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from bsnn_cli.gpn import activation_file
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.storage import origins
-from bsnn_cli.storage.files import as_json, write_text
+from bsnn_cli.storage.files import as_json, read_text, write_text
 
 PLACES = ("output_root", "dataset.root", "run")
 """Knobs that say where something lies; without them a config takes the reader's own."""
@@ -52,7 +52,7 @@ def copy(source: Path, target: Path, names: Sequence[str]) -> None:
     (target / names[-1]).unlink(missing_ok=True)
     for name in names:
         if (source / name).exists():
-            write_text(target / name, TELLING.get(name, str)((source / name).read_text(encoding="utf-8")))
+            write_text(target / name, TELLING.get(name, str)(read_text(source / name)))
 
 
 def neutral_config(text: str) -> str:

@@ -12,7 +12,7 @@ from bsnn_cli.drawing.plotting import captions
 from bsnn_cli.errors import ConfigError, RunDirectoryError
 from bsnn_cli.reproducing.archive import archive
 from bsnn_cli.storage import origins, provenance
-from bsnn_cli.storage.files import write_text
+from bsnn_cli.storage.files import read_text, write_text
 from bsnn_cli.tabulating.formats import markdown_table
 from bsnn_cli.tabulating.stored import Stored
 from bsnn_cli.tabulating.tables import PAPER_DATASETS
@@ -92,10 +92,10 @@ def page(stored: Stored, command: str, runs: pd.DataFrame) -> str:
     for name in TABLES:
         path = stored.root / "tables" / f"{name}.md"
         if path.exists() and (name != "comparison" or compared):
-            parts.append(re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.MULTILINE).strip())
+            parts.append(re.sub(r"^#", "##", read_text(path), flags=re.MULTILINE).strip())
     speed = stored.root / "bench" / "bench.md"
     if speed.exists():
-        parts.append(f"## Speed\n\n`bsnn bench`: {speed.read_text(encoding='utf-8').strip()}")
+        parts.append(f"## Speed\n\n`bsnn bench`: {read_text(speed).strip()}")
     texts = captions(stored.root / "figures")
     for source in drawn(stored):
         parts.append(f"![{source.stem}]({source.name})\n\n{texts[source.stem]}")

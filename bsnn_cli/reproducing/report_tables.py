@@ -13,6 +13,7 @@ from bsnn_cli.drawing.comparison_figures import APPROACHES as LABELS
 from bsnn_cli.reproducing.archive import neutral_config
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS
 from bsnn_cli.storage import origins
+from bsnn_cli.storage.files import read_text
 from bsnn_cli.tabulating import finding_tables, summary, tables
 from bsnn_cli.tabulating.approach_table import APPROACHES as WORDS
 from bsnn_cli.tabulating.stored import Stored
@@ -278,7 +279,7 @@ def runs(stored: Stored) -> list[dict[str, Any]]:
                 "label": f"{first['label']} {first['separation']}".rstrip(),
                 "dataset": DATASETS[dataset].label if dataset in DATASETS else dataset,
                 "protocol": first["protocol"] or "the published protocol",
-                "config": neutral_config((Path(first["directory"]) / "config.yaml").read_text(encoding="utf-8")),
+                "config": neutral_config(read_text(Path(first["directory"]) / "config.yaml")),
                 "seeds": [_run(stored, row) for row in rows],
             }
         )

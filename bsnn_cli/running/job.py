@@ -25,11 +25,12 @@ from typing import IO, Any, cast
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from bsnn_cli import streams
 from bsnn_cli.errors import BsnnError, RunLockedError
 from bsnn_cli.running.interruption import STOP_SIGNALS, StopFlag
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import run_directory
-from bsnn_cli.storage.files import write_json, write_text
+from bsnn_cli.storage.files import read_text, write_json, write_text
 from bsnn_cli.storage.runs import RunDirectory
 
 LOG = "log.txt"
@@ -70,7 +71,7 @@ class Orders:
     @classmethod
     def read(cls, folder: Path) -> Orders:
         """Read what the driver has written."""
-        content = json.loads((folder / "orders.json").read_text())
+        content = json.loads(read_text(folder / "orders.json"))
         configs = [from_plain(config) for config in content.pop("configs")]
         return cls(folder=folder, configs=configs, **content)
 
@@ -90,7 +91,7 @@ class Orders:
     def stopped(self) -> int | None:
         """The signal that jobs shall stop with, or None: of `stop`, or SIGTERM to orphans."""
         with contextlib.suppress(FileNotFoundError):
-            return int((self.folder / "stop").read_text())
+            return int(read_text(self.folder / "stop"))
         return int(signal.SIGTERM) if self.orphaned() else None
 
     def orphaned(self) -> bool:
@@ -245,6 +246,7 @@ def _record(config: TrainConfig, directory: RunDirectory, reason: str, output: s
 
 def main() -> None:
     """What the child does: read configs from standard input, run them, end with an exit code."""
+    streams.prepare()
     die_with_parent(int(sys.argv[1]))
     content = json.load(sys.stdin)
     sys.argv = content["argv"]  # for the provenance of the runs

@@ -14,6 +14,7 @@ from bsnn_cli.settings.identity import activation_label, run_directory
 from bsnn_cli.settings.knobs import knobs
 from bsnn_cli.storage import checkpoint
 from bsnn_cli.storage.checkpoint import CURRENT, PREVIOUS
+from bsnn_cli.storage.files import read_text
 from bsnn_cli.storage.runs import RunDirectory
 
 UNNAMED = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "seed"}
@@ -97,7 +98,7 @@ def outcome(configs: Sequence[TrainConfig]) -> str:
 
 def reason(directory: Path) -> str:
     """Why a run has failed, in one line."""
-    lines = str(json.loads((directory / "failed.json").read_text())["error"]).splitlines()
+    lines = str(json.loads(read_text(directory / "failed.json"))["error"]).splitlines()
     return lines[0] if lines else ""
 
 
@@ -156,7 +157,7 @@ def samples(config: TrainConfig) -> tuple[int, int]:
         return known
     from bsnn_cli.datasets import image_folder
 
-    found = image_folder.scan(Path(config.dataset.root).expanduser())
+    found = image_folder.scan(Path(config.dataset.root))
     return len(found.train), len(found.test)
 
 

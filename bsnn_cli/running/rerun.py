@@ -14,13 +14,16 @@ from bsnn_cli.running import runner
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.storage import checkpoint
+from bsnn_cli.storage.files import read_text
 from bsnn_cli.storage.records import RunResult
 from bsnn_cli.storage.runs import RunDirectory
 
 TIMES = ("elapsed_s", "networks")
 """What two runs of the same thing do not share."""
 
-ORIGIN = ("version", "commit", "python", "torch", "cuda", "device", "threads", "trainer")
+ORIGIN = (
+    "version", "commit", "python", "torch", "cuda", "device", "instructions", "threads", "trainer", "arithmetic",
+)  # fmt: skip
 """Entries of the provenance that can explain a difference."""
 
 
@@ -52,7 +55,8 @@ def repeat(path: Path) -> str:
             sources = [
                 f"{key}: {a} has become {b}" for key, a, b in changed(origin(before), origin(after)) if key in ORIGIN
             ]
-            raise NotIdentical("\n".join([f"{path}: not identical", *found, *sources]))
+            silent = [] if sources else ["nothing that provenance.json records of both explains it"]
+            raise NotIdentical("\n".join([f"{path}: not identical", *found, *sources, *silent]))
     with_weights = "and weights" if (path / "weights.pt").exists() else "(no weights were kept)"
     return f"{path}: identical, metrics {with_weights}"
 
@@ -77,7 +81,7 @@ def run_again(config: TrainConfig, recorded: dict[str, Any], folder: Path) -> Pa
 
 def origin(directory: RunDirectory) -> dict[str, Any]:
     """The provenance of a run."""
-    return dict(json.loads((directory.path / "provenance.json").read_text()))
+    return dict(json.loads(read_text(directory.path / "provenance.json")))
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -110,5 +114,5 @@ def differences(before: RunDirectory, after: RunDirectory) -> list[str]:
 
 def epochs(directory: RunDirectory) -> list[dict[str, str]]:
     """The rows of `epochs.csv` without the times."""
-    with (directory.path / "epochs.csv").open() as file:
+    with (directory.path / "epochs.csv").open(encoding="utf-8") as file:
         return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]

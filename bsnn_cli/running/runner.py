@@ -294,7 +294,7 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     if states:
         position.epoch, position.batch = states[0]["epoch"], states[0]["batch"]
         say(f"resuming after {position.epoch} epochs and {position.batch} batches ({int(fleet.steps[0])} steps)")
-    origin = provenance.collect(device) | {"trainer": build.__name__}
+    origin = provenance.collect(device) | {"trainer": build.__name__, "arithmetic": fleet.arithmetic}
     if origin["commit"] is None:
         say("the commit of this program is not known, so provenance.json has none")
     for directory in directories:

@@ -29,6 +29,7 @@ from bsnn_cli.running import job, plan
 from bsnn_cli.running.interruption import StopFlag
 from bsnn_cli.running.job import Orders
 from bsnn_cli.settings import composition
+from bsnn_cli.settings.arguments import quoted
 from bsnn_cli.settings.choices import CUSTOM
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import run_directory
@@ -88,6 +89,7 @@ class RunSweeper(Sweeper):
         config: DictConfig,
     ) -> None:
         """See the base class. The task of each job is `work`, not what the command line does with a single run."""
+        config.hydra.sweep.dir = os.path.expanduser(config.hydra.sweep.dir)
         self.config = config
         self.engine = str(config.hydra.runtime.choices["hydra/launcher"])
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -102,6 +104,7 @@ class RunSweeper(Sweeper):
             SweepError: some run has failed, or is not finished.
             Interrupted: a signal has stopped the sweep; jobs that were running have saved their state.
         """
+        os.environ.update(self.config.hydra.job.env_set)  # Hydra sets it for each job; a config may ask for it before
         jobs = self.expand(arguments)
         configs = [config for config, _ in jobs]
         for config in configs:
@@ -128,7 +131,9 @@ class RunSweeper(Sweeper):
         """
         given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
         arguments = [*(f"{key}={value}" for key, value in self.params.items() if key not in given), *arguments]
-        composer = composition.Composer("train")
+        hydra = self.config.hydra
+        settings = [override for override in hydra.overrides.hydra if not override.startswith("hydra.mode=")]
+        composer = composition.Composer("train", hydra.job.config_name, settings)
         jobs: dict[Path, tuple[TrainConfig, list[str]]] = {}
         problems: dict[str, None] = {}
         for combination in composer.combinations(arguments):
@@ -169,6 +174,7 @@ class RunSweeper(Sweeper):
             RunDirectoryError: the sweep's own folder cannot be written.
         """
         folder = Path(self.config.hydra.sweep.dir)
+        place = f"hydra.sweep.dir={quoted(str(folder))}"  # of all its jobs
         with writing(folder):
             folder.mkdir(parents=True)
             OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -186,7 +192,7 @@ class RunSweeper(Sweeper):
             with StopFlag(orders.stop) as flag:
                 try:
                     for begin in range(0, len(jobs), size or len(jobs)):
-                        batch = [overrides for _, overrides in jobs[begin : begin + (size or len(jobs))]]
+                        batch = [[*overrides, place] for _, overrides in jobs[begin : begin + (size or len(jobs))]]
                         self.launcher.launch(batch, initial_job_idx=begin)
                 except Exception as error:  # noqa: BLE001 - whatever a launcher raises, the runs tell how far it got
                     print(f"error: hydra/launcher={self.engine}: {type(error).__name__}: {error}", file=sys.stderr)

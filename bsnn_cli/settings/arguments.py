@@ -45,18 +45,67 @@ def checked(verb: str, words: Sequence[str]) -> list[str]:
     stray = parser.parse_args(flags).overrides
     if stray:
         refuse(f"{stray[0]}: must be KEY=VALUE")
-    return flags + [word for word in overrides if not _spells_out_null(verb, word)]
+    refuse_repeated(overrides)
+    return flags + [as_typed(verb, word) for word in overrides if not _spells_out_null(verb, word)]
+
+
+def refuse_repeated(words: Sequence[str]) -> None:
+    """Refuse a key that is given twice, of which Hydra would take the last: `seed={0,1,2}` as a shell expands it.
+
+    Raises:
+        ConfigError: naming the key, with all its values as one list.
+    """
+    given: dict[str, list[str]] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        given.setdefault(key.lstrip("+"), []).append(value)
+    for key, values in given.items():
+        if len(values) > 1:
+            raise ConfigError(f"{key}: is given {len(values)} times; for a sweep, give -m and {key}={','.join(values)}")
+
+
+def as_typed(verb: str, word: str) -> str:
+    """The word with quotes where Hydra would not take a text as it is typed, if its key takes a text.
+
+    `output_root=2024_01` would become 202401, and `~/results` cannot be read.
+    """
+    key, _, text = word.lstrip("+").partition("=")
+    kinds = {name: str(entry.type) for name, entry, _ in knobs(VERBS[verb]())}
+    if not kinds.get(key, "").startswith("str") or re.search(r"[(\[{]", text):  # a call or a list of Hydra
+        return word
+    values = re.split(r"""((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,'"])+)""", text)  # and what is between them
+    values[1::2] = [value if _is_text(value) else quoted(value) for value in values[1::2]]
+    return f"{word.partition('=')[0]}={''.join(values)}"
+
+
+def _is_text(word: str) -> bool:
+    """Whether Hydra reads a text, or null, where this word stands, which may be in quotes already."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import QuotedString
+    from hydra.errors import HydraException
+
+    try:
+        value = OverridesParser.create().parse_rule(word, "element")
+    except HydraException:
+        return False
+    return value is None or isinstance(value, (str, QuotedString))
+
+
+def quoted(text: str) -> str:
+    """The text in quotes. Hydra takes a backslash as it is, but for those before a quote."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
 def filters(arguments: list[str]) -> list[str]:
     """The command line of `bsnn runs`, with what is no key of its own, such as `seed=0,1`, gathered under `where`."""
     own = [key for key, _, _ in knobs(VERBS["runs"]())]
     keys = {argument: match[1] for argument in arguments if (match := re.match(r"(\w[\w.]*)=.", argument))}
+    refuse_repeated(list(keys))
     settings = [argument for argument, key in keys.items() if key not in own and not key.startswith("hydra")]
     if not settings:
         return arguments
-    quoted = ",".join("'" + setting.replace("'", "\\'") + "'" for setting in settings)
-    return [*(argument for argument in arguments if argument not in settings), f"where=[{quoted}]"]
+    where = ",".join(map(quoted, settings))
+    return [*(argument for argument in arguments if argument not in settings), f"where=[{where}]"]
 
 
 def _spells_out_null(verb: str, word: str) -> bool:

@@ -8,10 +8,9 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.settings.arguments import checked
+from bsnn_cli.settings.arguments import as_typed, checked, refuse_repeated
 from bsnn_cli.settings.config import VERBS
-from bsnn_cli.settings.knobs import allowed, complaint, knobs
+from bsnn_cli.settings.knobs import allowed, complaint, expand_homes, knobs
 from bsnn_cli.settings.validation import check, tailored_to_its_depth
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
@@ -82,29 +81,31 @@ def typed(verb: str, composed: DictConfig) -> Any:
     for key in _leaves(composed):
         if key not in known:
             raise ConfigError(_unknown(key, verb))
+    expand_homes(config)
     check(config)
     return tailored_to_its_depth(config)
-
-
-OWN_NODE = ("activation", "dataset")
-"""Groups whose choices fill the node of their name, and nothing else."""
 
 
 class Composer:
     """Composes many configs of a verb while Hydra is at work, as `hydra.compose` would, in a fraction of its time.
 
-    Hydra takes long over the choices of groups. Each set of choices is composed once, and a choice of `OWN_NODE` put in
-    place without Hydra; single values are filled in after.
+    Hydra takes long over the choices of groups. Each set of choices is composed once, and single values are filled in
+    after it.
 
     Args:
-        verb: name of the primary config.
+        verb: whose config is composed.
+        config_name: the primary config, which `--config-name` may have changed; None: that of the verb.
+        settings: overrides of `hydra` itself, such as `hydra.searchpath`, that the jobs share.
     """
 
-    def __init__(self, verb: str) -> None:
+    def __init__(self, verb: str, config_name: str | None = None, settings: Sequence[str] = ()) -> None:
         self.verb = verb
-        self._loader = GlobalHydra.instance().config_loader()
-        self._parser = OverridesParser.create(config_loader=self._loader)
-        self._groups = set(self._loader.list_groups(""))
+        self._config_name = config_name or verb
+        self._settings = list(settings)
+        loader = GlobalHydra.instance().config_loader()
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._groups = set(loader.list_groups(""))
+        self._keys = {key for key, _, _ in knobs(VERBS[verb]())}
         self._chosen: dict[tuple[tuple[str, str], ...], DictConfig] = {}
 
     def combinations(self, arguments: Sequence[str]) -> list[list[str]]:
@@ -112,7 +113,9 @@ class Composer:
         # Not at the top: Hydra executes plugins once more when it looks for them, which makes another class.
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        [found] = BasicSweeper.split_arguments(self._parser.parse_overrides(list(arguments)), None)
+        refuse_repeated(arguments)
+        words = [as_typed(self.verb, word) for word in arguments]
+        [found] = BasicSweeper.split_arguments(self._parser.parse_overrides(words), None)
         return [list(combination) for combination in found]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -124,9 +127,12 @@ class Composer:
         parsed = self._parser.parse_overrides(list(overrides))
         choices = [(each.key_or_group, each.value()) for each in parsed if each.key_or_group in self._groups]
         names = [(group, name) for group, name in choices if isinstance(name, str)]
-        plain = all(each.type == OverrideType.CHANGE and each.package is None for each in parsed)
+        plain = all(
+            each.type == OverrideType.CHANGE and each.package is None and each.key_or_group in self._groups | self._keys
+            for each in parsed
+        )
         if not plain or len(names) < len(choices):
-            return hydra.compose(self.verb, overrides=list(overrides))
+            return self._composed(overrides)
         config = self._with_choices(tuple(names)).copy()
         for each in parsed:
             if each.key_or_group not in self._groups:
@@ -135,24 +141,11 @@ class Composer:
 
     def _with_choices(self, choices: tuple[tuple[str, str], ...]) -> DictConfig:
         if choices not in self._chosen:
-            config = self._put_in_place(choices)
-            if config is None:
-                config = hydra.compose(self.verb, overrides=[f"{group}={name}" for group, name in choices])
-            self._chosen[choices] = config
+            self._chosen[choices] = self._composed([f"{group}={name}" for group, name in choices])
         return self._chosen[choices]
 
-    def _put_in_place(self, choices: tuple[tuple[str, str], ...]) -> DictConfig | None:
-        """The config without Hydra; None where a choice does more than to fill a node that is there."""
-        if not choices or any(group not in OWN_NODE for group, _ in choices):
-            return None
-        config = self._with_choices(()).copy()
-        repository = cast(ConfigLoaderImpl, self._loader).repository
-        for group, name in choices:
-            found = repository.load_config(f"{group}/{name}")
-            if found is None or found.defaults_list or config[group] is None:
-                return None
-            config[group] = OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(config[group])), found.config)
-        return config
+    def _composed(self, overrides: Sequence[str]) -> DictConfig:
+        return hydra.compose(self._config_name, overrides=[*self._settings, *overrides])
 
 
 def expand(arguments: Sequence[str], composer: Composer) -> list[Any]:

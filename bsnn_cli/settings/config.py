@@ -49,6 +49,7 @@ class ActivationConfig:
         None,
         f"of activation={CUSTOM}: a Python file and an elementwise function of tensors in it; means nothing elsewhere",
         Rule("FILE.py:FUNCTION", lambda text: re.fullmatch(r".*\.py:[^\W\d]\w*", text) is not None),
+        path=True,
     )
     fingerprint: str | None = knob(
         None, "of the file's content and the function's name; filled in by the program", result=True
@@ -61,7 +62,7 @@ class DatasetConfig:
 
     kind: str = knob("mnist", "how it is fetched and read", one_of(*DATASETS), result=True)
     name: str | None = knob(None, "label in paths and tables; null: the kind", NAME, result=True)
-    root: str = knob("${oc.env:BSNN_DATA_DIR,data}", "folder with the files; BSNN_DATA_DIR sets the default")
+    root: str = knob("${oc.env:BSNN_DATA_DIR,data}", "folder with the files; BSNN_DATA_DIR sets the default", path=True)
     scaling: str = knob(
         "standardize",
         "standardize: per channel; thin_shell: then each input onto the sphere of radius √d",
@@ -165,7 +166,7 @@ class TrainConfig:
     precision: str = knob("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"), result=True)
     device: str = knob("auto", "where to compute; auto: cuda if there is one", DEVICE)
     threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
-    output_root: str = knob("outputs", "folder for everything that is written")
+    output_root: str = knob("outputs", "folder for everything that is written", path=True)
     force: bool = knob(False, "train again, replacing what this run has written")
     wait: bool = knob(False, "wait for another process that holds this run")
     dry_run: bool = knob(False, "print what would be done, the time and disk it takes, and stop")
@@ -202,11 +203,13 @@ class PropagateConfig:
     propagate: PropagateOptions = field(default_factory=PropagateOptions)
     seed: int = knob(0, "of weights, inputs and top gradient", SEED)
     approach: str | None = knob(None, "preset of model and activation, one of those above")
-    run: str | None = knob(None, "directory of a finished run, whose trained network is measured; null: a fresh one")
+    run: str | None = knob(
+        None, "directory of a finished run, whose trained network is measured; null: a fresh one", path=True
+    )
     weights_digest: str | None = knob(None, "of the trained weights; filled in by the program", result=True)
     device: str = knob("cpu", "where to compute; auto: cuda if there is one", DEVICE)
     threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
-    output_root: str = knob("outputs", "folder for everything that is written")
+    output_root: str = knob("outputs", "folder for everything that is written", path=True)
     force: bool = knob(False, "measure again, replacing what is there")
     progress: bool = knob(True, "show a progress bar, on a terminal")
 
@@ -223,7 +226,7 @@ class TableConfig:
     )
     rows: str | None = knob(None, "key of the rows, such as model.depth; null: the paper's layout")
     columns: str | None = knob(None, "key of the columns; null: the paper's layout")
-    output_root: str = knob("outputs", "folder with the runs; tables go to its folder `tables`")
+    output_root: str = knob("outputs", "folder with the runs; tables go to its folder `tables`", path=True)
 
 
 @dataclass(kw_only=True)
@@ -234,7 +237,7 @@ class FiguresConfig:
     formats: list[str] | None = knob(None, f"of the pictures; null: {', '.join(FORMATS)}", some_of(*FORMATS))
     depth: int = knob(200, "of the networks whose signals are shown", at_least(1), unit="layers")
     width: int = knob(500, "of these, but in figure width", at_least(1), unit="units")
-    output_root: str = knob("outputs", "folder with the numbers; figures go to its folder `figures`")
+    output_root: str = knob("outputs", "folder with the numbers; figures go to its folder `figures`", path=True)
 
 
 @dataclass(kw_only=True)
@@ -263,7 +266,7 @@ class TheoryConfig:
     width: int = knob(500, "of these layers", at_least(2), unit="units")
     networks: int = knob(16, "over which lengths and angles are averaged", at_least(1))
     seed: int = knob(0, "of inputs and weights", SEED)
-    output_root: str = knob("outputs", "folder for everything that is written")
+    output_root: str = knob("outputs", "folder for everything that is written", path=True)
 
 
 @dataclass(kw_only=True)
@@ -280,14 +283,14 @@ class RunsConfig:
     format: str = knob("text", "how to print", one_of("text", "markdown", "csv", "json"))
     prune: bool = knob(False, "say which files of finished and failed runs can go, and how much that frees")
     yes: bool = knob(False, "with prune: delete them")
-    output_root: str = knob("outputs", "folder with the runs")
+    output_root: str = knob("outputs", "folder with the runs", path=True)
 
 
 @dataclass(kw_only=True)
 class RerunConfig:
     """Repeat a run and compare."""
 
-    directory: str = knob("", "of a finished run; `bsnn rerun DIRECTORY` will do")
+    directory: str = knob("", "of a finished run; `bsnn rerun DIRECTORY` will do", path=True)
 
 
 @dataclass(kw_only=True)
@@ -314,7 +317,7 @@ class BenchConfig:
     precision: str = knob("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"))
     device: str = knob("auto", "where to compute; auto: cuda if there is one", DEVICE)
     threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
-    output_root: str = knob("outputs", "results go to its folder `bench`")
+    output_root: str = knob("outputs", "results go to its folder `bench`", path=True)
 
 
 VERBS = {

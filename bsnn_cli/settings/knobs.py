@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os.path
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +50,9 @@ def between(low: float, high: float) -> Rule:
     return Rule(f"above {low} and below {high}", lambda value: low < value < high)
 
 
-def knob(default: Any, meaning: str, rule: Rule | None = None, *, unit: str = "", result: bool = False) -> Any:
+def knob(
+    default: Any, meaning: str, rule: Rule | None = None, *, unit: str = "", result: bool = False, path: bool = False
+) -> Any:
     """Declare a field.
 
     Args:
@@ -58,8 +61,10 @@ def knob(default: Any, meaning: str, rule: Rule | None = None, *, unit: str = ""
         rule: what is accepted; None where the type says it all.
         unit: of the value, where it has one.
         result: True if the value can change a result: then it is part of a run's identity.
+        path: True if the value is a path: then a leading `~` stands for a home directory, on any way into the config.
     """
-    return field(default=default, metadata={"meaning": meaning, "rule": rule, "unit": unit, "result": result})
+    metadata = {"meaning": meaning, "rule": rule, "unit": unit, "result": result, "path": path}
+    return field(default=default, metadata=metadata)
 
 
 def knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
@@ -70,6 +75,16 @@ def knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fiel
             yield from knobs(value, f"{prefix}{entry.name}.")
         else:
             yield prefix + entry.name, entry, value
+
+
+def expand_homes(config: Any) -> None:
+    """Replace a leading `~` or `~user` of each path in a config, in place. A second time changes nothing."""
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            expand_homes(value)
+        elif entry.metadata.get("path") and value is not None:
+            setattr(config, entry.name, os.path.expanduser(value))
 
 
 def allowed(entry: dataclasses.Field[Any]) -> str:

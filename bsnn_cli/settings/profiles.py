@@ -44,16 +44,20 @@ class ReproduceConfig:
     datasets: list[str] | None = knob(None, "of all trainings only those on these; null: all", some_of(*DATASETS))
     extras: bool = knob(True, "also exact orthogonality against unit rows, and upper against lower root b")
     dry_run: bool = knob(False, "print the plan with what it takes, and stop")
-    export: str | None = knob(None, "folder for a copy of everything but weights; null: none")
-    data_root: str = knob("${oc.env:BSNN_DATA_DIR,data}", "folder with the datasets; BSNN_DATA_DIR sets the default")
+    export: str | None = knob(None, "folder for a copy of everything but weights; null: none", path=True)
+    data_root: str = knob(
+        "${oc.env:BSNN_DATA_DIR,data}", "folder with the datasets; BSNN_DATA_DIR sets the default", path=True
+    )
     device: str = knob("auto", "where to train; auto: cuda if there is one")
     threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
-    output_root: str = knob("outputs", "folder for everything that is written")
+    output_root: str = knob("outputs", "folder for everything that is written", path=True)
 
 
 @dataclass(kw_only=True)
 class ReportConfig:
     """One HTML page of everything that is stored."""
 
-    export: str | None = knob(None, "folder for a copy of all tables, figures and runs, without weights; null: none")
-    output_root: str = knob("outputs", "folder with the results; the page goes to its folder `report`")
+    export: str | None = knob(
+        None, "folder for a copy of all tables, figures and runs, without weights; null: none", path=True
+    )
+    output_root: str = knob("outputs", "folder with the results; the page goes to its folder `report`", path=True)

@@ -22,6 +22,8 @@ def problems(config: Any) -> list[str]:
             found.append(complaint(key, value, allowed(entry), rule.choices))
         elif value == "":
             found.append(f"{key}=: must not be empty")
+        elif entry.metadata.get("path") and str(value).startswith("~"):
+            found.append(f"{key}={value}: there is no such home directory; ./{value} is a folder of this name")
     activation = getattr(config, "activation", None)
     if activation is not None and activation.name == CUSTOM:
         found += path_problems(activation)

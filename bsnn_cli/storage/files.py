@@ -36,8 +36,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8, atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Write a text as UTF-8, atomically. Of a path that is not UTF-8, the bytes are written as they are."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
+
+
+def read_text(path: Path) -> str:
+    """Read what `write_text` has written, whatever encoding the locale prefers."""
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -46,5 +51,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def as_json(content: dict[str, Any]) -> str:
-    """The text of a JSON file, indented. NaN is refused: it is not JSON."""
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """The text of a JSON file, indented. NaN is refused: it is not JSON.
+
+    A path that is no text in the encoding of the locale is escaped, so that it is read back in any other locale too.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    return text + "\n"

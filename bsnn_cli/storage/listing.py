@@ -12,6 +12,7 @@ import pandas as pd
 
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.storage import runs
+from bsnn_cli.storage.files import read_text
 from bsnn_cli.storage.runs import RunDirectory
 
 
@@ -110,7 +111,7 @@ def _last_epoch(directory: Path) -> dict[str, float]:
 
 
 def _error(directory: Path) -> str:
-    return str(json.loads((directory / "failed.json").read_text())["error"])
+    return str(json.loads(read_text(directory / "failed.json"))["error"])
 
 
 def prune(output_root: str, delete: bool) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import canonical, differences, form
+from bsnn_cli.storage.files import read_text
 from bsnn_cli.storage.runs import read_config
 
 FIELDS = ("version", "commit", "dirty", "python", "torch", "cuda", "device", "threads", "trainer", "started", "ended")
@@ -41,7 +42,7 @@ def of_run(directory: str | Path) -> dict[str, Any]:
 def of_directory(directory: str | Path) -> dict[str, Any]:
     """`FIELDS` of a directory with a `provenance.json`."""
     path = Path(directory) / "provenance.json"
-    content = json.loads(path.read_text()) if path.exists() else {}
+    content = json.loads(read_text(path)) if path.exists() else {}
     return {name: content.get(name) for name in FIELDS}
 
 

@@ -23,9 +23,9 @@ from bsnn_cli.errors import RunDirectoryError, RunLockedError
 from bsnn_cli.gpn import activation_file
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.config import TrainConfig
-from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.knobs import expand_homes, knobs
 from bsnn_cli.storage import checkpoint, tracking
-from bsnn_cli.storage.files import write_json, write_text
+from bsnn_cli.storage.files import read_text, write_json, write_text
 from bsnn_cli.storage.records import EpochRecord, RunResult
 
 if TYPE_CHECKING:  # a launcher looks after run directories without the time and memory that these take
@@ -115,7 +115,7 @@ class RunDirectory:
     def result(self) -> RunResult | None:
         """What the finished run came to; None if it is not finished."""
         try:
-            content = json.loads((self.path / "result.json").read_text())
+            content = json.loads(read_text(self.path / "result.json"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         known = {field.name for field in dataclasses.fields(RunResult)}
@@ -156,14 +156,14 @@ class RunDirectory:
         path = self.path / "provenance.json"
         earlier = []
         if path.exists():
-            before = json.loads(path.read_text())
+            before = json.loads(read_text(path))
             earlier = [*before.pop("earlier_sessions", []), before]
         write_json(path, provenance | {"earlier_sessions": earlier})
 
     def end_session(self, time: str) -> None:
         """Note the end of the present session."""
         path = self.path / "provenance.json"
-        write_json(path, json.loads(path.read_text()) | {"ended": time})
+        write_json(path, json.loads(read_text(path)) | {"ended": time})
 
     def write_epochs(self, records: list[EpochRecord]) -> None:
         """Write `epochs.csv` as a whole: it always matches the state that the run will go on from."""
@@ -206,9 +206,11 @@ def read_config(path: Path) -> TrainConfig:
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path))
-        return cast(TrainConfig, OmegaConf.to_object(merged))
+        config = cast(TrainConfig, OmegaConf.to_object(merged))
     except (OmegaConfBaseException, OSError, ValueError) as error:
         raise RunDirectoryError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from error
+    expand_homes(config)
+    return config
 
 
 def load_run(path: str | Path) -> Network:
@@ -291,7 +293,7 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
             "identity": identity.identity(config),
             "protocol": identity.protocol(config),
             "label": identity.activation_label(config),
-            "epoch": max(0, len(epochs.read_text().splitlines()) - 1) if epochs.exists() else 0,
+            "epoch": max(0, len(read_text(epochs).splitlines()) - 1) if epochs.exists() else 0,
         }
     )
 

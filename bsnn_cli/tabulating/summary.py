@@ -248,7 +248,7 @@ def mixed_numerics(cells: pd.DataFrame) -> str | None:
 
 def published() -> pd.DataFrame:
     """The paper's 96 accuracies: dataset, split, activation, gpn, batch_norm, published (in percent)."""
-    with (resources.files("bsnn_cli.tabulating") / "published_accuracy.csv").open() as file:
+    with (resources.files("bsnn_cli.tabulating") / "published_accuracy.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file).rename(columns={"accuracy_percent": "published"})
 
 

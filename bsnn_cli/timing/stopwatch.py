@@ -97,7 +97,11 @@ def peak_mb() -> float:
     """Most resident memory of this process so far."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux, where getrusage goes on from the peak of the parent process
-        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        [line] = [
+            line
+            for line in status.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.startswith("VmHWM:")
+        ]
         return int(line.split()[1]) / 1e3
     import resource  # not on Windows
 
