@@ -1,6 +1,11 @@
 """Exceptions that the command line turns into one clean line and an exit code."""
 
 
+def printable(text: str) -> str:
+    """A name as a message shows it: unchanged, unless it would break the line or the terminal."""
+    return text if text.isprintable() else ascii(text)
+
+
 class BsnnError(Exception):
     """A failure whose message is all a user needs; the traceback is kept out of the terminal.
 

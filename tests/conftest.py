@@ -106,3 +106,17 @@ def ray_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text(secrets.token_hex(32))
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+
+
+@pytest.fixture
+def grey_folder(tmp_path: Path) -> Path:
+    """Two classes, three training images and two test images of 2 × 3 grey pixels."""
+    from tests.folders import GREY, save
+
+    root = tmp_path / "images"
+    save(root / "train/zebra/1.png", GREY)
+    save(root / "train/ant/1.png", [[10] * 3] * 2)
+    save(root / "train/ant/0.png", [[20] * 3] * 2)
+    save(root / "test/ant/0.png", [[30] * 3] * 2)
+    save(root / "test/zebra/0.png", [[40] * 3] * 2)
+    return root

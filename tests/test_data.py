@@ -7,7 +7,6 @@ import hashlib
 import io
 import math
 import pickle
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy
 import pytest
 import torch
 from omegaconf import OmegaConf
-from PIL import Image
 from sklearn.datasets import load_digits
 from torch.fx.experimental.proxy_tensor import make_fx
 from torchvision import datasets
@@ -27,37 +25,14 @@ from bsnn_cli.settings.choices import DATASETS
 from bsnn_cli.settings.config import DatasetConfig
 from bsnn_cli.settings.validation import check
 from tests.conftest import SHARED_DATA
+from tests.folders import load as folder
+from tests.folders import save
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "dataset"
-GREY = [[0, 50, 100], [150, 200, 250]]
-"""Two rows of three pixels."""
 
 
 def digits(**settings: object) -> data.Dataset:
     return data.load(DatasetConfig(kind="digits", **settings))
-
-
-def folder(root: Path, **settings: object) -> data.Dataset:
-    return data.load(DatasetConfig(kind="folder", name="mine", root=str(root), **settings), progress=False)
-
-
-def save(path: Path, pixels: object, mode: str | None = None) -> None:
-    """Write an image from its grey levels (rows of pixels), converted to one of Pillow's modes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(numpy.array(pixels, numpy.uint8))
-    (image if mode is None else image.convert(mode)).save(path)
-
-
-@pytest.fixture
-def grey_folder(tmp_path: Path) -> Path:
-    """Two classes, three training images and two test images of 2 × 3 grey pixels."""
-    root = tmp_path / "images"
-    save(root / "train/zebra/1.png", GREY)
-    save(root / "train/ant/1.png", [[10] * 3] * 2)
-    save(root / "train/ant/0.png", [[20] * 3] * 2)
-    save(root / "test/ant/0.png", [[30] * 3] * 2)
-    save(root / "test/zebra/0.png", [[40] * 3] * 2)
-    return root
 
 
 def test_mnist_is_what_the_official_files_hold(mnist_root: Path) -> None:
@@ -253,96 +228,6 @@ def test_constants_of_a_folder_do_not_depend_on_validation(grey_folder: Path) ->
 def test_validation_that_leaves_nothing_is_refused(share: float) -> None:
     with pytest.raises(ConfigError, match=f"dataset.validation={share}: leaves"):
         digits(validation=share)
-
-
-def test_a_grey_folder_is_read_as_one_channel_in_the_order_of_names(grey_folder: Path) -> None:
-    dataset = folder(grey_folder)
-    assert (dataset.name, dataset.class_names, dataset.shape) == ("mine", ("ant", "zebra"), (1, 2, 3))
-    assert dataset.train.images.tolist() == [[20] * 6, [10] * 6, [0, 50, 100, 150, 200, 250]]
-    assert dataset.train.labels.tolist() == [0, 0, 1]
-    assert dataset.test.images[:, 0].tolist() == [30, 40]
-    assert dataset.test.labels.tolist() == [0, 1]
-    # (6·20 + 6·10 + 750) / 18 and (6·400 + 6·100 + 137500) / 18 − mean²
-    mean = 930 / 18
-    assert dataset.mean.tolist() == pytest.approx([mean] * 6)
-    assert dataset.std.tolist() == pytest.approx([math.sqrt(140_500 / 18 - mean**2)] * 6)
-
-
-def test_one_colour_image_makes_all_of_a_folder_colour(grey_folder: Path) -> None:
-    save(
-        grey_folder / "test/zebra/1.png",
-        [[[1, 2, 3], [4, 5, 6], [7, 8, 9]], [[11, 12, 13], [14, 15, 16], [17, 18, 19]]],
-    )
-    dataset = folder(grey_folder)
-    assert dataset.shape == (3, 2, 3)
-    assert dataset.train.images[2].tolist() == [0, 50, 100, 150, 200, 250] * 3
-    assert dataset.test.images[2].tolist() == [1, 4, 7, 11, 14, 17, 2, 5, 8, 12, 15, 18, 3, 6, 9, 13, 16, 19]
-
-
-def test_an_image_of_another_size_is_named_with_both_sizes(grey_folder: Path) -> None:
-    save(grey_folder / "test/ant/1.png", [[0] * 4] * 2)
-    with pytest.raises(DataError, match=r"test/ant/1.png: is 4 × 2 pixels, but .*train/ant/0.png is 3 × 2"):
-        folder(grey_folder)
-
-
-def test_splits_with_different_classes_are_refused(grey_folder: Path) -> None:
-    save(grey_folder / "test/bee/0.png", GREY)
-    with pytest.raises(DataError, match=f"dataset.root={grey_folder}: only one of train and test has the classes bee"):
-        folder(grey_folder)
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_a_folder_without_a_split_is_refused(split: str, grey_folder: Path) -> None:
-    shutil.rmtree(grey_folder / split)
-    with pytest.raises(DataError, match=f"dataset.root={grey_folder}: dataset=folder needs images in {split}/<class>"):
-        folder(grey_folder)
-    with pytest.raises(DataError, match=r"dataset\.root="):
-        data.fingerprint(DatasetConfig(kind="folder", root=str(grey_folder)))
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "ppm"])
-def test_a_truncated_image_is_named(suffix: str, grey_folder: Path) -> None:
-    path = grey_folder / f"train/ant/9.{suffix}"
-    save(path, GREY)
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match=f"{path}: is damaged or no image"):
-        folder(grey_folder)
-
-
-def test_a_file_that_is_no_image_is_named(grey_folder: Path) -> None:
-    (grey_folder / "train/ant/9.png").write_text("no image")
-    with pytest.raises(DataError, match=r"train/ant/9\.png: is damaged or no image"):
-        folder(grey_folder)
-
-
-def test_images_of_16_bits_are_refused_rather_than_clipped(grey_folder: Path) -> None:
-    Image.fromarray(numpy.array([[300] * 3] * 2, numpy.uint16)).save(grey_folder / "train/ant/9.png")
-    with pytest.raises(DataError, match=r"train/ant/9.png: has pixels of kind I;16"):
-        folder(grey_folder)
-
-
-def test_the_fingerprint_is_of_the_content_and_not_of_the_path(grey_folder: Path, tmp_path: Path) -> None:
-    def fingerprint(root: Path) -> str | None:
-        return data.fingerprint(DatasetConfig(kind="folder", root=str(root)))
-
-    original = fingerprint(grey_folder)
-    copy = tmp_path / "elsewhere" / "copy"
-    shutil.copytree(grey_folder, copy)
-    assert fingerprint(copy) == original
-    (copy / "notes.txt").write_text("not an image")
-    assert fingerprint(copy) == original
-
-    seen = {original}
-    save(copy / "test/zebra/0.png", [[41] * 3] * 2)
-    seen.add(fingerprint(copy))
-    (copy / "train/ant/1.png").rename(copy / "train/ant/2.png")
-    seen.add(fingerprint(copy))
-    for split in ("train", "test"):
-        (copy / split / "ant").rename(copy / split / "bee")
-    seen.add(fingerprint(copy))
-    (copy / "train/bee/2.png").unlink()
-    seen.add(fingerprint(copy))
-    assert len(seen) == 5
 
 
 def test_datasets_fixed_by_their_name_have_no_fingerprint() -> None:

@@ -13,7 +13,7 @@ ROWS = [
     # no knowledge of the project
     {"errors", "streams", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "checkout", "verdict"}
     | {"batch_norm", "choices", "spool", "stopwatch", "workers"},
-    {"profiles", "provenance", "signals"},
+    {"pixels", "profiles", "provenance", "signals"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
     {"approaches", "arguments", "memory", "activation_file", "functions"},

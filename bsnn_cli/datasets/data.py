@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bsnn_cli.datasets import fetch, image_folder
-from bsnn_cli.errors import ConfigError, DataError
+from bsnn_cli.errors import ConfigError, DataError, printable
 from bsnn_cli.settings.config import DatasetConfig
 
 CONSTANTS = {
@@ -87,7 +87,8 @@ class Dataset:
         train: what is learned from, without what is set aside for validation.
         test: the official test split, whole.
         validation: what was set aside from the training split for choosing things; None if nothing.
-        mean, std: float32 (d,), per channel and repeated over its pixels, in grey levels.
+        mean, std: float32 (d,), per channel and repeated over its pixels, in grey levels; a channel that has only one
+            grey level gets the `std` 1, which makes it 0 once standardised.
         scaling: `standardize` or `thin_shell`.
 
     Raises:
@@ -168,6 +169,10 @@ class _Content(NamedTuple):
     test: Split
 
 
+_Levels = tuple[tuple[float, ...], tuple[float, ...]]
+"""Means and standard deviations per channel, in grey levels."""
+
+
 def load(config: DatasetConfig, progress: bool = True) -> Dataset:
     """Read a dataset into memory, fetching and verifying its files first where needed.
 
@@ -179,12 +184,18 @@ def load(config: DatasetConfig, progress: bool = True) -> Dataset:
         DataError: if a file is absent, damaged or does not fit the others.
         ConfigError: if `dataset.validation` leaves nothing to train on or nothing to choose on.
     """
+    return _loaded(config, progress)[0]
+
+
+def _loaded(config: DatasetConfig, progress: bool) -> tuple[Dataset, _Levels]:
     content = _READERS[config.kind](config, progress)
     channels, height, width = content.shape
     constants = CONSTANTS.get(config.kind)
-    means, deviations = channel_statistics(content.train.images, channels) if constants is None else constants
+    levels = channel_statistics(content.train.images, channels) if constants is None else constants
+    means, deviations = levels
+    divisors = [1.0 if deviation == 0 else deviation for deviation in deviations]
     train, validation = _set_aside(content.train, config.validation)
-    return Dataset(
+    dataset = Dataset(
         name=config.kind if config.name is None else config.name,
         class_names=content.class_names,
         shape=content.shape,
@@ -192,12 +203,13 @@ def load(config: DatasetConfig, progress: bool = True) -> Dataset:
         test=content.test,
         validation=validation,
         mean=torch.tensor(means).repeat_interleave(height * width),
-        std=torch.tensor(deviations).repeat_interleave(height * width),
+        std=torch.tensor(divisors).repeat_interleave(height * width),
         scaling=config.scaling,
     )
+    return dataset, levels
 
 
-def channel_statistics(images: Tensor, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Tensor, channels: int) -> _Levels:
     """Means and standard deviations per channel, exact up to the rounding of the result.
 
     Args:
@@ -205,8 +217,7 @@ def channel_statistics(images: Tensor, channels: int) -> tuple[tuple[float, ...]
         channels: the first factor of d.
 
     Returns:
-        (means, standard deviations) in grey levels. A channel of one grey level gets the deviation 1, which makes it 0
-        once standardised.
+        (means, standard deviations) in grey levels.
     """
     counts = torch.zeros(channels, 256, dtype=torch.int64)
     for chunk in torch.split(images, 1000):
@@ -216,8 +227,7 @@ def channel_statistics(images: Tensor, channels: int) -> tuple[tuple[float, ...]
     shares = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
     means = shares @ levels
     variances = (shares * (levels - means[:, None]).square()).sum(1)
-    deviations = torch.where(variances > 0, variances.sqrt(), 1)
-    return tuple(means.tolist()), tuple(deviations.tolist())
+    return tuple(means.tolist()), tuple(variances.sqrt().tolist())
 
 
 def _set_aside(train: Split, share: float) -> tuple[Split, Split | None]:
@@ -301,17 +311,14 @@ def _read_digits(config: DatasetConfig, progress: bool) -> _Content:  # noqa: AR
 
 
 def _read_folder(config: DatasetConfig, progress: bool) -> _Content:
-    """Any images of one size, by torchvision's rules for an image folder."""
-    folder = image_folder.scan(_root(config))
-    shape = image_folder.common_shape(folder)
+    """Any images of one size."""
+    files, *images = image_folder.read(_root(config), progress)
     train, test = (
-        Split(
-            torch.from_numpy(image_folder.decode(samples, shape, progress)),
-            torch.tensor([label for _, label in samples]),
-        )
-        for samples in (folder.train, folder.test)
+        Split(torch.from_numpy(part).flatten(1), torch.tensor([label for _, label in samples]))
+        for part, samples in zip(images, (files.train, files.test), strict=True)
     )
-    return _Content(folder.class_names, shape, train, test)
+    channels, height, width = images[0].shape[1:]
+    return _Content(files.class_names, (channels, height, width), train, test)
 
 
 _READERS: dict[str, Callable[[DatasetConfig, bool], _Content]] = {
@@ -338,28 +345,27 @@ def describe(config: DatasetConfig) -> str:
     Raises:
         DataError, ConfigError: as `load`.
     """
-    dataset = load(config)
+    dataset, levels = _loaded(config, True)
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     present = {name: split for name, split in splits.items() if split is not None}
     counts = [split.labels.bincount(minlength=dataset.classes).tolist() for split in present.values()]
     shape = " × ".join(str(length) for length in dataset.shape)
-    pixels = dataset.inputs // dataset.shape[0]
-    levels = zip(dataset.mean[::pixels].tolist(), dataset.std[::pixels].tolist(), strict=True)
+    channels = [
+        [str(channel), f"{mean:.4f}", f"{deviation:.4f}", "" if deviation > 0 else "(one grey level; it becomes 0)"]
+        for channel, (mean, deviation) in enumerate(zip(*levels, strict=True))
+    ]
     blocks = [
         [[f"{dataset.name}: {dataset.classes} classes, images of {shape} values (channels × height × width)"]],
         _files(config),
         [
             ["class", *present],
             *(
-                [name, *map(_with_share, row, map(sum, counts))]
+                [printable(name), *map(_with_share, row, map(sum, counts))]
                 for name, *row in zip(dataset.class_names, *counts, strict=True)
             ),
             ["all", *(str(sum(column)) for column in counts)],
         ],
-        [
-            ["channel", "mean", "standard deviation", "(grey levels of the whole training split)"],
-            *([str(channel), f"{mean:.4f}", f"{std:.4f}"] for channel, (mean, std) in enumerate(levels)),
-        ],
+        [["channel", "mean", "standard deviation", "(grey levels of the whole training split)"], *channels],
     ]
     return "\n\n".join(_aligned(rows) for rows in blocks)
 

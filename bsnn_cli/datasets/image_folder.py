@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bsnn_cli.errors import DataError
+from bsnn_cli.datasets import pixels
+from bsnn_cli.errors import DataError, printable
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
-    from PIL import Image
-
-GREY_MODES = ("1", "L", "LA")
-"""Pillow's names for pixels that are read as one channel; transparency is ignored."""
-
-COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
-"""Pillow's names for pixels that are read as red, green and blue; transparency is ignored."""
 
 
 class Files(NamedTuple):
@@ -52,63 +46,33 @@ def scan(root: Path) -> Files:
     return Files(tuple(train.classes), train.samples, test.samples)
 
 
-def common_shape(files: Files) -> tuple[int, int, int]:
-    """(channels, height, width) from the headers: one channel if all images are grey, otherwise three.
-
-    Raises:
-        DataError: naming the first image that is unreadable, of another size, or not of 8 bits a channel.
-    """
-    paths = [path for path, _ in files.train + files.test]
-    sizes, modes = [], set()
-    for path in paths:
-        with _opened(path) as image:
-            mode, size = image.mode, image.size
-        if mode not in GREY_MODES + COLOUR_MODES:
-            raise DataError(f"{path}: has pixels of kind {mode}; allowed are 8 bits a channel, grey or colour")
-        sizes.append(size)
-        modes.add(mode)
-        if size != sizes[0]:
-            (width, height), (first_width, first_height) = size, sizes[0]
-            raise DataError(
-                f"{path}: is {width} × {height} pixels, but {paths[0]} is {first_width} × {first_height};"
-                " an image folder needs one size"
-            )
-    width, height = sizes[0]
-    return 1 if modes.issubset(GREY_MODES) else 3, height, width
+@functools.cache
+def _warn(line: str) -> None:
+    """Print a warning once in a process: a run scans its folder several times."""
+    print(f"warning: {line}", file=sys.stderr)
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
-    """An image file; whatever Pillow finds wrong with it, now or in decoding, becomes an error that names it."""
-    from PIL import Image
+def read(root: Path, progress: bool) -> tuple[Files, NDArray[numpy.uint8], NDArray[numpy.uint8]]:
+    """The files of a folder and the pixels of both splits; a line on standard error tells of pixels that tell nothing.
 
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: is damaged or no image: {error}") from error
-
-
-def decode(samples: list[tuple[str, int]], shape: tuple[int, int, int], progress: bool) -> NDArray[numpy.uint8]:
-    """Read images that share a shape (channels, height, width).
+    Args:
+        root: as for `scan`.
+        progress: show a bar, on a terminal.
 
     Returns:
-        uint8 (N, channels · height · width).
+        (files, training images, test images), the images as uint8 (N, channels, height, width).
 
     Raises:
-        DataError: naming the first damaged image.
+        DataError: as `scan` and `pixels.read_all`.
     """
-    import numpy
-    from tqdm import tqdm
-
-    images = numpy.empty((len(samples), *shape), numpy.uint8)
-    quiet = None if progress else True  # None: quiet unless standard error is a terminal
-    # One after the other: with images of this kind, threads mostly wait for the interpreter.
-    for row, (path, _) in zip(images, tqdm(samples, desc="reading", unit="image", disable=quiet), strict=True):
-        with _opened(path) as image:
-            pixels = numpy.asarray(image.convert("L" if shape[0] == 1 else "RGB"))
-        row[:] = pixels if shape[0] == 1 else pixels.transpose(2, 0, 1)
-    return images.reshape(len(samples), -1)
+    files = scan(root)
+    images = pixels.read_all([path for path, _ in files.train + files.test], progress)
+    train, test = images[: len(files.train)], images[len(files.train) :]
+    for name, part in (("train", train), ("test", test)):
+        monotony = pixels.monotony(part)
+        if monotony is not None:
+            _warn(f"{printable(str(root / name))}: the {len(part)} images {monotony}")
+    return files, train, test
 
 
 def fingerprint(root: Path) -> str:

@@ -1,0 +1,182 @@
+"""Image folders: which files are samples, what is told of the others, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from bsnn_cli.datasets import data, image_folder
+from bsnn_cli.errors import DataError
+from bsnn_cli.running import runner
+from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.identity import identity
+from bsnn_cli.settings.validation import resolve
+from tests.folders import GREY, config, load, save
+
+
+def test_a_grey_folder_is_read_as_one_channel_in_the_order_of_names(grey_folder: Path) -> None:
+    dataset = load(grey_folder)
+    assert (dataset.name, dataset.class_names, dataset.shape) == ("mine", ("ant", "zebra"), (1, 2, 3))
+    assert dataset.train.images.tolist() == [[20] * 6, [10] * 6, [0, 50, 100, 150, 200, 250]]
+    assert dataset.train.labels.tolist() == [0, 0, 1]
+    assert dataset.test.images[:, 0].tolist() == [30, 40]
+    assert dataset.test.labels.tolist() == [0, 1]
+    # (6·20 + 6·10 + 750) / 18 and (6·400 + 6·100 + 137500) / 18 − mean²
+    mean = 930 / 18
+    assert dataset.mean.tolist() == pytest.approx([mean] * 6)
+    assert dataset.std.tolist() == pytest.approx([math.sqrt(140_500 / 18 - mean**2)] * 6)
+
+
+def test_one_colour_image_makes_all_of_a_folder_colour(grey_folder: Path) -> None:
+    save(
+        grey_folder / "test/zebra/1.png",
+        [[[1, 2, 3], [4, 5, 6], [7, 8, 9]], [[11, 12, 13], [14, 15, 16], [17, 18, 19]]],
+    )
+    dataset = load(grey_folder)
+    assert dataset.shape == (3, 2, 3)
+    assert dataset.train.images[2].tolist() == [0, 50, 100, 150, 200, 250] * 3
+    assert dataset.test.images[2].tolist() == [1, 4, 7, 11, 14, 17, 2, 5, 8, 12, 15, 18, 3, 6, 9, 13, 16, 19]
+
+
+def test_an_image_of_another_size_is_named_with_both_sizes(grey_folder: Path) -> None:
+    save(grey_folder / "test/ant/1.png", [[0] * 4] * 2)
+    with pytest.raises(DataError, match=r"test/ant/1.png: is 4 × 2 pixels, but .*train/ant/0.png is 3 × 2"):
+        load(grey_folder)
+
+
+def test_splits_with_different_classes_are_refused(grey_folder: Path) -> None:
+    save(grey_folder / "test/bee/0.png", GREY)
+    save(grey_folder / "test/bee2/0.png", GREY)
+    with pytest.raises(DataError, match=f"dataset.root={grey_folder}: only one of train and test has the classes bee"):
+        load(grey_folder)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_folder_without_a_split_is_refused(split: str, grey_folder: Path) -> None:
+    shutil.rmtree(grey_folder / split)
+    with pytest.raises(DataError, match=f"dataset.root={grey_folder}: dataset=folder needs images in {split}/<class>"):
+        load(grey_folder)
+    with pytest.raises(DataError, match=r"dataset\.root="):
+        data.fingerprint(config(grey_folder))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "ppm"])
+def test_a_truncated_image_is_named(suffix: str, grey_folder: Path) -> None:
+    path = grey_folder / f"train/ant/9.{suffix}"
+    save(path, GREY)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=f"{path}: is damaged or no image"):
+        load(grey_folder)
+
+
+def test_a_file_that_is_no_image_is_named(grey_folder: Path) -> None:
+    (grey_folder / "train/ant/9.png").write_text("no image")
+    with pytest.raises(DataError, match=r"train/ant/9\.png: is damaged or no image"):
+        load(grey_folder)
+
+
+def test_the_fingerprint_is_of_the_content_and_not_of_the_path(grey_folder: Path, tmp_path: Path) -> None:
+    original = image_folder.fingerprint(grey_folder)
+    copy = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(grey_folder, copy)
+    assert image_folder.fingerprint(copy) == original
+    (copy / "notes.txt").write_text("not an image")
+    assert image_folder.fingerprint(copy) == original
+
+    seen = {original}
+    save(copy / "test/zebra/0.png", [[41] * 3] * 2)
+    seen.add(image_folder.fingerprint(copy))
+    (copy / "train/ant/1.png").rename(copy / "train/ant/2.png")
+    seen.add(image_folder.fingerprint(copy))
+    for split in ("train", "test"):
+        (copy / split / "ant").rename(copy / split / "bee")
+    seen.add(image_folder.fingerprint(copy))
+    (copy / "train/bee/2.png").unlink()
+    seen.add(image_folder.fingerprint(copy))
+    assert len(seen) == 5
+
+
+def ordinary(root: Path, ending: str) -> Path:
+    """Grey (.pgm) or coloured (.ppm) pictures of 2 × 2 pixels, byte by byte: no encoder has a say in them."""
+    kind, channels = {".pgm": (b"P5", 1), ".ppm": (b"P6", 3)}[ending]
+    for index, name in enumerate(("train/ant/0", "train/ant/1", "train/Zebra/0", "test/ant/0", "test/Zebra/0")):
+        levels = bytes((37 * index + 11 * place) % 256 for place in range(4 * channels))
+        path = (root / name).with_suffix(ending if index % 2 else ending.upper())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(kind + b" 2 2 255\n" + levels)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("ending", "fingerprint", "run", "pixels", "means", "deviation"),
+    [
+        (".pgm", "4947943d5872b73a", "433713fe0e", "83e7dd6e52cde428", [53.5], 32.61773681640625),
+        (".ppm", "0fa869339824d163", "a2da624b1d", "7cd4ec77cbe22015", [86.5, 97.5, 108.5], 47.685604095458984),
+    ],
+)
+def test_what_ordinary_pictures_come_to_never_changes(
+    ending: str, fingerprint: str, run: str, pixels: str, means: list[float], deviation: float, tmp_path: Path
+) -> None:
+    of_folder = runner.identified(resolve(TrainConfig(dataset=config(ordinary(tmp_path, ending)))))
+    dataset = load(tmp_path)
+    digest = hashlib.sha256()
+    for tensor in (dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels):
+        digest.update(tensor.numpy().tobytes())
+    assert dataset.class_names == ("Zebra", "ant")
+    assert (of_folder.dataset.fingerprint, identity(of_folder), digest.hexdigest()[:16]) == (fingerprint, run, pixels)
+    assert dataset.mean.tolist() == [mean for mean in means for _ in range(4)]
+    assert dataset.std.tolist() == [deviation] * 4 * len(means)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("name", ["9.png", "9.jpg", "9.JPEG", "9.bmp", "9.tif", "9.webp"])
+def test_ordinary_pictures_are_what_pillow_decodes(mode: str, name: str, tmp_path: Path) -> None:
+    levels = numpy.random.default_rng(0).integers(0, 256, (5, 7, 3))
+    for split in ("train", "test"):
+        save(tmp_path / split / "a" / name, levels if mode == "RGB" else levels[..., 0])
+    with Image.open(tmp_path / "train/a" / name) as image:
+        decoded = numpy.asarray(image).reshape(5, 7, -1).transpose(2, 0, 1)
+    dataset = load(tmp_path)
+    assert dataset.shape == (decoded.shape if name != "9.webp" else (3, 5, 7))
+    assert numpy.array_equal(dataset.train.images.view(dataset.shape).numpy(), decoded)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        (
+            [[[7] * 3] * 2] * 2,
+            [GREY, GREY],
+            ["train: the 2 images are all the same", "test: the 2 images are all the same"],
+        ),
+        ([GREY, [[9] * 3] * 2], [[[7] * 3] * 2, [[8] * 3] * 2], ["test: the 2 images are each of one colour"]),
+        ([GREY, [[9] * 3] * 2], [GREY, [[8] * 3] * 2], []),
+    ],
+)
+def test_a_split_that_tells_nothing_is_told(
+    train: list[object], test: list[object], told: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, pictures in (("train", train), ("test", test)):
+        for index, picture in enumerate(pictures):
+            save(tmp_path / split / "ab"[index] / "0.png", picture)
+    load(tmp_path)
+    assert capsys.readouterr().err.splitlines() == [f"warning: {tmp_path}/{line}" for line in told]
+
+
+def test_a_standard_deviation_of_0_is_told_as_0(tmp_path: Path) -> None:
+    colours = numpy.array([GREY, [[70] * 3] * 2, [[80] * 3] * 2]).transpose(1, 2, 0)
+    for split in ("train", "test"):
+        save(tmp_path / split / "a/0.png", colours)
+    *_, red, green, blue = data.describe(config(tmp_path)).splitlines()
+    assert red.split() == ["0", "125.0000", "85.3913"]
+    assert green == "1        70.0000   0.0000              (one grey level; it becomes 0)"
+    assert blue == "2        80.0000   0.0000              (one grey level; it becomes 0)"
+    dataset = load(tmp_path)
+    assert torch.equal(dataset.standardise(dataset.train.images)[:, 6:], torch.zeros(1, 12))
