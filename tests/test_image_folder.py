@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -18,6 +20,7 @@ from bsnn_cli.running import runner
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import identity
 from bsnn_cli.settings.validation import resolve
+from tests.conftest import Answer
 from tests.folders import GREY, config, load, save
 
 
@@ -54,7 +57,7 @@ def test_an_image_of_another_size_is_named_with_both_sizes(grey_folder: Path) ->
 def test_splits_with_different_classes_are_refused(grey_folder: Path) -> None:
     save(grey_folder / "test/bee/0.png", GREY)
     save(grey_folder / "test/bee2/0.png", GREY)
-    with pytest.raises(DataError, match=f"dataset.root={grey_folder}: only one of train and test has the classes bee"):
+    with pytest.raises(DataError, match=f"dataset.root={grey_folder}: only test has the classes bee, bee2"):
         load(grey_folder)
 
 
@@ -146,6 +149,137 @@ def test_ordinary_pictures_are_what_pillow_decodes(mode: str, name: str, tmp_pat
     dataset = load(tmp_path)
     assert dataset.shape == (decoded.shape if name != "9.webp" else (3, 5, 7))
     assert numpy.array_equal(dataset.train.images.view(dataset.shape).numpy(), decoded)
+
+
+NOT_READ = [
+    "train/ant/.ipynb_checkpoints/0-checkpoint.png",
+    "train/.ipynb_checkpoints/0.png",
+    "test/.hidden/0.png",
+    "train/ant/.0.png",
+    "train/ant/._0.png",
+    "train/ant/Thumbs.db",
+    "test/desktop.ini",
+    "train/__MACOSX/ant/0.png",
+]
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+def test_what_is_hidden_or_left_by_systems_is_passed_over(
+    name: str, grey_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = image_folder.scan(grey_folder), image_folder.fingerprint(grey_folder)
+    (grey_folder / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(grey_folder / "test/ant/0.png", grey_folder / name)
+    assert (image_folder.scan(grey_folder), image_folder.fingerprint(grey_folder)) == before
+    assert capsys.readouterr().err == ""
+
+
+def test_a_hidden_folder_around_the_images_hides_nothing(grey_folder: Path) -> None:
+    hidden = grey_folder.with_name(".images")
+    grey_folder.rename(hidden)
+    assert len(image_folder.scan(hidden).train) == 3
+
+
+@pytest.mark.parametrize("name", ["train/ant/0.txt", "test/zebra/notes", "train/labels.csv", "train/ant/more/a.txt"])
+def test_one_line_tells_what_is_not_read(name: str, grey_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fingerprint = image_folder.fingerprint(grey_folder)
+    (grey_folder / name).parent.mkdir(exist_ok=True)
+    (grey_folder / name).write_text("no image")
+    (grey_folder / "test/zebra/z.txt").write_text("no image")
+    assert image_folder.fingerprint(grey_folder) == fingerprint
+    load(grey_folder)  # tells it no more
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "not read" in line]
+    first = f"{grey_folder}/{name.removesuffix('/a.txt')}"
+    assert told == f"warning: dataset.root={grey_folder}: not read, since it is no image: {first} and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("train/ant/9.gif", "GIF"), ("test/ant/9", "PNG"), ("train/9.png", "PNG"), ("test/9.jp2", "JPEG2000")],
+)
+def test_an_image_that_would_be_lost_is_refused(name: str, kind: str, grey_folder: Path) -> None:
+    Image.new("L", (3, 2)).save(grey_folder / name, kind)
+    with pytest.raises(
+        DataError, match=rf"^{grey_folder}/{name}: is an image \({kind}\) that would not be read; .*\.webp$"
+    ):
+        image_folder.scan(grey_folder)
+
+
+@pytest.mark.parametrize("name", ["more", "more/deeper"])
+def test_a_folder_of_images_inside_a_class_is_refused(name: str, grey_folder: Path) -> None:
+    save(grey_folder / "train/ant" / name / "0.PNG", GREY)
+    with pytest.raises(DataError, match="train/ant/more: is a folder inside a class, and its images would not be read"):
+        image_folder.scan(grey_folder)
+
+
+def test_links_to_folders_and_files_are_followed(grey_folder: Path, tmp_path: Path) -> None:
+    fingerprint = image_folder.fingerprint(grey_folder)
+    (grey_folder / "train/ant").rename(tmp_path / "ants")
+    (grey_folder / "train/ant").symlink_to(tmp_path / "ants")
+    (grey_folder / "test/ant/0.png").rename(tmp_path / "one.png")
+    (grey_folder / "test/ant/0.png").symlink_to(tmp_path / "one.png")
+    assert image_folder.fingerprint(grey_folder) == fingerprint
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "reason"),
+    [
+        ("train/ant/round", "..", "is a folder inside a class"),
+        ("train/ant/9.png", "9.png", "is a broken link or no regular file"),
+        ("train/ant/9.png", "nowhere", "is a broken link or no regular file"),
+        ("train/round", "../train", "is a folder inside a class"),
+    ],
+)
+def test_links_that_lead_round_or_nowhere_are_refused(link: str, target: str, reason: str, grey_folder: Path) -> None:
+    (grey_folder / link).symlink_to(target)
+    with pytest.raises(DataError, match=reason):
+        image_folder.scan(grey_folder)
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_is_not_waited_for(grey_folder: Path) -> None:
+    os.mkfifo(grey_folder / "train/ant/9.png")
+    with pytest.raises(DataError, match=r"9\.png: is a broken link or no regular file"):
+        image_folder.scan(grey_folder)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_empty_folder_of_a_class_is_named(split: str, grey_folder: Path) -> None:
+    for name in ("train", "test"):
+        save(grey_folder / name / "bee/0.png", GREY)
+    (grey_folder / split / "bee/0.png").unlink()
+    with pytest.raises(DataError, match=f"needs images in {split}/<class>.*: there is no image in .*{split}/bee$"):
+        image_folder.scan(grey_folder)
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("train", "train")])
+def test_names_that_look_alike_are_shown_apart(splits: tuple[str, str], grey_folder: Path) -> None:
+    for split, name in zip(splits, ("caf\u00e9", "cafe\u0301"), strict=True):
+        save(grey_folder / split / name / "0.png", GREY)
+    with pytest.raises(DataError, match=r"the classes 'cafe\\u0301' and 'caf\\xe9' look the same"):
+        image_folder.scan(grey_folder)
+
+
+@pytest.mark.parametrize(("name", "shown"), [("two\nlines", r"'two\nlines'"), ("\x1b[31mred", r"'\x1b[31mred'")])
+def test_names_break_no_line_of_a_message(
+    name: str, shown: str, grey_folder: Path, bsnn: Callable[..., Answer]
+) -> None:
+    arguments = ["data", "dataset=folder", "dataset.name=mine", f"dataset.root={grey_folder}"]
+    save(grey_folder / "train" / name / "0.png", GREY)
+    answer = bsnn(*arguments)
+    assert answer.returncode == 2
+    assert answer.stderr.splitlines() == [f"error: dataset.root={grey_folder}: only train has the classes {shown}"]
+    save(grey_folder / "test" / name / "0.png", GREY)
+    assert shown in bsnn(*arguments).stdout
+    (grey_folder / "test" / name / "0.png").write_text("no image")
+    (line,) = bsnn(*arguments).stderr.splitlines()
+    assert repr(f"{grey_folder}/test/{name}/0.png") in line
+
+
+def test_names_that_are_no_text_are_read(grey_folder: Path, bsnn: Callable[..., Answer]) -> None:
+    for split in ("train", "test"):
+        save(grey_folder / split / os.fsdecode(b"caf\xe9") / "0.png", GREY)
+    assert r"'caf\udce9'" in bsnn("data", "dataset=folder", "dataset.name=mine", f"dataset.root={grey_folder}").stdout
 
 
 @pytest.mark.parametrize(

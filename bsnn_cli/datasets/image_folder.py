@@ -1,10 +1,13 @@
-"""Image folders, `train/<class>/*` and `test/<class>/*`: what they hold, their pixels, and a fingerprint of both."""
+"""Image folders, `train/<class>/*` and `test/<class>/*`: which files are samples, their pixels, and a fingerprint."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import sys
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +17,12 @@ from bsnn_cli.errors import DataError, printable
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Of the names of images, in capitals too; those of torchvision's ImageFolder."""
+
+LITTER = ("thumbs.db", "desktop.ini", "__macosx")
+"""What systems leave in folders, in small letters. It is no part of a dataset, and neither is what is hidden."""
 
 
 class Files(NamedTuple):
@@ -25,31 +34,128 @@ class Files(NamedTuple):
 
 
 def scan(root: Path) -> Files:
-    """List the images of both splits by the rules of torchvision's ImageFolder, classes and files sorted by name.
+    """List the images of both splits, classes and files sorted by name.
+
+    A sample is a file with one of `ENDINGS` directly in the folder of a class, or a link to one. What is hidden or in
+    `LITTER` is passed over; of what else is not read, one line on standard error tells.
 
     Raises:
-        DataError: if a split is absent, a class has no image, or the splits have different classes.
+        DataError: if a split is absent, a class has no image, the splits have different classes, names of classes look
+            alike, or an image lies where it would not be read.
     """
-    from torchvision.datasets import ImageFolder
-
-    listed = {}
-    for name in ("train", "test"):
+    class_names: dict[str, list[str]] = {}
+    samples: dict[str, list[tuple[str, int]]] = {}
+    unread: list[str] = []
+    for split in ("train", "test"):
         try:
-            listed[name] = ImageFolder(root / name)
+            class_names[split], samples[split] = _scan_split(root / split, unread)
         except OSError as error:
-            reason = f"dataset=folder needs images in {name}/<class>/*: {error}"
-            raise DataError(f"dataset.root={root}: {reason}") from error
-    train, test = listed["train"], listed["test"]
-    odd = sorted(set(train.classes) ^ set(test.classes))
+            raise DataError(f"{_named(root)}: dataset=folder needs images in {split}/<class>/*: {error}") from error
+    train, test = set(class_names["train"]), set(class_names["test"])
+    _require_distinct(root, train | test)
+    odd = [
+        f"only {split} has the classes {', '.join(map(printable, sorted(names)))}"
+        for split, names in (("train", train - test), ("test", test - train))
+        if names
+    ]
     if odd:
-        raise DataError(f"dataset.root={root}: only one of train and test has the classes {', '.join(odd)}")
-    return Files(tuple(train.classes), train.samples, test.samples)
+        raise DataError(f"{_named(root)}: {'; '.join(odd)}")
+    if unread:
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        _warn(f"{_named(root)}: not read, since it is no image: {printable(unread[0])}{more}")
+    return Files(tuple(class_names["train"]), samples["train"], samples["test"])
+
+
+def _named(root: Path) -> str:
+    return f"dataset.root={printable(str(root))}"
 
 
 @functools.cache
 def _warn(line: str) -> None:
     """Print a warning once in a process: a run scans its folder several times."""
     print(f"warning: {line}", file=sys.stderr)
+
+
+def _scan_split(folder: Path, unread: list[str]) -> tuple[list[str], list[tuple[str, int]]]:
+    """Names of the classes and samples of a split; what is not read is added to `unread`."""
+    classes = _select(folder, os.path.isdir, unread)
+    if not classes:
+        raise FileNotFoundError(f"there is no folder of a class in {printable(str(folder))}")
+    samples = []
+    for label, folder_of_class in enumerate(classes):
+        images = _select(folder_of_class, lambda entry: _is_image(entry.name) and _is_file(entry), unread)
+        if not images:
+            raise FileNotFoundError(f"there is no image in {printable(folder_of_class.path)}")
+        samples += [(entry.path, label) for entry in images]
+    return [entry.name for entry in classes], samples
+
+
+def _select(
+    folder: str | os.PathLike[str], wanted: Callable[[os.DirEntry[str]], bool], unread: list[str]
+) -> list[os.DirEntry[str]]:
+    """What is wanted of a folder, by name; the rest is added to `unread`, unless it is hidden or litter."""
+    selected = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith(".") or entry.name.lower() in LITTER:
+                continue
+            if wanted(entry):
+                selected.append(entry)
+            else:
+                _require_no_image(entry)
+                unread.append(entry.path)
+    return selected
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(ENDINGS)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file or a link to one. The first question is answered without the disk."""
+    return entry.is_file(follow_symlinks=False) or os.path.isfile(entry)
+
+
+def _require_no_image(entry: os.DirEntry[str]) -> None:
+    """Refuse to pass over what is, holds or would be an image."""
+    lost = None
+    if os.path.isdir(entry):
+        # Links inside are not followed: they may lead round in a circle.
+        if any(_is_image(name) for _, _, names in os.walk(entry) for name in names):
+            lost = "is a folder inside a class, and its images would not be read"
+    elif _is_file(entry):
+        kind = _format(entry.path)
+        lost = None if kind is None else f"is an image ({kind}) that would not be read"
+    elif _is_image(entry.name):
+        lost = "is a broken link or no regular file"
+    if lost is not None:
+        rule = f"images are train/<class>/* and test/<class>/* with one of the endings {' '.join(ENDINGS)}"
+        raise DataError(f"{printable(entry.path)}: {lost}; {rule}")
+
+
+@functools.cache
+def _format(path: str) -> str | None:
+    """The format of an image, whatever its name; None for other files."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.format
+    except Image.DecompressionBombError:
+        return "huge"
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _require_distinct(root: Path, names: set[str]) -> None:
+    """Refuse names that are spelled differently and look the same, as é is one character or two."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(names):
+        alike.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    for spellings in alike.values():
+        if len(spellings) > 1:
+            told = " and ".join(map(ascii, spellings))
+            raise DataError(f"{_named(root)}: the classes {told} look the same; give them one name in train and test")
 
 
 def read(root: Path, progress: bool) -> tuple[Files, NDArray[numpy.uint8], NDArray[numpy.uint8]]:
@@ -87,7 +193,7 @@ def fingerprint(root: Path) -> str:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise DataError(f"dataset.root={root}: {error}") from error
-        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
+            raise DataError(f"{_named(root)}: {printable(str(error))}") from error
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode(errors="surrogateescape"))
         digest.update(content)
     return digest.hexdigest()[:16]
