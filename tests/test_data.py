@@ -81,7 +81,8 @@ def test_constants_are_those_of_the_training_split(kind: str, request: pytest.Fi
     assert std == pytest.approx(images.std(dtype=numpy.float64), rel=1e-12)
 
 
-def test_cifar10_constants_are_near_those_of_its_jpeg_copy(tmp_path: Path) -> None:
+def test_cifar10_constants_are_near_those_of_its_jpeg_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     archive = SHARED_DATA / "cifar10-jpeg.tar.xz"
     if not archive.is_file():
         pytest.skip(f"needs {archive}")

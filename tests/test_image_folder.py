@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bsnn_cli.datasets import data, image_folder
+from bsnn_cli.datasets import data, image_folder, pixels
 from bsnn_cli.errors import DataError
 from bsnn_cli.running import runner
 from bsnn_cli.settings.config import TrainConfig
@@ -314,3 +315,84 @@ def test_a_standard_deviation_of_0_is_told_as_0(tmp_path: Path) -> None:
     assert blue == "2        80.0000   0.0000              (one grey level; it becomes 0)"
     dataset = load(tmp_path)
     assert torch.equal(dataset.standardise(dataset.train.images)[:, 6:], torch.zeros(1, 12))
+
+
+@pytest.fixture
+def kept_folder(grey_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that counts as large and settled, beside a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(image_folder, "MANY", 1)
+    monkeypatch.setattr(image_folder, "SETTLED_NS", 0)
+    time.sleep(0.02)  # more than a tick of the clock that stamps files
+    return grey_folder
+
+
+def content(root: Path) -> tuple[str, list[list[int]], list[list[int]]]:
+    dataset = load(root)
+    return image_folder.fingerprint(root), dataset.train.images.tolist(), dataset.test.images.tolist()
+
+
+def of_files_alone(path: Path) -> None:
+    """Stand in for whatever opens a file of the folder."""
+    raise AssertionError(f"{path} is read")
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_second_start_reads_no_image(colour: bool, kept_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if colour:
+        save(kept_folder / "test/ant/9.png", [[[1, 2, 3]] * 3] * 2)
+        time.sleep(0.02)
+    first = content(kept_folder)
+    monkeypatch.setattr(pixels, "read", of_files_alone)
+    monkeypatch.setattr(Path, "read_bytes", of_files_alone)
+    assert content(kept_folder) == first
+    assert load(kept_folder).shape == (3 if colour else 1, 2, 3)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 100])
+def test_a_damaged_cache_is_made_anew(damage: bytes, kept_folder: Path, tmp_path: Path) -> None:
+    first = content(kept_folder)
+    files = sorted((tmp_path / "cache/bsnn/images").iterdir())
+    whole = [path.read_bytes() for path in files]
+    for path in files:
+        path.write_bytes(damage)
+    assert content(kept_folder) == first
+    assert [path.read_bytes() for path in files] == whole
+
+
+def test_a_file_of_the_same_size_and_time_is_read_anew(kept_folder: Path) -> None:
+    path = kept_folder / "test/ant/0.ppm"
+    for level in (1, 2):
+        path.write_bytes(b"P6 3 2 255\n" + bytes([level] * 18))
+        os.utime(path, (1_000_000, 1_000_000))
+        time.sleep(0.02)
+        found = content(kept_folder)
+        assert found[2][1] == [level] * 18
+        assert len({found[0], content(kept_folder)[0]}) == 1
+    path.unlink()
+    assert len(content(kept_folder)[2]) == 2
+
+
+def test_pixels_that_change_while_they_are_read_are_not_kept(
+    kept_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_all = pixels.read_all
+
+    def late(paths: list[str], progress: bool) -> numpy.ndarray:
+        save(kept_folder / "train/ant/0.png", [[99] * 3] * 2)
+        return read_all(paths, progress)
+
+    monkeypatch.setattr(pixels, "read_all", late)
+    load(kept_folder)
+    assert [path.name[:6] for path in (tmp_path / "cache/bsnn/images").iterdir()] == ["finger"]
+
+
+def test_nothing_is_kept_of_what_was_just_written_or_is_soon_read(
+    kept_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "SETTLED_NS", 60_000_000_000)
+    content(kept_folder)
+    monkeypatch.setattr(image_folder, "SETTLED_NS", 0)
+    monkeypatch.setattr(image_folder, "MANY", 1000)
+    content(kept_folder)
+    assert not (tmp_path / "cache").exists()

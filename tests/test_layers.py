@@ -12,7 +12,7 @@ import bsnn_cli
 ROWS = [
     # no knowledge of the project
     {"errors", "streams", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "checkout", "verdict"}
-    | {"batch_norm", "choices", "spool", "stopwatch", "workers"},
+    | {"batch_norm", "choices", "kept", "spool", "stopwatch", "workers"},
     {"pixels", "profiles", "provenance", "signals"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},

@@ -222,7 +222,8 @@ def channel_statistics(images: Tensor, channels: int) -> _Levels:
     counts = torch.zeros(channels, 256, dtype=torch.int64)
     for chunk in torch.split(images, 1000):
         for channel, values in enumerate(chunk.view(len(chunk), channels, -1).unbind(1)):
-            counts[channel] += torch.bincount(values.flatten(), minlength=256)
+            # By NumPy: PyTorch takes nine times as long.
+            counts[channel] += torch.from_numpy(np.bincount(values.flatten().numpy(), minlength=256))
     levels = torch.arange(256, dtype=torch.float64)
     shares = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
     means = shares @ levels

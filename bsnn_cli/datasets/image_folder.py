@@ -6,12 +6,14 @@ import functools
 import hashlib
 import os
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bsnn_cli.datasets import pixels
+from bsnn_cli.datasets import kept, pixels
 from bsnn_cli.errors import DataError, printable
 
 if TYPE_CHECKING:
@@ -23,6 +25,15 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 
 LITTER = ("thumbs.db", "desktop.ini", "__macosx")
 """What systems leave in folders, in small letters. It is no part of a dataset, and neither is what is hidden."""
+
+MANY = 1000
+"""Images from which on fingerprint and pixels are kept in the user's cache. Fewer are read in a moment."""
+
+SETTLED_NS = 2_000_000_000
+"""A file that is not older may be written again without a change in its times: the coarsest count seconds in twos."""
+
+SHAPE_BYTES = 4 * 8
+"""Of a shape in front of the pixels that are kept."""
 
 
 class Files(NamedTuple):
@@ -172,13 +183,32 @@ def read(root: Path, progress: bool) -> tuple[Files, NDArray[numpy.uint8], NDArr
         DataError: as `scan` and `pixels.read_all`.
     """
     files = scan(root)
-    images = pixels.read_all([path for path, _ in files.train + files.test], progress)
+    images = _pixels(root, files, progress)
     train, test = images[: len(files.train)], images[len(files.train) :]
     for name, part in (("train", train), ("test", test)):
         monotony = pixels.monotony(part)
         if monotony is not None:
             _warn(f"{printable(str(root / name))}: the {len(part)} images {monotony}")
     return files, train, test
+
+
+def _pixels(root: Path, files: Files, progress: bool) -> NDArray[numpy.uint8]:
+    """The pixels (N, channels, height, width) of training and test images, from the cache if they are kept there."""
+    import numpy
+
+    paths = [path for path, _ in files.train + files.test]
+    state = _state(root, files)
+    if state is None:
+        return pixels.read_all(paths, progress)
+    name = f"pixels-{_fingerprint(root, files, state)}-{pixels.VERSION}-{metadata.version('pillow')}"
+    stored = kept.recall(name)
+    if stored is not None:
+        shape, images = stored[:SHAPE_BYTES].view(numpy.int64), stored[SHAPE_BYTES:]
+        return images.reshape(shape)
+    images = pixels.read_all(paths, progress)
+    if _state(root, files) == state:  # or the fingerprint may be that of other pixels
+        kept.keep(name, numpy.array(images.shape, numpy.int64), images)
+    return images
 
 
 def fingerprint(root: Path) -> str:
@@ -188,6 +218,16 @@ def fingerprint(root: Path) -> str:
         DataError: as `scan`, or if a file cannot be read.
     """
     files = scan(root)
+    return _fingerprint(root, files, _state(root, files))
+
+
+def _fingerprint(root: Path, files: Files, state: str | None) -> str:
+    """As `fingerprint`, from the cache where the files are in a state in which they have been read before."""
+    import numpy
+
+    stored = None if state is None else kept.recall(f"fingerprint-{state}")
+    if stored is not None:
+        return stored.tobytes().decode()
     digest = hashlib.sha256()
     for path in (Path(name) for name, _ in files.train + files.test):
         try:
@@ -196,4 +236,29 @@ def fingerprint(root: Path) -> str:
             raise DataError(f"{_named(root)}: {printable(str(error))}") from error
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode(errors="surrogateescape"))
         digest.update(content)
-    return digest.hexdigest()[:16]
+    found = digest.hexdigest()[:16]
+    if state is not None:
+        kept.keep(f"fingerprint-{state}", numpy.frombuffer(found.encode(), numpy.uint8))
+    return found
+
+
+def _state(root: Path, files: Files) -> str | None:
+    """What changes whenever a file does: a digest of their names, inodes, sizes and times.
+
+    None where it is not worth keeping anything, or not safe: a file that has just been written may be written again
+    without a change in its time.
+    """
+    samples = files.train + files.test
+    if len(samples) < MANY:
+        return None
+    digest = hashlib.sha256(os.fsencode(root.resolve()))
+    latest = 0
+    for path, _ in samples:
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None  # whoever reads it tells
+        latest = max(latest, found.st_mtime_ns, found.st_ctime_ns)
+        told = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        digest.update(os.fsencode(path) + b"\0%d %d %d %d\0" % told)
+    return digest.hexdigest() if latest < time.time_ns() - SETTLED_NS else None

@@ -22,6 +22,9 @@ GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 """Pillow's names for pixels that are read as red, green and blue. Colour profiles are not applied."""
 
+VERSION = 1
+"""Raise it whenever `read` gives other pixels, or what is kept of the old ones will be taken for them."""
+
 
 def read_all(paths: Sequence[str], progress: bool) -> NDArray[numpy.uint8]:
     """Read pictures of one size: as one channel if all are grey, otherwise as three.

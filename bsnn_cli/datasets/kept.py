@@ -1,0 +1,72 @@
+"""Bytes that took long to make, kept in the user's cache under a name that says what they are. Imports no torch.
+
+Whatever is damaged, absent or cannot be written is as if it had never been kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+ROOM = 2 * 2**30
+"""Bytes that all of it may take together. What has been written first goes first."""
+
+DIGEST = 32
+"""Bytes of the SHA-256 in front of the rest of a file."""
+
+
+def _folder() -> Path:
+    return platformdirs.user_cache_path("bsnn") / "images"
+
+
+def recall(name: str) -> NDArray[numpy.uint8] | None:
+    """What has been kept under a name, as uint8 (bytes,); None if there is nothing, or nothing that is whole."""
+    import numpy
+
+    try:
+        content = numpy.fromfile(_folder() / name, numpy.uint8)
+    except OSError:
+        return None
+    digest, rest = content[:DIGEST], content[DIGEST:]
+    return rest if digest.tobytes() == hashlib.sha256(rest.data).digest() else None
+
+
+def keep(name: str, *parts: NDArray[numpy.generic]) -> None:
+    """Keep the bytes of some arrays, one after the other, if there is room for them."""
+    if sum(part.nbytes for part in parts) > ROOM:
+        return
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.data)
+    with contextlib.suppress(OSError):
+        _folder().mkdir(parents=True, exist_ok=True)
+        # A name of its own, since other processes may be writing the same.
+        with tempfile.NamedTemporaryFile(dir=_folder(), delete=False) as file:
+            try:
+                file.write(digest.digest())
+                for part in parts:
+                    file.write(part.data)
+                file.close()
+                os.replace(file.name, _folder() / name)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        _make_room()
+
+
+def _make_room() -> None:
+    taken = 0
+    for path in sorted(_folder().iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
+        taken += path.stat().st_size
+        if taken > ROOM:
+            path.unlink()
