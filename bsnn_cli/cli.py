@@ -197,14 +197,20 @@ VERBS: dict[str, Callable[[Any], None]] = {
 def main() -> None:
     """Entry point of `bsnn`; ends the process with the exit code."""
     streams.prepare()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook hands down its own, which need not exist here
     try:
         sys.exit(dispatch(sys.argv[1:]))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    except BrokenPipeError:
+        sys.exit(reader_gone())
+
+
+def reader_gone() -> int:
+    """End the output of which the reader, such as `head`, has seen enough; returns the exit code."""
+    streams.silence_output()
+    return 128 + signal.SIGPIPE
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -237,6 +243,11 @@ def dispatch(arguments: list[str]) -> int:
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Compose the verb's config and act on it, once or for each job of a sweep; returns the exit code."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        print("error: the working directory is gone; change to one that exists", file=sys.stderr)
+        return 2
     from bsnn_cli.settings import composition
     from bsnn_cli.settings.arguments import filters
 
@@ -268,6 +279,7 @@ def attempt(act: Callable[[], None]) -> int:
     """Act, and turn a failure into lines on standard error and an exit code. A stop signal ends the process."""
     try:
         act()
+        sys.stdout.flush()
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)  # also out of a sweep
@@ -276,7 +288,7 @@ def attempt(act: Callable[[], None]) -> int:
             print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)  # indented: more on the same
         return error.exit_code
     except BrokenPipeError:
-        raise
+        return reader_gone()
     except OSError as error:
         if error.filename is None:
             traceback.print_exc()

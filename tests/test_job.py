@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -131,3 +132,15 @@ def test_a_job_that_is_started_again_goes_on(orders: Orders, monkeypatch: pytest
 def test_orders_come_back_as_they_were(orders: Orders) -> None:
     orders.write()
     assert Orders.read(orders.folder) == orders
+
+
+def test_jobs_without_a_driver_end_unless_they_are_in_a_queue(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allocation for interactive work has a SLURM_JOB_ID too, and its jobs are of this machine all the same."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    for changes, orphaned in (({}, True), ({"queued": True}, False), ({"host": "elsewhere"}, False)):
+        left = dataclasses.replace(orders, pid=ended.pid, **changes)
+        left.write()
+        assert Orders.read(left.folder).orphaned() == orphaned
+    assert not orders.orphaned()

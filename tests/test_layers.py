@@ -11,9 +11,9 @@ import bsnn_cli
 
 ROWS = [
     # no knowledge of the project
-    {"errors", "streams", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "checkout", "verdict"}
-    | {"batch_norm", "choices", "kept", "spool", "stopwatch", "workers"},
-    {"pixels", "profiles", "provenance", "signals"},
+    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "checkout", "verdict"}
+    | {"batch_norm", "choices", "spool", "stopwatch", "workers"},
+    {"kept", "pixels", "profiles", "provenance", "signals", "streams"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
     {"approaches", "arguments", "memory", "activation_file", "functions"},

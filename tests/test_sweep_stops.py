@@ -101,9 +101,11 @@ def test_ctrl_c_saves_what_is_at_work_and_starts_nothing_else(
     [("basic", 1), pytest.param("joblib", 2, marks=TORTURE), pytest.param("submitit_local", 1, marks=TORTURE)],
 )
 def test_workers_save_and_die_with_a_driver_that_is_killed(
-    engine: str, jobs: int, tmp_path: Path, start: Start
+    engine: str, jobs: int, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker of joblib that has no job at that moment ends by itself after its idle time, five minutes."""
+    if engine == "joblib":  # as in an allocation for interactive work
+        monkeypatch.setenv("SLURM_JOB_ID", "17")
     process = start(f"hydra/launcher={engine}", f"seed=range({jobs})", at_work=jobs)
     others = family(process)
     process.kill()

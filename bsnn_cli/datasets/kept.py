@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
+from bsnn_cli.storage.files import user_cache
 
 if TYPE_CHECKING:
     import numpy
@@ -26,7 +26,7 @@ DIGEST = 32
 
 
 def _folder() -> Path:
-    return platformdirs.user_cache_path("bsnn") / "images"
+    return user_cache() / "images"
 
 
 def recall(name: str) -> NDArray[numpy.uint8] | None:

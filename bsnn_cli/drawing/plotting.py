@@ -11,8 +11,8 @@ import functools
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,9 +129,13 @@ def elsewhere(config: FiguresConfig) -> str:
     return "" if config.output_root == FiguresConfig().output_root else f" output_root={config.output_root}"
 
 
-def looks() -> AbstractContextManager[None]:
-    """All drawing and saving happens inside this."""
-    return matplotlib.rc_context(LOOKS)
+@contextmanager
+def looks() -> Iterator[None]:
+    """All drawing and saving happens inside this, whatever a user's own matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(LOOKS)
+        yield
 
 
 def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, list[Axes]]:

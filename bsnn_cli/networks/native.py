@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from bsnn_cli.networks.batch_norm import NORM_EPS
 from bsnn_cli.networks.members import FAMILIES, Member
 from bsnn_cli.networks.signals import Signals
 from bsnn_cli.networks.workers import Workers
+from bsnn_cli.storage.files import user_cache
 
 SOURCE = Path(__file__).with_name("native.c")
 OPTIONS = (
@@ -105,7 +105,7 @@ def _load(name: str, options: Sequence[str]) -> ctypes.CDLL:
     Raises:
         OSError, subprocess.SubprocessError: there is no compiler, or it fails, or what it has made cannot be loaded.
     """
-    cache = platformdirs.user_cache_path("bsnn")
+    cache = user_cache()
     with contextlib.suppress(OSError):  # it is not there, or damaged
         return ctypes.CDLL(str(cache / f"{name}.so"))
     try:

@@ -11,8 +11,9 @@ from typing import Any
 
 from bsnn_cli.errors import Interrupted
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""From the keyboard; from a system that shuts down or a scheduler; USR1 and USR2 are schedulers' early warnings."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""From the keyboard; from a system that shuts down or a scheduler; from a terminal that is closed; USR1 and USR2 are
+schedulers' early warnings."""
 
 
 class _Stop(BaseException):
@@ -73,7 +74,8 @@ class StopFlag:
         ours = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
-                if signal.getsignal(number) in ours:
+                ignored = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN  # by nohup
+                if signal.getsignal(number) in ours and not ignored:
                     self._before[number] = signal.signal(number, self._handle)
         return self
 

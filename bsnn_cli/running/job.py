@@ -49,6 +49,7 @@ class Orders:
         host, pid: of the driver.
         gpus: of the driver's machine, to be given out one to a job; empty where the launcher sees to that, or none.
         configs: resolved; job number i of the launcher is configs[i].
+        queued: whether the jobs wait in a queue of their own and go on without the driver.
     """
 
     folder: Path
@@ -57,11 +58,12 @@ class Orders:
     pid: int
     gpus: list[str]
     configs: list[TrainConfig]
+    queued: bool = False
 
     @classmethod
-    def here(cls, folder: Path, gpus: Sequence[str], configs: Sequence[TrainConfig]) -> Orders:
+    def here(cls, folder: Path, gpus: Sequence[str], configs: Sequence[TrainConfig], *, queued: bool = False) -> Orders:
         """With this process as the driver."""
-        return cls(folder, sys.argv, socket.gethostname(), os.getpid(), list(gpus), list(configs))
+        return cls(folder, sys.argv, socket.gethostname(), os.getpid(), list(gpus), list(configs), queued)
 
     def write(self) -> None:
         """Write them down for `read`."""
@@ -95,8 +97,8 @@ class Orders:
         return int(signal.SIGTERM) if self.orphaned() else None
 
     def orphaned(self) -> bool:
-        """Whether the driver is no more; False for jobs on other machines and in a SLURM queue, which outlive it."""
-        return self.host == socket.gethostname() and "SLURM_JOB_ID" not in os.environ and not _exists(self.pid)
+        """Whether the driver is no more; False for jobs on other machines and in a queue, which outlive it."""
+        return not self.queued and self.host == socket.gethostname() and not _exists(self.pid)
 
     @contextlib.contextmanager
     def gpu(self, device: str) -> Iterator[dict[str, str]]:

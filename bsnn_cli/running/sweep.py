@@ -7,6 +7,7 @@ and what came of it, is read off the directories before and after.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -173,11 +174,11 @@ class RunSweeper(Sweeper):
         Raises:
             RunDirectoryError: the sweep's own folder cannot be written.
         """
-        folder = Path(self.config.hydra.sweep.dir)
-        place = f"hydra.sweep.dir={quoted(str(folder))}"  # of all its jobs
-        with writing(folder):
-            folder.mkdir(parents=True)
+        with self.writing():
+            folder = unused(Path(self.config.hydra.sweep.dir))
+            self.config.hydra.sweep.dir = str(folder)
             OmegaConf.save(self.config, folder / "multirun.yaml")
+        place = f"hydra.sweep.dir={quoted(str(folder))}"  # of all its jobs
         gpus = local_gpus() if self.engine in LOCAL else []
         size = self.max_batch_size
         if self.engine in LOCAL:
@@ -186,8 +187,9 @@ class RunSweeper(Sweeper):
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // workers)))  # the workers inherit it
             size = workers if self.engine == "submitit_local" else size  # it would start all jobs at the same time
         while True:
-            orders = Orders.here(folder, gpus, [config for config, _ in jobs])
-            with writing(folder):
+            configs = [config for config, _ in jobs]
+            orders = Orders.here(folder, gpus, configs, queued=self.engine == "submitit_slurm")
+            with self.writing():
                 orders.write()
             with StopFlag(orders.stop) as flag:
                 try:
@@ -201,14 +203,29 @@ class RunSweeper(Sweeper):
                 return flag.received
             jobs = left
 
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn a failure to write the files of the sweep into one line."""
+        try:
+            yield
+        except OSError as error:
+            hydra = self.config.hydra
+            own = any(override.startswith("hydra.sweep.dir=") for override in hydra.overrides.hydra)
+            key = "hydra.sweep.dir" if own else "output_root"
+            raise RunDirectoryError(f"{key}: cannot write {hydra.sweep.dir}: {error.strerror}") from error
 
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn a failure to write the files of a sweep into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise RunDirectoryError(f"output_root: cannot write {folder}: {error.strerror}") from error
+
+def unused(folder: Path) -> Path:
+    """Make a folder for a sweep: this one, or one in it, numbered from 2, if a sweep has had it before.
+
+    Jobs of the earlier sweep may still wait in a queue, and will read what it has left for them.
+    """
+    for number in itertools.count(1):
+        place = folder if number == 1 else folder / str(number)
+        place.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), (place / "orders.json").open("x"):
+            return place
+    raise AssertionError
 
 
 def work(_composed: DictConfig) -> None:

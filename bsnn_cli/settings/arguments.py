@@ -42,6 +42,8 @@ def checked(verb: str, words: Sequence[str]) -> list[str]:
     flags = [word for word in words if word not in overrides]
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
+    if flags[-1:] in (["--info"], ["-i"]):  # or it would take the first override for what it shall tell of
+        flags.append("all")
     stray = parser.parse_args(flags).overrides
     if stray:
         refuse(f"{stray[0]}: must be KEY=VALUE")

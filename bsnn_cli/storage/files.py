@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+import platformdirs
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -40,9 +43,33 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 
 
+def write_texts(directory: Path, contents: Mapping[str, str]) -> list[Path]:
+    """Write texts by their names into a folder, for whoever wants to keep what is shown already.
+
+    Returns:
+        The files; none, with a warning, where the folder cannot be written, such as another user's.
+    """
+    try:
+        for name, text in contents.items():
+            write_text(directory / name, text)
+    except OSError as error:
+        reason = f"cannot write {directory}: {error.strerror}"
+        print(f"warning: output_root: {reason}; what is printed is not kept", file=sys.stderr)
+        return []
+    return [directory / name for name in contents]
+
+
 def read_text(path: Path) -> str:
     """Read what `write_text` has written, whatever encoding the locale prefers."""
     return path.read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def user_cache() -> Path:
+    """Return the user's folder for what can be made again; a path that cannot be written where there is no home."""
+    try:
+        return platformdirs.user_cache_path("bsnn")
+    except RuntimeError:
+        return Path(os.devnull, "bsnn")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

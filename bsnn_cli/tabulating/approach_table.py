@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bsnn_cli.storage.files import write_text
+from bsnn_cli.storage.files import write_texts
 from bsnn_cli.tabulating.formats import markdown_table
 
 DEPTH, WIDTH = 200, 500
@@ -66,14 +66,15 @@ def write_approaches(summaries: Sequence[Mapping[str, Any]], directory: Path) ->
     table = markdown_table([*header, "functionality"], rows)
     missing = [name for name, found in chosen.items() if not found]
     note = f"\n\nnot measured yet: {', '.join(missing)}; all at once: {COMMAND}" if missing else ""
-    write_text(directory / "approaches.md", f"# Approaches\n\n{table}\n\n{LEGEND}\n\n`{COMMAND}`\n")
     flat = [
         {"approach": name, "activation": summary["activation"], **_numbers(summary)}
         for name, found in chosen.items()
         for summary in found
     ]
-    write_text(directory / "approaches.csv", pd.DataFrame(flat).to_csv(index=False))
-    return f"{table}\n\n{LEGEND}{note}\n\n  {directory / 'approaches.md'}"
+    document = f"# Approaches\n\n{table}\n\n{LEGEND}\n\n`{COMMAND}`\n"
+    contents = {"approaches.csv": pd.DataFrame(flat).to_csv(index=False), "approaches.md": document}
+    written = write_texts(directory, contents)
+    return "\n\n".join([table, LEGEND + note, *(f"  {path}" for path in written[-1:])])
 
 
 def _measured(name: str, summaries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

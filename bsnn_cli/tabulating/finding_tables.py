@@ -11,7 +11,7 @@ import pandas as pd
 
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, DATASETS
-from bsnn_cli.storage.files import write_text
+from bsnn_cli.storage.files import write_texts
 from bsnn_cli.tabulating.formats import markdown_table
 from bsnn_cli.tabulating.tables import MARKDOWN, entry
 
@@ -94,9 +94,9 @@ def write_roots(accuracies: pd.DataFrame, signals: pd.DataFrame, directory: Path
         rows = [[network(row), row["root"], accuracy(row, "test"), accuracy(row, "train")] for row in
                 records(accuracies)]  # fmt: skip
         parts.append(markdown_table(["network", "b", "test", "train"], rows))
-    write_text(directory / "root_signals.csv", signals.drop(columns="directory", errors="ignore").to_csv(index=False))
-    text = "\n\n".join(parts)
-    return _write(directory, "roots", "Upper against lower root b", text, roots_legend(accuracies), accuracies)
+    also = {"root_signals.csv": signals.drop(columns="directory", errors="ignore").to_csv(index=False)}
+    text, legend = "\n\n".join(parts), roots_legend(accuracies)
+    return _write(directory, "roots", "Upper against lower root b", text, legend, accuracies, also)
 
 
 def roots_legend(accuracies: pd.DataFrame) -> str:
@@ -170,7 +170,15 @@ def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
     return list(table.to_dict("records"))
 
 
-def _write(directory: Path, name: str, title: str, text: str, legend: str, table: pd.DataFrame) -> str:
-    write_text(directory / f"{name}.csv", table.to_csv(index=False))
-    write_text(directory / f"{name}.md", f"# {title}\n\n{text}\n\n{legend}\n")
-    return f"{text}\n\n{legend}\n\n  {directory / f'{name}.md'}"
+def _write(
+    directory: Path,
+    name: str,
+    title: str,
+    text: str,
+    legend: str,
+    table: pd.DataFrame,
+    also: Mapping[str, str] | None = None,
+) -> str:
+    contents = {f"{name}.csv": table.to_csv(index=False), f"{name}.md": f"# {title}\n\n{text}\n\n{legend}\n"}
+    written = write_texts(directory, {**(also or {}), **contents})
+    return "\n\n".join([text, legend, *(f"  {path}" for path in written[-1:])])

@@ -13,10 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import ModelConfig, OptimConfig
-from bsnn_cli.storage.files import write_text
+from bsnn_cli.storage.files import write_texts
 from bsnn_cli.tabulating import pivot, summary
 from bsnn_cli.tabulating.formats import markdown_table
 
@@ -98,7 +97,7 @@ def write_tables(runs: pd.DataFrame, directory: Path, rows: str | None = None, c
 
     Raises:
         ConfigError: for an unknown key, or if there is no finished run.
-        RunDirectoryError: if runs contradict each other or a file cannot be written.
+        RunDirectoryError: if runs contradict each other.
     """
     if rows is None and columns is None:
         return write_accuracy_tables(runs, directory)
@@ -158,13 +157,13 @@ def _write(
         contents[f"{name}.md"] = markdown_document(heading, tables, f"{LEGEND} Every digit: {name}.csv.")
         contents[f"{name}.tex"] = latex_document(heading, tables)
     contents |= files
-    written = [_replace(directory / name, text) for name, text in contents.items()]
+    written = write_texts(directory, contents)
     unfinished = summary.unfinished(runs)
     notes = [LEGEND, *([f"Not in the tables: {unfinished}; see `bsnn runs`."] if unfinished else [])]
-    names = f"Written to {directory}: {', '.join(contents)}"
+    names = [f"Written to {directory}: {', '.join(contents)}"] if written else []
     warnings = dict.fromkeys(table.warning for of_split in blocks.values() for table in of_split)
     return Tables(
-        "\n".join([*shown, *notes, *([f"\n{also}"] if also else []), names]),
+        "\n".join([*shown, *notes, *([f"\n{also}"] if also else []), *names]),
         written,
         [warning for warning in warnings if warning is not None],
     )
@@ -387,11 +386,3 @@ def _paired(table: pd.DataFrame) -> str:
     parts = ["# GPN minus Non-GPN, paired by seed\n", explanation, body]
     warning = summary.mixed_numerics(table)
     return "\n".join([*parts, *([f"Warning: {warning}.\n"] if warning is not None else [])])
-
-
-def _replace(path: Path, text: str) -> Path:
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise RunDirectoryError(f"output_root: cannot write {path}: {error.strerror}") from error
-    return path
