@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -206,6 +207,71 @@ def test_files_already_there_need_no_network(there: dict[str, bytes], tiny: fetc
         assert (folder / "tiny/a").read_bytes() == b"tiny content"
     if "plain" in there:
         assert tree(tmp_path) == {"tiny/a": b"tiny content"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tiny/a.gz", gzip.compress(b"tiny content", 1, mtime=7)),
+        ("tiny/other.gz", gzip.compress(b"tiny content", 1, mtime=7)),
+        ("a", b"tiny content"),
+    ],
+)
+def test_another_packing_and_another_name_are_no_damage(
+    name: str, content: bytes, tiny: fetch.Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = dataclasses.replace(tiny, others=("tiny/other.gz", "a"))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    assert fetch.is_here(tmp_path, tiny)
+    with read_only(tmp_path), fetch.unpacked(tmp_path, [tiny]) as folder:
+        assert (folder / "tiny/a").read_bytes() == b"tiny content"
+    with fetch.unpacked(tmp_path, [tiny]) as folder:
+        assert folder == tmp_path
+    assert tree(tmp_path) == {name: content, "tiny/a": b"tiny content"}
+    said = f"{tmp_path / name}: is not packed as published, but its content is right\n"
+    assert capsys.readouterr().err == 2 * said
+
+
+@pytest.mark.parametrize("content", [b"tiny cont", gzip.compress(b"tiny cont"), b""])
+def test_another_content_is_damage_in_any_packing(content: bytes, tiny: fetch.Archive, tmp_path: Path) -> None:
+    tiny = dataclasses.replace(tiny, others=("tiny/other.gz", "a"))
+    put(tmp_path, packed=content)
+    for name in tiny.others:
+        (tmp_path / name).write_bytes(content)
+    assert not fetch.is_here(tmp_path, tiny)
+    with pytest.raises(DataError, match=r"or, with the same content, as tiny/other\.gz, a$"):
+        fetch.unpacked(tmp_path, [tiny]).__enter__()
+
+
+def test_a_folder_of_mnist_as_others_have_it_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Packed anew, with the names of another distribution, without folders."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the MNIST archives in {SHARED_DATA}")
+    for archive in MNIST:
+        content = gzip.decompress((SHARED_DATA / archive.path).read_bytes())
+        name = Path(archive.path).name.replace("-idx", ".idx")
+        (tmp_path / name).write_bytes(gzip.compress(content, 1))
+    with fetch.unpacked(tmp_path, MNIST):
+        pass
+    assert len(capsys.readouterr().err.splitlines()) == 4
+    with fetch.unpacked(tmp_path, MNIST):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "HTTPS_PROXY"])
+def test_what_a_library_under_the_download_cannot_do_is_the_mirror_s_failure(
+    variable: str, tiny: fetch.Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "nosuch://nowhere/at all")
+    monkeypatch.setenv(fetch.MIRROR_VARIABLE, "https://127.0.0.1:9")
+    with pytest.raises(DataError) as caught, fetch.unpacked(tmp_path, [tiny]):
+        pass
+    first, second, advice, *_ = str(caught.value).splitlines()
+    assert first.endswith("tiny/a.gz is absent and could not be fetched:")
+    assert second.startswith("  https://127.0.0.1:9/tiny/a.gz: ")
+    assert "Put there by hand" in advice
 
 
 def test_a_damaged_unpacked_file_is_restored_from_its_archive(tiny: fetch.Archive, tmp_path: Path) -> None:

@@ -113,11 +113,11 @@ def test_the_command_starts_without_torch_and_hydra() -> None:
 
 
 def test_rooms_stay_small() -> None:
-    """At most 400 lines a module and 60 a function: where one grows beyond, it holds more than one idea."""
+    """At most 450 lines a module and 60 a function: beyond that, one is likely to hold more than one idea."""
     large = []
     for module in MODULES:
         text = PATHS[module].read_text()
-        if text.count("\n") > 400:
+        if text.count("\n") > 450:
             large.append(f"{module}: {text.count(chr(10))} lines")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):

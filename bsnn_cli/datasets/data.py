@@ -384,9 +384,11 @@ def _files(config: DatasetConfig) -> list[list[str]]:
         return [[f"{root}: fingerprint of the content {image_folder.fingerprint(root)}"]]
     rows = [[f"file in {root}", "bytes", "md5", "state"]]
     for archive in fetch.ARCHIVES[config.kind]:
-        for name, md5 in {archive.path: archive.md5, **archive.contents}.items():
+        for name, md5 in {archive.path: archive.md5, **archive.contents, **dict.fromkeys(archive.others, "")}.items():
             if (root / name).is_file():
                 wrong = fetch.flaw(root / name, md5)
+                if wrong is not None and name not in archive.contents and fetch.holds(root / name, archive):
+                    wrong, md5 = None, "(of the content)"
                 state = "verified" if wrong is None else f"{wrong}; not used"
                 rows.append([name, str((root / name).stat().st_size), md5, state])
     return rows

@@ -1,23 +1,27 @@
 """Published data files on disk: found or fetched, verified, unpacked. Imports no torch.
 
 The layout under `dataset.root` is torchvision's. A file counts only if its checksum is right, whether it was fetched
-by this program or put there by hand; nothing half-written ever stands under a final name.
+by this program or put there by hand; nothing half-written ever stands under a final name. Files put there by hand may
+have other names in use, and may be packed in another way: then it is the content whose checksum counts.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import shutil
 import sys
 import tarfile
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
 from bsnn_cli.errors import DataError
@@ -47,6 +51,7 @@ class Archive:
         md5: its checksum.
         contents: checksum of each file inside, by path relative to `dataset.root`.
         urls: where it is served, in the order in which they are tried.
+        others: names under which users have the same content, packed (.gz) or not, relative to `dataset.root`.
     """
 
     path: str
@@ -54,6 +59,7 @@ class Archive:
     md5: str
     contents: dict[str, str]
     urls: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 _IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -68,6 +74,13 @@ def _idx_archives(folder: str, bases: Sequence[str], rows: Sequence[tuple[int, s
             md5=packed,
             contents={f"{folder}/{name}": inside},
             urls=tuple(f"{base}/{name}.gz" for base in bases),
+            others=tuple(
+                f"{place}{other}{packing}"
+                for place in (f"{folder}/", "")  # Debian's package has no folders
+                for other in (name, name.replace("-idx", ".idx"))
+                for packing in ("", ".gz")
+                if f"{place}{other}" != f"{folder}/{name}"
+            ),
         )
         for name, (size, packed, inside) in zip(_IDX_NAMES, rows, strict=True)
     )
@@ -142,6 +155,48 @@ def _is_unpacked(root: Path, archive: Archive) -> bool:
     return all(flaw(root / name, md5) is None for name, md5 in archive.contents.items())
 
 
+def is_here(root: Path, archive: Archive) -> bool:
+    """Whether the content of an archive is there and whole, in whatever way it is packed."""
+    return _is_unpacked(root, archive) or _source(root, archive) is not None
+
+
+def _source(root: Path, archive: Archive) -> Path | None:
+    """The file under `root` from which the content can be unpacked: the archive, or one with the same content."""
+    path = root / archive.path
+    if flaw(path, archive.md5) is None:
+        return path
+    for other in (path, *(root / name for name in archive.others)):
+        if other.is_file() and holds(other, archive):
+            return other
+    return None
+
+
+def holds(path: Path, archive: Archive) -> bool:
+    """Whether a file holds the content of an archive, packed in whatever way."""
+    try:
+        for name, stream in _streams(path, archive):
+            digest = hashlib.md5(usedforsecurity=False)
+            while chunk := stream.read(2**20):
+                digest.update(chunk)
+            if digest.hexdigest() != archive.contents[name]:
+                return False
+    except (OSError, EOFError, zlib.error, tarfile.TarError, KeyError):  # not packed, cut off, or something else
+        return False
+    return True
+
+
+def _streams(path: Path, archive: Archive) -> Iterator[tuple[str, Any]]:
+    """The name of each file of the content, and a stream of its bytes."""
+    if path.name.endswith(".tar.gz"):
+        with tarfile.open(path) as tar:
+            for name in archive.contents:
+                yield name, tar.extractfile(name)
+    else:
+        (name,) = archive.contents
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            yield name, stream
+
+
 @contextmanager
 def unpacked(root: Path, archives: Sequence[Archive], progress: bool = True) -> Iterator[Path]:
     """A folder with the verified contents of all archives, fetched and unpacked where needed.
@@ -163,11 +218,14 @@ def unpacked(root: Path, archives: Sequence[Archive], progress: bool = True) -> 
 def _complete(root: Path, archives: Sequence[Archive], progress: bool, stack: ExitStack) -> Path:
     """Do the work of `unpacked`; `stack` owns the temporary folder if there is one."""
     packed = [archive for archive in archives if not _is_unpacked(root, archive)]
-    read_only = any(not os.access((root / archive.path).parent, os.W_OK) for archive in packed)
-    if read_only and all(flaw(root / archive.path, archive.md5) is None for archive in packed):
+    places = [next(place for place in (root / archive.path).parents if place.exists()) for archive in packed]
+    read_only = any(not os.access(place, os.W_OK) for place in places)
+    sources = {archive.path: _source(root, archive) for archive in packed} if read_only else {}
+    if sources and None not in sources.values():
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="bsnn-")))
         for archive in archives:
-            (_unpack if archive in packed else _copy)(archive, root, folder)
+            source = sources.get(archive.path)
+            _copy(archive, root, folder) if source is None else _unpack(archive, source, folder)
         return folder
     for archive in packed:
         _restore(root, archive, archives, progress)
@@ -180,12 +238,13 @@ def _restore(root: Path, archive: Archive, archives: Sequence[Archive], progress
     with _locked(path, progress):
         if _is_unpacked(root, archive):
             return
-        if flaw(path, archive.md5) is not None:
+        source = _source(root, archive)
+        if source is None:
             try:
                 _fetch(path, archive, progress)
             except _MirrorFailure as failure:
                 raise DataError(_advice(root, archive, archives, str(failure))) from failure
-        _unpack(archive, root, root)
+        _unpack(archive, source or path, root)
 
 
 @contextmanager
@@ -231,21 +290,17 @@ def _advice(root: Path, archive: Archive, archives: Sequence[Archive], tried: st
             tried,
             f"  Put there by hand what is listed below, {remedy}",
             *(f"  {root / other.path}  {other.size} bytes  md5 {other.md5}" for other in wanted),
+            *(f"    or, with the same content, as {', '.join(other.others)}" for other in wanted[:1] if other.others),
         ]
     )
 
 
-def _unpack(archive: Archive, root: Path, folder: Path) -> None:
-    """Unpack a verified archive under `root` into `folder`."""
-    path = root / archive.path
-    if path.name.endswith(".tar.gz"):
-        with tarfile.open(path) as tar:
-            for name in archive.contents:
-                _save(tar.extractfile(name), folder / name)
-    else:
-        (name,) = archive.contents
-        with gzip.open(path) as stream:
-            _save(stream, folder / name)
+def _unpack(archive: Archive, source: Path, folder: Path) -> None:
+    """Unpack what `_source` has found into `folder`, and say so if it is not the archive as published."""
+    if flaw(source, archive.md5) is not None:
+        print(f"{source}: is not packed as published, but its content is right", file=sys.stderr)
+    for name, stream in _streams(source, archive):
+        _save(stream, folder / name)
 
 
 def _copy(archive: Archive, root: Path, folder: Path) -> None:
@@ -292,7 +347,7 @@ def _download(url: str, archive: Archive, progress: bool, sink: IO[bytes]) -> No
     from tqdm import tqdm
 
     answers: list[requests.Response] = []
-    failures: list[Exception] = []
+    failures, unwritten = list[Exception](), list[OSError]()
     quiet = None if progress else True  # None: quiet unless standard error is a terminal
     with tqdm(total=archive.size, desc=archive.path, unit="B", unit_scale=True, disable=quiet) as bar:
         receive = pooch.HTTPDownloader(
@@ -303,10 +358,17 @@ def _download(url: str, archive: Archive, progress: bool, sink: IO[bytes]) -> No
             hooks={"response": lambda answer, **_: answers.append(answer)},
         )
 
+        def write(chunk: bytes) -> None:
+            try:
+                sink.write(chunk)
+            except OSError as error:
+                unwritten.append(error)
+                raise
+
         def work() -> None:
             try:
-                receive(url, sink, None)
-            except (OSError, ValueError) as error:
+                receive(url, SimpleNamespace(write=write, flush=sink.flush), None)
+            except Exception as error:  # noqa: BLE001 - whatever a library under it raises is this mirror's failure
                 failures.append(error)
             finally:
                 for answer in answers:
@@ -320,26 +382,25 @@ def _download(url: str, archive: Archive, progress: bool, sink: IO[bytes]) -> No
             before, received = received, os.fstat(sink.fileno()).st_size
             if thread.is_alive() and received - before < PATIENCE_S * SLOWEST:
                 raise _MirrorFailure(f"too slow, {received - before} bytes in {PATIENCE_S:g} s")
-    for error in failures:
-        raise _explained(error) from error
+    for error in [*unwritten, *failures]:
+        raise error if error in unwritten else _MirrorFailure(_explained(error)) from error
     wrong = flaw(Path(sink.name), archive.md5)
     if wrong is not None:
         raise _MirrorFailure(f"what it serves {wrong}")
 
 
-def _explained(error: Exception) -> Exception:
-    """A failure of a mirror in a few words; any other error unchanged."""
+def _explained(error: Exception) -> str:
+    """The failure of a mirror in a few words."""
     import requests
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
-        return _MirrorFailure(f"answers {error.response.status_code} {error.response.reason}")
+        return f"answers {error.response.status_code} {error.response.reason}"
     for kind, words in (
         (requests.Timeout, f"no answer within {PATIENCE_S:g} s"),
         (requests.exceptions.SSLError, "its certificate is not trusted"),
         (requests.exceptions.ChunkedEncodingError, "breaks off"),
         (requests.ConnectionError, "cannot be reached"),
-        (requests.RequestException, str(error)),
     ):
         if isinstance(error, kind):
-            return _MirrorFailure(words)
-    return error
+            return words
+    return " ".join(str(error).split()) or type(error).__name__

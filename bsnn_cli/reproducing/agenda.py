@@ -205,11 +205,7 @@ def studied(config: TheoryConfig) -> bool:
 def is_here(dataset: DatasetConfig) -> bool:
     """Whether the files of a dataset are there and whole, packed or not."""
     root = Path(dataset.root)
-    return all(
-        all(fetch.flaw(root / name, md5) is None for name, md5 in archive.contents.items())
-        or fetch.flaw(root / archive.path, archive.md5) is None
-        for archive in fetch.ARCHIVES.get(dataset.kind, ())
-    )
+    return all(fetch.is_here(root, archive) for archive in fetch.ARCHIVES.get(dataset.kind, ()))
 
 
 def missing(dataset: DatasetConfig) -> str | None:
