@@ -1,9 +1,10 @@
 """What README and docs tell to type is typed here: run, or where it takes long, composed and checked.
 
-A fenced block of `sh` or `python` is run, in the order of its page. One that follows the comment `<!-- long -->` is
-not: the first and the last job of a `bsnn` line in it have to make sound configs, each `make` line has to name a
-target. So has a command in the text, unless it has a word in capitals for the reader to fill in. These of all pages are
-looked at together, as Hydra takes long to begin.
+A fenced block of `sh` or `python` is run, in the order of its page; one that follows a comment such as `<!-- file: NAME
+-->` is written to this file. A block that follows the comment `<!-- long -->` is not run: the first and the last job of
+a `bsnn` line in it have to make sound configs, each `make` line has to name a target. So has a command in the text,
+unless it has a word in capitals for the reader to fill in. These of all pages are looked at together, as Hydra takes
+long to begin.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from tests.reproducing import in_this_process
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^(?P<long><!-- long -->\n+)?```(?P<language>sh|python)\n(?P<text>.*?)^```$", re.M | re.S)
+COMMENT = r"(?P<long><!-- long -->\n+)?(?:<!-- file: (?P<file>\S+) -->\n+)?"
+FENCE = re.compile(rf"^{COMMENT}```(?P<language>sh|python|yaml)\n(?P<text>.*?)^```$", re.M | re.S)
 LIBRARY = "docs/library.md"
 EXAMPLES = sorted(path.name for path in (CHECKOUT / "examples").glob("*.py"))
 
@@ -46,12 +48,13 @@ class Block(NamedTuple):
 
     language: str
     long: bool
+    file: str | None
     text: str
 
 
 def blocks(page: str) -> list[Block]:
     found = FENCE.finditer((CHECKOUT / page).read_text())
-    return [Block(match["language"], match["long"] is not None, match["text"]) for match in found]
+    return [Block(match["language"], match["long"] is not None, match["file"], match["text"]) for match in found]
 
 
 def not_run(block: Block) -> bool:
@@ -125,7 +128,10 @@ def follow(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "FORMATS", ("png",))  # the others are tested with the figures
     shutil.copytree(CHECKOUT / "examples", folder / "examples")
     for block in blocks(page):
-        if block.language == "python":
+        if block.file is not None:
+            Path(block.file).parent.mkdir(parents=True)
+            Path(block.file).write_text(block.text)
+        elif block.language == "python":
             code = compile(block.text, page, "exec")
             if not block.long:
                 exec(code, {"__name__": "__main__"})

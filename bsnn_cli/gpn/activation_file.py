@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
+import tokenize
+from importlib.util import decode_source
 from pathlib import Path
 
 from bsnn_cli.errors import ConfigError
@@ -21,7 +24,7 @@ def parts(config: ActivationConfig) -> tuple[Path, str]:
 
 
 def source(config: ActivationConfig) -> str | None:
-    """The text of the file; None for a named activation.
+    """The text of the file, decoded as Python decodes it; None for a named activation.
 
     Raises:
         ConfigError: it cannot be read, or is not the one that `config.fingerprint` tells.
@@ -30,13 +33,19 @@ def source(config: ActivationConfig) -> str | None:
         return None
     path, function = parts(config)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = decode_source(path.read_bytes())
+    except (OSError, UnicodeDecodeError, SyntaxError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"activation.path={config.path}: cannot read {path}: {reason}") from error
     if config.fingerprint not in (None, fingerprint(text, function)):
         raise ConfigError(f"activation.path={config.path}: {path} is not what it was when this run was planned")
     return text
+
+
+def encoded(text: str) -> bytes:
+    """The bytes of a file from which `source` reads this text: a comment in it may name its encoding."""
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(text.encode()).readline)
+    return text.encode(encoding)
 
 
 def fingerprint(text: str, function: str) -> str:

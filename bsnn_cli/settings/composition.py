@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from bsnn_cli.errors import ConfigError
+from bsnn_cli.settings import config_files
 from bsnn_cli.settings.arguments import as_typed, checked, refuse_repeated
 from bsnn_cli.settings.config import VERBS
 from bsnn_cli.settings.knobs import allowed, complaint, expand_homes, knobs
@@ -56,15 +57,17 @@ def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None], prog
     except Exception as error:
         if not _raised_by_hydra(error):
             raise
-        raise ConfigError("; ".join(str(error).split("\n"))) from error
+        raise ConfigError(of_a_file(error, verb, arguments) or "; ".join(str(error).split("\n"))) from error
     finally:
         sys.argv = before
 
 
 def _raised_by_hydra(error: Exception) -> bool:
-    """Whether Hydra has met something on the command line that it has no words for, such as a number for a group."""
-    frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
-    return str(frame.f_globals["__name__"]).split(".")[0] in ("hydra", "omegaconf", "antlr4")
+    """Whether Hydra has met something that it has no words for: a number for a group, a file that is no YAML."""
+    frames = [str(frame.f_globals["__name__"]).split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, UnicodeDecodeError):  # raised by a codec, below Hydra that reads
+        return "bsnn_cli" not in frames[-2:] and "hydra" in frames[-3:]
+    return frames[-1] in ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def typed(verb: str, composed: DictConfig) -> Any:
@@ -185,6 +188,9 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
             return complaint(group, choice, "one of " + ", ".join(options), options)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; quote what is not plain, as in \"key='a b'\""
+    own = of_a_file(error, verb, arguments)
+    if own is not None:
+        return own
     source = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(source, "full_key", None)
     if isinstance(source, (ConfigAttributeError, ConfigKeyError)) and key:
@@ -200,6 +206,16 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
         return f"{ambiguous[1]}: several values make a sweep; add -m (a text with a comma needs quotes)"
     lines = [line.strip() for line in str(source).splitlines()]
     return "; ".join(line for line in lines if line and not line.startswith(("See ", "object_type", "reference_type")))
+
+
+def of_a_file(error: Exception, verb: str, arguments: Sequence[str]) -> str | None:
+    """What is wrong with a config file of a user's own, as one line; None if that is not it."""
+    entries = {name: entry for name, entry, _ in knobs(VERBS[verb]())}
+
+    def refused(key: str, value: str) -> str:
+        return complaint(key, value, allowed(entries[key]) if key in entries else "a mapping of keys to values")
+
+    return config_files.explain(error, arguments, lambda key: _unknown(key, verb), refused)
 
 
 def _unknown(key: str, verb: str) -> str:

@@ -25,7 +25,7 @@ from bsnn_cli.settings import identity
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.knobs import expand_homes, knobs
 from bsnn_cli.storage import checkpoint, tracking
-from bsnn_cli.storage.files import read_text, write_json, write_text
+from bsnn_cli.storage.files import read_text, write_atomically, write_json, write_text
 from bsnn_cli.storage.records import EpochRecord, RunResult
 
 if TYPE_CHECKING:  # a launcher looks after run directories without the time and memory that these take
@@ -107,7 +107,8 @@ class RunDirectory:
         try:
             write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
             if activation is not None:
-                write_text(self.path / activation_file.COPY, activation)
+                content = activation_file.encoded(activation)
+                write_atomically(self.path / activation_file.COPY, lambda file: file.write(content))
             (self.path / "failed.json").unlink(missing_ok=True)
         except OSError as error:
             raise RunDirectoryError(unwritable(error.filename, error)) from error
