@@ -32,8 +32,9 @@ def evaluating(name: str) -> Iterator[None]:
 
 
 def in_double(phi: Phi) -> Phi:
-    """Of a module, a float64 copy on the CPU; any other function itself."""
-    return copy.deepcopy(phi).to("cpu", torch.float64) if isinstance(phi, nn.Module) else phi
+    """Of a module, a float64 copy on the CPU, of another function itself; called so that it never changes its input."""
+    double = copy.deepcopy(phi).to("cpu", torch.float64) if isinstance(phi, nn.Module) else phi
+    return lambda h: double(h.clone())
 
 
 def autograd_pair(phi: Phi, h: Tensor) -> tuple[Tensor, Tensor]:

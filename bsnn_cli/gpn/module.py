@@ -56,14 +56,19 @@ class GPN(nn.Module):
             phi = known.phi if isinstance(known, Activation) else in_double(known)
             solution = normalise(functools.partial(self.tailoring, phi), root)
         self.name = name_of(known)
+        self.keeps_input = isinstance(known, Activation)  # nn.ReLU(inplace=True) does not
         self.activation = known.phi if isinstance(known, Activation) else known
         self.a, self.b, self.root = solution.a, solution.b, solution.root
 
     def forward(self, h: Tensor) -> Tensor:
         """Map h elementwise; shape and dtype stay. a and b are applied in at least float32."""
-        value = self.tailoring(self.activation, h)
+        value = self.tailoring(self.activation if self.keeps_input else self._of_copy, h)
         value = value.to(torch.promote_types(value.dtype, torch.float32))
         return (self.a * value + self.b).to(h.dtype)
+
+    def _of_copy(self, h: Tensor) -> Tensor:
+        value: Tensor = self.activation(h.clone())
+        return value
 
     def extra_repr(self) -> str:
         """The name, the constants and the root, for `print`."""
