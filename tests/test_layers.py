@@ -17,7 +17,7 @@ ROWS = [
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
     {"approaches", "arguments", "memory", "activation_file", "functions"},
-    {"validation"},
+    {"validation", "kinks"},
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
     {"meanfield", "pivot"},

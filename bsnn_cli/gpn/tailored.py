@@ -29,6 +29,7 @@ from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn import meanfield
 from bsnn_cli.gpn.activations import LRELU_SLOPE, Activation, PullBack, name_of, normalise
 from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double
+from bsnn_cli.gpn.kinks import kinks
 from bsnn_cli.settings.choices import UNTAILORED
 
 STRAIGHTEST, STEEPEST = -10, 5
@@ -86,12 +87,16 @@ def _solve(name: str, phi: Phi, separation: float, depth: int) -> Tailoring:
     from scipy.optimize import brentq  # half a second, which runs of other activations need not wait for
 
     cornered = has_corner(phi)
+    places = functools.cache(functools.partial(kinks, phi))
 
     @functools.cache
     def excess(power: float) -> float:
-        candidate = functools.partial(_member(cornered, power), phi)
+        member = _member(cornered, power)
+        candidate = functools.partial(member, phi)
         try:
-            return meanfield.separation(meanfield.transfer(candidate), depth) - separation
+            # The same places for all members, so that 1 − c has no step where another search finds another digit.
+            met = [place / member.gain for place in places(max(1.0, 2.0 ** math.ceil(power)))]
+            return meanfield.separation(meanfield.normalised(candidate, candidate, tuple(met)), depth) - separation
         except ActivationError:
             return math.nan  # too steep for its moments: its range ends here
 
