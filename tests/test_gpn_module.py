@@ -136,3 +136,9 @@ def test_modules_that_work_in_place_are_as_good(
     torch.testing.assert_close(found(h), expected(h))
     torch.testing.assert_close(GPN(module(inplace=True))(h), GPN(plain)(h))
     assert torch.equal(h, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
+def test_integers_are_refused_in_one_sentence(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=r"GPN\(tanh\): takes tensors of a floating dtype, not torch\."):
+        GPN("tanh")(torch.ones(3, dtype=dtype))

@@ -142,6 +142,49 @@ def test_what_is_out_of_reach_is_told_with_what_is_not() -> None:
             GPN(name, depth=200)
 
 
+@pytest.mark.parametrize(
+    ("function", "parameter"),
+    [
+        (lambda h: torch.sin(30 * h), "gain"),  # too steep as it is
+        (lambda h: torch.exp(2 * h), "gain"),
+        (lambda h: torch.tanh(40 * h), "gain"),
+        (lambda h: h**3, "share"),  # flat at 0
+        (nn.Softshrink(), "share"),
+        (nn.Tanhshrink(), "share"),
+        (lambda h: torch.relu(h - 0.12), "share"),
+    ],
+)
+def test_a_parameter_that_exists_is_found(function: Callable[[Tensor], Tensor], parameter: str) -> None:
+    tailoring = solve(function, 0.3, 20)
+    assert list(tailoring.changes()) == [parameter]
+    f = meanfield.transfer(functools.partial(tailoring, function))
+    assert iterated(f, 20) == pytest.approx(0.3, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda h: torch.exp(h * h / 5), "reaches nothing: φ is too steep throughout"),
+        (lambda h: torch.exp(h * h / 4.5), "reaches nothing: φ is too steep throughout"),
+        (lambda h: torch.tanh(h) + 1e8, "is about 1e.08, beside which float64 has too few digits"),
+        (lambda h: h * h - 1e7, "is about -1e.07, beside which"),
+    ],
+)
+def test_where_there_is_none_the_reason_is_given(function: Callable[[Tensor], Tensor], words: str) -> None:
+    with pytest.raises(ActivationError, match=words):
+        solve(function, 0.3, 20)
+
+
+@pytest.mark.parametrize("depth", [2.5, 0, -3, "9", True])
+def test_layers_are_a_whole_number(depth: object) -> None:
+    with pytest.raises(ActivationError, match="after at least one layer, and layers are a whole number"):
+        GPN("tanh", depth=depth)  # type: ignore[arg-type]
+
+
+def test_a_named_activation_is_solved_once() -> None:
+    assert solve(get("tanh"), 0.35, 40) is solve(get("tanh"), 0.35, 40)
+
+
 def test_the_module_takes_functions_modules_and_dtypes() -> None:
     h = torch.linspace(-3, 3, 50, dtype=torch.float64)
     named = GPN("tanh", depth=50, separation=0.4)

@@ -43,6 +43,9 @@ SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 GELU_SHARPNESS = 1.702
 LRELU_SLOPE = 0.01
 
+SEEN = 10.0
+"""|h| beyond which N(0, 1) has a probability of 1e-23."""
+
 ROUNDING = 1e-14
 """Means of f and b itself are as good as 0 below this."""
 
@@ -277,6 +280,12 @@ def _both_roots(name: str, phi: Phi, pair: PhiAndDerivative) -> tuple[Normalisat
             " needed is a continuous φ with finite E[φ²] and E[φ'²], such as tanh(5h) in place of sign(h)"
         ) from error
     value, derivative = pair(rule.nodes)
+    out_of_sight = derivative * (rule.nodes.abs() > SEEN)
+    if rule.inner(out_of_sight, out_of_sight) > 0.5 * rule.inner(derivative, derivative):
+        raise ActivationError(
+            f"activation {name}: is flat but for |h| > {SEEN:g}, where no unit of a network ever is, so its normalised"
+            " form would be a constant there; shift or scale h so that φ bends near 0"
+        )
     return _solution(rule, value, derivative, "upper"), _solution(rule, value, derivative, "lower")
 
 

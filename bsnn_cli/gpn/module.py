@@ -61,7 +61,13 @@ class GPN(nn.Module):
         self.a, self.b, self.root = solution.a, solution.b, solution.root
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map h elementwise; shape and dtype stay. a and b are applied in at least float32."""
+        """Map h elementwise; shape and dtype stay. a and b are applied in at least float32.
+
+        Raises:
+            TypeError: h is not of a floating dtype.
+        """
+        if not h.is_floating_point():
+            raise TypeError(f"GPN({self.name}): takes tensors of a floating dtype, not {h.dtype}; call .float() on it")
         value = self.tailoring(self.activation if self.keeps_input else self._of_copy, h)
         value = value.to(torch.promote_types(value.dtype, torch.float32))
         return (self.a * value + self.b).to(h.dtype)

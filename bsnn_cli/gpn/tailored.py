@@ -38,6 +38,15 @@ STRAIGHTEST, STEEPEST = -10, 5
 ACCURACY = 1e-13
 """Of the exponent of two; 1 − c follows to 1e-8 or better."""
 
+TOLERANCE = 1e-8
+"""Of 1 − c: where two values of the parameter beside each other are further apart, none gives what is wanted."""
+
+LARGEST_OFFSET = 1e5
+"""Of b: integrals of f are wanted to 1e-11."""
+
+WORDS = {"gain": "gain", "share": "share of the identity"}
+"""Of messages."""
+
 NEAR = 1e-7
 """Distance from 0 at which slopes tell a corner from a curve."""
 
@@ -66,63 +75,115 @@ def solve(activation: Activation | Phi, separation: float, depth: int) -> Tailor
     Args:
         activation: φ; a function is called with float64 tensors.
         separation: 1 − c in (0, 1) after all layers, for inputs at right angles, exact to 1e-8.
-        depth: layers, at least 1.
+        depth: layers, a whole number from 1.
 
     Raises:
         ActivationError: no parameter gives this, with what can be reached; or as `activations.normalise`.
     """
-    if not 0 < separation < 1 or depth < 1:
+    whole = isinstance(depth, int) and not isinstance(depth, bool)
+    if not (whole and depth >= 1 and 0 < separation < 1):
         raise ActivationError(
-            f"separation={separation}, depth={depth}: 1 − c must be above 0 and below 1, after at least one layer"
+            f"separation={separation}, depth={depth}: 1 − c must be above 0 and below 1, after at least one layer, and"
+            " layers are a whole number"
         )
-    if isinstance(activation, Activation) and activation.name in UNTAILORED:
-        raise ActivationError(f"activation {activation.name}: {UNTAILORED[activation.name]}")
-    normalise(activation)  # what has no such form is told so, by its name
-    phi = activation.phi if isinstance(activation, Activation) else in_double(activation)
-    with torch.device("cpu"):  # wherever the caller has new tensors made
-        return _solve(name_of(activation), phi, separation, depth)
-
-
-def _solve(name: str, phi: Phi, separation: float, depth: int) -> Tailoring:
-    from scipy.optimize import brentq  # half a second, which runs of other activations need not wait for
-
-    cornered = has_corner(phi)
-    places = functools.cache(functools.partial(kinks, phi))
-
-    @functools.cache
-    def excess(power: float) -> float:
-        member = _member(cornered, power)
-        candidate = functools.partial(member, phi)
-        try:
-            # The same places for all members, so that 1 − c has no step where another search finds another digit.
-            met = [place / member.gain for place in places(max(1.0, 2.0 ** math.ceil(power)))]
-            return meanfield.separation(meanfield.normalised(candidate, candidate, tuple(met)), depth) - separation
-        except ActivationError:
-            return math.nan  # too steep for its moments: its range ends here
-
-    # From φ itself, power 0, by halving or doubling, towards the straight line or away from it.
-    toward = -1 if excess(0) < 0 else 1
-    for power in range(0, STRAIGHTEST if toward < 0 else 0 if cornered else STEEPEST, toward):
-        if excess(power) * excess(power + toward) <= 0:
-            found = brentq(excess, power, power + toward, xtol=ACCURACY, rtol=ACCURACY)
-            return _member(cornered, float(found))
-    powers = range(STRAIGHTEST, (0 if cornered else STEEPEST) + 1)
-    reached = [excess(power) + separation for power in powers if not math.isnan(excess(power))]
-    raise ActivationError(
-        f"activation {name}: 1 − c = {separation:g} after {depth} layers is out of reach; its "
-        f"{'share of the identity' if cornered else 'gain'} reaches from {min(reached):.4g} to {max(reached):.4g}"
+    return (
+        _of_named(activation, separation, depth)
+        if isinstance(activation, Activation)
+        else _solve(activation, in_double(activation), separation, depth)
     )
 
 
+@functools.lru_cache(maxsize=64)
+def _of_named(activation: Activation, separation: float, depth: int) -> Tailoring:
+    if activation.name in UNTAILORED:
+        raise ActivationError(f"activation {activation.name}: {UNTAILORED[activation.name]}")
+    return _solve(activation, activation.phi, separation, depth)
+
+
+def _solve(activation: Activation | Phi, phi: Phi, separation: float, depth: int) -> Tailoring:
+    solution = normalise(activation)  # what has no such form is told so, by its name
+    if abs(solution.b) > LARGEST_OFFSET:
+        raise ActivationError(
+            f"activation {name_of(activation)}: is about {solution.mean:g}, beside which float64 has too few digits for"
+            " its shape; leave that constant out, b does its work"
+        )
+    reached = {}
+    with torch.device("cpu"):  # wherever the caller has new tensors made
+        for parameter in ("share",) if has_corner(phi) else ("gain", "share"):
+            search = Search(phi, parameter, depth)
+            found = search.run(separation)
+            if found is not None:
+                return found
+            reached[parameter] = search.reach()
+    ranges = ", its ".join(f"{WORDS[parameter]} reaches {values}" for parameter, values in reached.items())
+    raise ActivationError(
+        f"activation {name_of(activation)}: 1 − c = {separation:g} after {depth} layers is out of reach; its {ranges}"
+    )
+
+
+class Search:
+    """For the value of one parameter of φ, over powers of two: of the gain, or of 1 − share.
+
+    Args:
+        phi: float64, keeps its input.
+        parameter: "gain" or "share".
+        depth: layers.
+    """
+
+    def __init__(self, phi: Phi, parameter: str, depth: int) -> None:
+        self.phi, self.parameter, self.depth = phi, parameter, depth
+        self.last = STEEPEST if parameter == "gain" else 0
+        self.left = functools.cache(self._left)
+        self.kinks = functools.cache(functools.partial(kinks, phi))
+
+    def member(self, power: float) -> Tailoring:
+        """The tailoring of a power."""
+        return Tailoring(gain=2.0**power) if self.parameter == "gain" else Tailoring(share=1 - 2.0**power)
+
+    def transfer(self, power: float) -> meanfield.Transfer:
+        """Its normalised φ; errors as in `meanfield.transfer`."""
+        member = self.member(power)
+        candidate = functools.partial(member, self.phi)
+        # The same places for all members, so that 1 − c has no step where another search finds another digit.
+        places = self.kinks(max(1.0, 2.0 ** math.ceil(power)))
+        return meanfield.normalised(candidate, candidate, tuple(place / member.gain for place in places))
+
+    def _left(self, power: float) -> float:
+        """1 − c after all layers; NaN beyond the steepest member that has moments."""
+        try:
+            return meanfield.separation(self.transfer(power), self.depth)
+        except ActivationError:
+            return math.nan
+
+    def run(self, separation: float) -> Tailoring | None:
+        """From φ as it is, power 0, by halving or doubling, towards the straight line or away from it."""
+        from scipy.optimize import brentq  # half a second, which runs of other activations need not wait for
+
+        def excess(power: float) -> float:
+            left = self.left(power)
+            return -separation if math.isnan(left) else left - separation  # too steep: nothing is left
+
+        toward = -1 if excess(0) < 0 else 1
+        for power in range(0, STRAIGHTEST if toward < 0 else self.last, toward):
+            if excess(power) * excess(power + toward) <= 0:
+                found = float(brentq(excess, power, power + toward, xtol=ACCURACY, rtol=ACCURACY))
+                return self.member(found) if abs(excess(found)) < TOLERANCE else None
+        return None
+
+    def reach(self) -> str:
+        """From where to where 1 − c goes, in words."""
+        values = [left for power in range(STRAIGHTEST, self.last + 1) if not math.isnan(left := self.left(power))]
+        return f"from {min(values):.4g} to {max(values):.4g}" if values else "nothing: φ is too steep throughout"
+
+
 def has_corner(phi: Phi) -> bool:
-    """Whether the slope of φ jumps, or is 0, at 0; φ takes float64."""
+    """Whether the slope of φ jumps, or is 0, at 0, so that no gain makes it straight; φ takes float64."""
     with evaluating("φ"):
-        _, (left, right) = autograd_pair(phi, torch.tensor([-NEAR, NEAR], dtype=torch.float64))
-    return bool((left - right).abs() > 1e-3 * torch.max(left.abs(), right.abs()))
-
-
-def _member(cornered: bool, power: float) -> Tailoring:
-    return Tailoring(share=1 - 2.0**power) if cornered else Tailoring(gain=2.0**power)
+        _, slopes = autograd_pair(phi, torch.tensor([-NEAR, NEAR], dtype=torch.float64, device="cpu"))
+        _, around = autograd_pair(phi, torch.linspace(-1, 1, 33, dtype=torch.float64, device="cpu"))
+    left, right = slopes
+    flat = slopes.abs().max() <= 1e-5 * around.abs().max()
+    return bool(flat | ((left - right).abs() > 1e-3 * torch.max(left.abs(), right.abs())))
 
 
 @dataclass(frozen=True, kw_only=True)
