@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bsnn_cli.errors import ActivationError, ConfigError
-from bsnn_cli.gpn.activations import ACTIVATIONS, PUBLISHED, get, gpn_coefficients, gpn_table, normalise
+from bsnn_cli.gpn.activations import ACTIVATIONS, PUBLISHED, get, gpn_coefficients, normalise
+from bsnn_cli.gpn.gpn_table import gpn_table
 from bsnn_cli.gpn.module import GPN
 from bsnn_cli.settings.choices import AUTO_ROOT, PAPER_ACTIVATIONS
 
@@ -289,6 +290,7 @@ def test_the_table_compares_with_the_published_constants() -> None:
     assert (row["published a"], row["published b"]) == (0.9660, 0.2585)
     assert row["difference b"] == row["b"] - 0.2585
     assert row["chi"] == normalise("selu").chi
+    assert table.loc[["tanh", "silu"], "basin"].tolist() == pytest.approx([math.inf, 7.27092], rel=1e-6)
     assert table.loc["relu", ["E[φ]", "E[φ²]", "E[φ'²]"]].tolist() == pytest.approx(
         [1 / math.sqrt(2 * math.pi), 0.5, 0.5]
     )

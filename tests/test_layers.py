@@ -11,9 +11,9 @@ import bsnn_cli
 
 ROWS = [
     # no knowledge of the project
-    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance", "verdict"}
+    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "provenance"}
     | {"batch_norm", "choices", "spool", "stopwatch", "workers"},
-    {"profiles", "signals"},
+    {"profiles", "signals", "verdict"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
     {"approaches", "arguments", "memory", "activation_file", "functions"},
@@ -21,7 +21,7 @@ ROWS = [
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
     {"meanfield", "pivot"},
-    {"tailored"},
+    {"tailored", "gpn_table"},
     {"custom", "module"},
     # networks
     {"members"},

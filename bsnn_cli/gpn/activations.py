@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double, re
 from bsnn_cli.gpn.gaussian import REACH, IntegrationError, Rule, moment_rule
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.knobs import complaint
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ROOTS = ("auto", "upper", "lower")
 """Which solution b; auto: upper unless it drives norms away (χ > 1), then lower. That is the published choice."""
@@ -213,42 +210,6 @@ def gpn_coefficients(activation: str | Activation | Phi, root: str = "auto") -> 
     """
     solution = normalise(activation, root)
     return solution.a, solution.b
-
-
-def gpn_table(activations: Iterable[str | Activation], root: str = "auto") -> pd.DataFrame:
-    """The constants of activations, one row each.
-
-    E[φ], E[φ²] and E[φ'²] are of φ before normalisation, E[f²] and E[f'²] of f = aφ + b after it, to be seen as 1.
-    Published constants and the differences ours − published are NaN where the paper has none for this root.
-    """
-    import pandas as pd  # slow, and users of GPN do without it
-
-    rows = []
-    for activation in activations:
-        known = get(activation) if isinstance(activation, str) else activation
-        name, solution = known.name, normalise(known, root)
-        published = PUBLISHED.get(name) if solution == normalise(known, "auto") else None
-        a, b = (math.nan, math.nan) if published is None else published
-        rows.append(
-            {
-                "activation": name,
-                **known.parameters,
-                "a": solution.a,
-                "b": solution.b,
-                "root": solution.root,
-                "chi": solution.chi,
-                "E[φ²]": solution.second_moment,
-                "E[φ'²]": solution.derivative_second_moment,
-                "E[φ]": solution.mean,
-                "E[f²]": solution.normalised_second_moment,
-                "E[f'²]": solution.normalised_derivative_second_moment,
-                "published a": a,
-                "published b": b,
-                "difference a": solution.a - a,
-                "difference b": solution.b - b,
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 @functools.cache

@@ -43,6 +43,12 @@ FINEST = 2.0**-10
 RESOLVED = 1e-11
 """Relative error of integrals, and of the interpolated map."""
 
+FARTHEST, BASIN_STEPS = 1e6, 128
+"""Squared length per unit up to which an unstable one is looked for, and the steps of its logarithm."""
+
+BARELY = 1e-3
+"""Logarithm of a length above 1 at which growth tells an unstable 1."""
+
 COLLAPSED = 1e-20
 """A smaller 1 − c counts as 0: float64 can hardly tell such signals apart."""
 
@@ -217,6 +223,30 @@ def variance_map(f: Transfer, q: float) -> float:
     """F(q) = E[f(√q z)²]: squared length per unit after a layer, from q before it."""
     squares, _, weights = _single(f, q)
     return float((squares * weights).sum())
+
+
+def basin(f: Transfer) -> float:
+    """The ‖x‖²/n up to which a long input comes back to 1, the fixed point of lengths, under a normalised f.
+
+    It is the least q > 1 with F(q) = q and F > q right above: in wide networks what starts above it grows in every
+    layer. χ < 1 says only that 1 is stable, not how far around. Lengths below 1 are not looked at.
+
+    Returns:
+        q; 1 if lengths grow from there on (χ > 1); inf if there is no such q below 1e6. ReLU with the upper root, under
+        which F(q) = q throughout, has none either: nothing runs away, though nothing comes back.
+    """
+    from scipy.optimize import brentq  # slow to import
+
+    def growth(logarithm: float) -> float:
+        length = variance_map(f, math.exp(logarithm))
+        return math.log(length) - logarithm if 0 < length < math.inf else math.inf
+
+    step = math.log(FARTHEST) / BASIN_STEPS
+    for k in range(BASIN_STEPS):
+        if growth((k + 1) * step) > 10 * RESOLVED:
+            low = max(k * step, BARELY)
+            return math.exp(brentq(growth, low, (k + 1) * step) if growth(low) < 0 else k * step)
+    return math.inf
 
 
 def variance_step(f: Transfer, q: float) -> Step:

@@ -28,6 +28,7 @@ class GPN(nn.Module):
         root: which solution b, as in `normalise`.
         depth: layers of the network that the activation is tailored to; None: it is taken as it is.
         separation: 1 − c that inputs at right angles are to keep over these layers, in (0, 1); None: 0.3.
+        parameter: what of φ is moved for that: "gain", "share" or "auto", as in `tailored.solve`.
 
     Attributes:
         a, b: the constants.
@@ -44,6 +45,7 @@ class GPN(nn.Module):
         root: str = "auto",
         depth: int | None = None,
         separation: float | None = None,
+        parameter: str = "auto",
     ) -> None:
         super().__init__()
         known = get(activation) if isinstance(activation, str) else activation
@@ -52,7 +54,7 @@ class GPN(nn.Module):
         if depth is None:
             self.tailoring, solution = Tailoring(), normalise(known, root)
         else:
-            self.tailoring = solve(known, DEFAULT_SEPARATION if separation is None else separation, depth)
+            self.tailoring = solve(known, DEFAULT_SEPARATION if separation is None else separation, depth, parameter)
             phi = known.phi if isinstance(known, Activation) else in_double(known)
             solution = normalise(functools.partial(self.tailoring, phi), root)
         self.name = name_of(known)
