@@ -84,9 +84,14 @@ def tailoring(run: dict[Any, Any]) -> str:
     if pd.isna(run[SEPARATION]):
         return ""
     layers = "" if run[TAILORED_DEPTH] == run["model.depth"] else f" over {run[TAILORED_DEPTH]:.0f} layers"
-    name, parameter = run["activation.name"], run[PARAMETER] if isinstance(run[PARAMETER], str) else None
-    used = parameter_in_use(name, parameter)
+    name = run["activation.name"]
+    used = parameter_in_use(name, parameter(run))
     return f"{run[SEPARATION]:g}{layers}" + ("" if used in (None, "auto", TAILORED_BY.get(name)) else f" by {used}")
+
+
+def parameter(run: dict[Any, Any]) -> str | None:
+    """`activation.parameter` of a run; a frame may have NaN for null."""
+    return run[PARAMETER] if isinstance(run[PARAMETER], str) else None
 
 
 def _base_names(runs: pd.DataFrame) -> pd.Series:
