@@ -149,6 +149,8 @@ def test_a_stored_config_without_a_parameter_means_what_it_meant_then(name: str,
     assert parameter_in_use(name, then.activation.parameter) == meant
     assert (identity(then) == identity(config)) == (name == "selu")
     assert run_directory(then).parent == run_directory(config).parent
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(then)))
+    assert read_config(path).activation == then.activation
 
 
 def test_a_root_means_nothing_without_gpn() -> None:

@@ -67,7 +67,6 @@ def test_the_map_of_a_shifted_relu_has_eleven_digits_however_near_two_signals_ar
 @pytest.mark.parametrize(
     ("function", "depth", "separation"),
     [
-        (F.hardtanh, 50, 0.1),
         (nn.Hardsigmoid(), 20, 0.3),
         (lambda h: F.hardtanh(h, -1, 2), 20, 0.9),
         (lambda h: F.elu(h + 0.33), 20, 0.7),

@@ -49,8 +49,10 @@ class GPN(nn.Module):
     ) -> None:
         super().__init__()
         known = get(activation) if isinstance(activation, str) else activation
-        if depth is None and separation is not None:
-            raise ActivationError(f"separation={separation}: counts layers; say how many with depth=")
+        if depth is None and (separation is not None or parameter != "auto"):
+            raise ActivationError(
+                f"separation={separation}, parameter={parameter}: count on layers; say how many with depth="
+            )
         if depth is None:
             self.tailoring, solution = Tailoring(), normalise(known, root)
         else:

@@ -23,6 +23,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -96,8 +97,8 @@ def solve(activation: Activation | Phi, separation: float, depth: int, parameter
     Warns:
         UserWarning: the basin is narrower than 3.
     """
-    whole = isinstance(depth, int) and not isinstance(depth, bool)
-    if not (whole and depth >= 1 and 0 < separation < 1):
+    numbers = isinstance(depth, Integral) and not isinstance(depth, bool) and isinstance(separation, Real)
+    if not (numbers and depth >= 1 and 0 < separation < 1):
         raise ActivationError(
             f"separation={separation}, depth={depth}: 1 − c must be above 0 and below 1, after at least one layer, and"
             " layers are a whole number"
