@@ -118,10 +118,18 @@ def test_by_a_gain_gelu_and_silu_are_one_function_and_so_are_tanh_and_sigmoid() 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_parameter_of_a_name_is_the_one_that_its_function_gets(name: str) -> None:
     assert set(TAILORED_BY) == set(NAMES)
-    tailoring, own = solve(get(name).phi, 0.3, 200), solve(get(name), 0.3, 200)
+    phi = get(name).phi
+    tailoring, own = solve(lambda h: phi(h), 0.3, 200), solve(get(name), 0.3, 200)
     assert list(tailoring.changes()) == list(own.changes()) == [TAILORED_BY[name]]
     assert (tailoring.gain, tailoring.share) == pytest.approx((own.gain, own.share), rel=1e-10)
     assert meanfield.basin(meanfield.transfer(tailored(get(name), 0.3, 200))) >= WIDE
+
+
+def test_a_function_is_what_it_does_and_not_what_it_is_called() -> None:
+    def elu(h: Tensor) -> Tensor:
+        return F.silu(h)
+
+    assert solve(elu, 0.3, 200).share > 0
 
 
 @pytest.mark.parametrize("name", ["silu", "softplus", "gelu"])

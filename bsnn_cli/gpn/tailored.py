@@ -31,10 +31,10 @@ from torch import Tensor, nn
 
 from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn import meanfield
-from bsnn_cli.gpn.activations import LRELU_SLOPE, Activation, PullBack, name_of, normalise
+from bsnn_cli.gpn.activations import ACTIVATIONS, LRELU_SLOPE, Activation, PullBack, name_of, normalise
 from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double
 from bsnn_cli.gpn.kinks import kinks
-from bsnn_cli.settings.choices import CORNERED, TAILORED_BY, UNTAILORED
+from bsnn_cli.settings.choices import TAILORED_BY, UNTAILORED
 from bsnn_cli.settings.knobs import complaint
 
 STRAIGHTEST, STEEPEST = -10, 5
@@ -126,7 +126,7 @@ def _solve(activation: Activation | Phi, phi: Phi, separation: float, depth: int
         )
     narrow, reached = [], []
     with torch.device("cpu"):  # wherever the caller has new tensors made
-        for moved in _candidates(name, phi, parameter):
+        for moved in _candidates(activation, phi, parameter):
             search = Search(phi, moved, depth)
             power = search.run(separation)
             if power is None:
@@ -151,16 +151,18 @@ def _solve(activation: Activation | Phi, phi: Phi, separation: float, depth: int
     return found
 
 
-def _candidates(name: str, phi: Phi, parameter: str | None) -> tuple[str, ...]:
+def _candidates(activation: Activation | Phi, phi: Phi, parameter: str | None) -> tuple[str, ...]:
     """The parameters to try, in this order."""
     if parameter in WORDS:
         return (parameter,)
-    if name in TAILORED_BY:
-        smooth_share = parameter == "auto" and name not in CORNERED and TAILORED_BY[name] == "share"
-        return ("share", "gain") if smooth_share else ("share",) if name in CORNERED else ("gain",)
     if has_corner(phi):
         return ("share",)
-    return ("gain",) if parameter is None else ("gain", "share")
+    if parameter is None:
+        return ("gain",)
+    first = None  # of a function, whatever it is called
+    if isinstance(activation, Activation) and ACTIVATIONS.get(activation.name) is activation:
+        first = TAILORED_BY[activation.name]
+    return ("gain",) if first == "gain" else ("share", "gain") if first == "share" else ("gain", "share")
 
 
 class Search:
