@@ -92,14 +92,15 @@ def figures(config: FiguresConfig) -> None:
 
 def gpn(config: GpnConfig) -> None:
     """Print the constants a, b that make activations Gaussian-Poincaré normalised."""
-    from bsnn_cli.gpn import activations, custom
+    from bsnn_cli.gpn import custom
+    from bsnn_cli.gpn.gpn_table import gpn_table
     from bsnn_cli.settings.choices import AUTO_ROOT
     from bsnn_cli.tabulating.formats import render
 
     if config.activation is None:
-        solutions = activations.gpn_table(AUTO_ROOT, config.root)
+        solutions = gpn_table(AUTO_ROOT, config.root)
     else:
-        solutions = activations.gpn_table([custom.activation(config.activation)], config.activation.root)
+        solutions = gpn_table([custom.activation(config.activation)], config.activation.root)
     print(render(solutions, config.format, digits=10))
 
 

@@ -341,3 +341,42 @@ def test_a_bad_file_ends_a_command_with_one_line_and_2(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: activation.path=my.py:phi: ")
     assert [path.name for path in tmp_path.iterdir()] == ["my.py"]
+
+
+SHAPES = """
+import torch
+
+def bent(h):
+    return torch.where(h > 0, h, 0.2 * h)
+
+def curved(h):
+    return torch.tanh(h)
+
+def narrow(h):
+    return torch.nn.functional.softplus(h, threshold=40)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:activation narrow")
+@pytest.mark.parametrize(
+    ("function", "chosen", "stored"),
+    [
+        ("bent", "auto", "auto"),
+        ("bent", "share", "auto"),
+        ("curved", "auto", "auto"),
+        ("curved", "gain", "auto"),
+        ("curved", "share", "share"),
+        ("narrow", "auto", "share"),
+        ("narrow", "gain", "auto"),
+        ("narrow", None, None),
+    ],
+)
+def test_the_parameter_is_stored_where_it_is_not_what_was_moved_before(
+    tmp_path: Path, function: str, chosen: str | None, stored: str | None
+) -> None:
+    config = in_file(tmp_path, function, SHAPES, separation=0.3, tailored_depth=100, parameter=chosen)
+    found = custom.identified(config)
+    assert found.parameter == stored
+    before = dataclasses.replace(found, parameter=None)
+    same = identity(TrainConfig(activation=found)) == identity(TrainConfig(activation=before))
+    assert same == (stored != "share")

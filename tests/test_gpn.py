@@ -11,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bsnn_cli.errors import ActivationError, ConfigError
-from bsnn_cli.gpn.activations import ACTIVATIONS, PUBLISHED, get, gpn_coefficients, gpn_table, normalise
+from bsnn_cli.gpn.activations import ACTIVATIONS, PUBLISHED, get, gpn_coefficients, normalise
+from bsnn_cli.gpn.gpn_table import gpn_table
 from bsnn_cli.gpn.module import GPN
 from bsnn_cli.settings.choices import AUTO_ROOT, PAPER_ACTIVATIONS
 
@@ -240,6 +242,11 @@ def detached(h: Tensor) -> Tensor:
         (lambda _: 3.0, "returns float"),
         (nn.Softmax(dim=-1), "must be elementwise"),
         (nn.Dropout(), "must be elementwise and not random"),
+        (lambda h: F.dropout(torch.tanh(h), 0.001), "must be elementwise and not random"),
+        (lambda h: torch.tanh(h) + (torch.rand_like(h) < 0.002) * h, "must be elementwise and not random"),
+        (lambda h: torch.relu(h - 30), "is flat but for |h| > 10, where no unit of a network ever is"),
+        (lambda h: torch.relu(-h - 15) ** 2, "is flat but for |h| > 10"),
+        (lambda h: torch.exp(5.5 * h), "is flat but for |h| > 10"),
         (nn.PReLU(3), "cannot be evaluated and differentiated by torch (RuntimeError: "),
         (lambda h: h if h > 0 else 0 * h, "cannot be evaluated and differentiated by torch (RuntimeError: Boolean"),
         (lambda h: torch.from_numpy(np.tanh(h.numpy())), "call numpy() on Tensor that requires grad"),
@@ -283,6 +290,7 @@ def test_the_table_compares_with_the_published_constants() -> None:
     assert (row["published a"], row["published b"]) == (0.9660, 0.2585)
     assert row["difference b"] == row["b"] - 0.2585
     assert row["chi"] == normalise("selu").chi
+    assert table.loc[["tanh", "silu"], "basin"].tolist() == pytest.approx([math.inf, 7.27092], rel=1e-6)
     assert table.loc["relu", ["E[φ]", "E[φ²]", "E[φ'²]"]].tolist() == pytest.approx(
         [1 / math.sqrt(2 * math.pi), 0.5, 0.5]
     )

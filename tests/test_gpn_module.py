@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bsnn_cli.gpn.activations import ACTIVATIONS, get
 from bsnn_cli.gpn.module import GPN
@@ -117,3 +119,26 @@ def test_the_device_follows_the_input() -> None:
 def test_the_module_gives_the_same_numbers_on_a_gpu(name: str) -> None:
     h = torch.linspace(-12, 12, 481, dtype=torch.float64)
     torch.testing.assert_close(GPN(name).cuda()(h.cuda()).cpu(), GPN(name)(h), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("module", "plain", "share"), [(nn.ReLU, F.relu, True), (nn.SELU, F.selu, True), (nn.ELU, F.elu, False)]
+)
+def test_modules_that_work_in_place_are_as_good(
+    module: type[nn.Module], plain: Callable[[Tensor], Tensor], share: bool
+) -> None:
+    found, expected = GPN(module(inplace=True), depth=20, separation=0.7), GPN(plain, depth=20, separation=0.7)
+    assert found.tailoring.gain == pytest.approx(expected.tailoring.gain, rel=1e-12)
+    assert found.tailoring.share == pytest.approx(expected.tailoring.share, rel=1e-12)
+    assert (found.tailoring.share > 0) == share
+    h = torch.linspace(-3, 3, 7)
+    before = h.clone()
+    torch.testing.assert_close(found(h), expected(h))
+    torch.testing.assert_close(GPN(module(inplace=True))(h), GPN(plain)(h))
+    assert torch.equal(h, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
+def test_integers_are_refused_in_one_sentence(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=r"GPN\(tanh\): takes tensors of a floating dtype, not torch\."):
+        GPN("tanh")(torch.ones(3, dtype=dtype))

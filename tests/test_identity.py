@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from bsnn_cli.settings.choices import DATASETS
+from bsnn_cli.settings.choices import CORNERED, DATASETS, TAILORED_BY, parameter_in_use
 from bsnn_cli.settings.config import (
     ActivationConfig,
     CheckpointConfig,
@@ -19,6 +20,7 @@ from bsnn_cli.settings.config import (
 from bsnn_cli.settings.identity import differences, identity, protocol, run_directory
 from bsnn_cli.settings.knobs import knobs
 from bsnn_cli.settings.validation import resolve
+from bsnn_cli.storage.runs import read_config
 
 RECORDED = {
     "c9dca30088": TrainConfig(),
@@ -62,8 +64,8 @@ ANOTHER_VALUE: dict[str, Any] = {
     "optim.epochs": 7,
     "precision": "tf32",
 }
-WITHOUT_ANOTHER_VALUE = {"dataset.name", "activation.tailored_depth"}
-"""Only folders have a name of their own, only a separation counts layers (both tested below)."""
+WITHOUT_ANOTHER_VALUE = {"dataset.name", "activation.tailored_depth", "activation.parameter"}
+"""Only folders have a name of their own, only a separation counts layers or has a parameter (all tested below)."""
 
 
 def with_value(key: str, value: Any) -> TrainConfig:
@@ -118,6 +120,37 @@ def test_the_depth_an_activation_is_tailored_to_counts_where_it_is_not_the_netwo
     assert identity(tailored(0.3, 200)) == identity(tailored(0.3, None)) == identity(resolve(tailored(0.3, None)))
     assert identity(tailored(0.3, 50)) != identity(tailored(0.3, None))
     assert resolve(tailored(0.3, None, depth=50)).activation.tailored_depth == 50
+
+
+def test_the_parameter_counts_where_it_is_not_what_was_moved_before_it_could_be_chosen() -> None:
+    def tailored(name: str, parameter: str | None, separation: float | None = 0.3) -> TrainConfig:
+        return TrainConfig(activation=ActivationConfig(name=name, separation=separation, parameter=parameter))
+
+    recorded = {"gelu": "6fab57f834", "lrelu": "74da726f80", "selu": "2c72db98f2", "elu": "201eb07e9a"}
+    for name, before in recorded.items():
+        usual = "share" if name in CORNERED else "gain"
+        assert identity(tailored(name, None)) == identity(tailored(name, usual)) == before
+        for config in (tailored(name, "auto"), tailored(name, TAILORED_BY[name])):
+            assert (identity(config) == before) == (TAILORED_BY[name] == usual) == (name != "gelu")
+            assert identity(resolve(config)) == identity(config)
+    assert identity(tailored("tanh", "share")) != identity(tailored("tanh", "auto"))
+    assert identity(tailored("gelu", "share", None)) == identity(tailored("gelu", "auto", None))
+
+
+@pytest.mark.parametrize(("name", "meant"), [("gelu", "gain"), ("softplus", "gain"), ("selu", "share")])
+def test_a_stored_config_without_a_parameter_means_what_it_meant_then(name: str, meant: str, tmp_path: Path) -> None:
+    config = resolve(TrainConfig(activation=ActivationConfig(name=name, separation=0.3)))
+    path = tmp_path / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    assert read_config(path).activation == config.activation
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "parameter:" not in line))
+    then = read_config(path)
+    assert parameter_in_use(name, then.activation.parameter) == meant
+    assert (identity(then) == identity(config)) == (name == "selu")
+    assert run_directory(then).parent == run_directory(config).parent
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(then)))
+    assert read_config(path).activation == then.activation
 
 
 def test_a_root_means_nothing_without_gpn() -> None:

@@ -11,17 +11,17 @@ import bsnn_cli
 
 ROWS = [
     # no knowledge of the project
-    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "checkout", "verdict"}
+    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "checkout"}
     | {"batch_norm", "choices", "spool", "stopwatch", "workers"},
-    {"kept", "pixels", "profiles", "provenance", "signals", "streams"},
+    {"kept", "pixels", "profiles", "provenance", "signals", "streams", "verdict"},
     # every knob; files from elsewhere; states on disk
     {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
     {"approaches", "arguments", "memory", "activation_file", "functions"},
-    {"config_files", "validation"},
+    {"config_files", "kinks", "validation"},
     # what a config means
     {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
     {"meanfield", "pivot"},
-    {"tailored"},
+    {"tailored", "gpn_table"},
     {"custom", "module"},
     # networks
     {"members"},

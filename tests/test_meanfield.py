@@ -9,10 +9,11 @@ from scipy.integrate import quad
 from scipy.special import erf
 
 from bsnn_cli.errors import ActivationError
-from bsnn_cli.gpn.activations import ACTIVATIONS, normalise
+from bsnn_cli.gpn.activations import ACTIVATIONS, get, normalise
 from bsnn_cli.gpn.meanfield import (
     Step,
     Transfer,
+    basin,
     fate_of_angle,
     fate_of_length,
     pair_step,
@@ -197,6 +198,40 @@ def test_separation_of_leaky_relu_follows_from_the_arc_cosine_kernel(slope: floa
 
 def test_a_gentler_tanh_keeps_more_of_the_angle() -> None:
     assert separation(lambda h: torch.tanh(0.3 * h), 200) == pytest.approx(0.370, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "expected"),
+    [
+        ("gelu", "lower", 77.5243),
+        ("gelu_exact", "lower", 105.107),
+        ("silu", "lower", 7.27092),
+        ("softplus", "lower", 3.15937),
+        ("mish", "lower", 381.482),
+        ("gelu", "upper", 1),
+        ("softplus", "upper", 1),
+        ("tanh", "upper", math.inf),
+        ("elu", "upper", math.inf),
+        ("selu", "upper", math.inf),
+        ("sigmoid", "upper", math.inf),
+        ("relu", "upper", math.inf),
+        ("identity", "upper", math.inf),
+    ],
+)
+def test_the_basin_of_lengths_ends_where_they_begin_to_grow(name: str, root: str, expected: float) -> None:
+    f = transfer(name, root=root)
+    q = basin(f)
+    assert q == pytest.approx(expected, rel=1e-5)
+    if 1 < q < math.inf:
+        assert fate_of_length(f, 400, 100, 0.98 * q).predicted[-1] == pytest.approx(1, abs=0.01)
+        assert fate_of_length(f, 400, 100, 1.02 * q).predicted[-1] > 2 * q
+
+
+def test_at_a_small_gain_the_basin_is_that_of_a_line_with_a_parabola() -> None:
+    """For h + βh², β → 0, F(q) = q is 3q² − (6 + 2√2)q + (1 + √2)² = 0: q is 1 or (1 + √2)²/3."""
+    for name in ("silu", "softplus", "gelu_exact"):
+        phi = get(name).phi
+        assert basin(transfer(lambda h, phi=phi: phi(0.03 * h))) == pytest.approx((1 + math.sqrt(2)) ** 2 / 3, rel=5e-3)
 
 
 def test_steep_functions_are_resolved_or_refused() -> None:

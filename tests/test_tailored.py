@@ -22,11 +22,11 @@ from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn import custom, meanfield
 from bsnn_cli.gpn.activations import ACTIVATIONS, get, normalise
 from bsnn_cli.gpn.module import GPN
-from bsnn_cli.gpn.tailored import Tailoring, has_corner, solve, tailored
-from bsnn_cli.measuring.theory import DEVIATIONS, measure
+from bsnn_cli.gpn.tailored import WIDE, Tailoring, has_corner, solve, tailored
+from bsnn_cli.measuring.theory import DEVIATIONS, STARTS, measure
 from bsnn_cli.networks.network import Network
 from bsnn_cli.running.runner import member
-from bsnn_cli.settings.choices import DEFAULT_SEPARATION, UNTAILORED
+from bsnn_cli.settings.choices import DEFAULT_SEPARATION, TAILORED_BY, UNTAILORED
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.settings.validation import resolve
 from tests.conftest import SMALL, Answer, run_bsnn
@@ -106,11 +106,62 @@ def test_what_is_tailored_by_its_nature_is_told_from_what_is_not() -> None:
     assert meanfield.separation(leaky, 200) == pytest.approx(0.32, abs=5e-3)
 
 
-def test_tailored_gelu_and_silu_are_one_function_and_so_are_tanh_and_sigmoid() -> None:
+@pytest.mark.filterwarnings("ignore:activation (gelu|silu)")
+def test_by_a_gain_gelu_and_silu_are_one_function_and_so_are_tanh_and_sigmoid() -> None:
     """h·σ(kh) and tanh have one shape up to scales, which the gain and the normalisation take out."""
     h = torch.linspace(-4, 4, 101, dtype=torch.float64)
     for one, other in (("gelu", "silu"), ("tanh", "sigmoid")):
-        torch.testing.assert_close(*(GPN(name, depth=200)(h) for name in (one, other)), rtol=0, atol=1e-9)
+        values = (GPN(name, depth=200, parameter="gain")(h) for name in (one, other))
+        torch.testing.assert_close(*values, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parameter_of_a_name_is_the_one_that_its_function_gets(name: str) -> None:
+    assert set(TAILORED_BY) == set(NAMES)
+    phi = get(name).phi
+    tailoring, own = solve(lambda h: phi(h), 0.3, 200), solve(get(name), 0.3, 200)
+    assert list(tailoring.changes()) == list(own.changes()) == [TAILORED_BY[name]]
+    assert (tailoring.gain, tailoring.share) == pytest.approx((own.gain, own.share), rel=1e-10)
+    assert meanfield.basin(meanfield.transfer(tailored(get(name), 0.3, 200))) >= WIDE
+
+
+def test_a_function_is_what_it_does_and_not_what_it_is_called() -> None:
+    def elu(h: Tensor) -> Tensor:
+        return F.silu(h)
+
+    assert solve(elu, 0.3, 200).share > 0
+
+
+@pytest.mark.parametrize("name", ["silu", "softplus", "gelu"])
+def test_a_share_keeps_the_basin_that_a_gain_narrows(name: str) -> None:
+    before = meanfield.basin(meanfield.transfer(name))
+    assert meanfield.basin(meanfield.transfer(tailored(get(name), 0.3, 50))) == pytest.approx(before, rel=1e-6)
+    with pytest.warns(UserWarning, match=rf"activation {name}: tailored by its gain, .* from no more than 2\."):
+        narrow = meanfield.transfer(tailored(get(name), 0.31, 50, "gain"))
+    assert meanfield.basin(narrow) < 0.9 * before
+
+
+def test_long_inputs_run_away_under_a_gain_and_come_back_under_a_share() -> None:
+    with pytest.warns(UserWarning, match="what is longer runs away"):
+        narrow = meanfield.transfer(tailored(get("silu"), 0.29, 200, "gain"))
+    lengths, _ = measure([narrow, meanfield.transfer(tailored(get("silu"), 0.3, 200))], 100, 200, 16, seed=0)
+    longest = lengths[:, STARTS.index(2.0)].amax((1, 2))
+    assert longest[0] > 1e6
+    assert longest[1] < 10
+
+
+@pytest.mark.parametrize("parameter", ["gain", "share"])
+def test_the_parameter_can_be_chosen(parameter: str) -> None:
+    assert list(GPN("tanh", depth=20, separation=0.6, parameter=parameter).tailoring.changes()) == [parameter]
+    assert list(tailored(get("elu"), 0.6, 20, parameter).tailoring.changes()) == [parameter]
+    with pytest.raises(ActivationError, match="parameter=slope: must be one of auto, gain, share"):
+        GPN("tanh", depth=20, parameter="slope")
+
+
+def test_what_a_share_does_not_reach_a_gain_may() -> None:
+    with pytest.raises(ActivationError, match=r"share of the identity reaches from 0\.06.* parameter=gain reaches"):
+        solve(get("gelu"), 0.03, 50, "share")
+    assert solve(get("gelu"), 0.03, 50).gain > 1
 
 
 @pytest.mark.parametrize("separation", [0.1, 0.3, 0.9])
@@ -134,12 +185,58 @@ def test_what_is_out_of_reach_is_told_with_what_is_not() -> None:
     with pytest.raises(ActivationError, match="above 0 and below 1, after at least one layer"):
         solve(get("tanh"), 1.0, 200)
     with pytest.raises(ActivationError, match="say how many with depth="):
+        GPN("tanh", parameter="gain")
+    with pytest.raises(ActivationError, match="say how many with depth="):
         GPN("tanh", separation=0.2)
     with pytest.raises(ActivationError, match="activation sign: its derivative is 0 everywhere"):
         GPN(torch.sign, depth=2)
     for name, reason in UNTAILORED.items():
         with pytest.raises(ActivationError, match=reason.split(";")[0]):
             GPN(name, depth=200)
+
+
+@pytest.mark.filterwarnings("ignore:activation")  # some have a narrow basin either way
+@pytest.mark.parametrize(
+    ("function", "parameter"),
+    [
+        (lambda h: torch.sin(30 * h), "gain"),  # too steep as it is
+        (lambda h: torch.exp(2 * h), "gain"),
+        (lambda h: torch.sin(20 * h), "gain"),
+        (lambda h: h**3, "share"),  # flat at 0
+        (nn.Softshrink(), "share"),
+        (nn.Tanhshrink(), "share"),
+        (lambda h: torch.relu(h - 0.12), "share"),
+    ],
+)
+def test_a_parameter_that_exists_is_found(function: Callable[[Tensor], Tensor], parameter: str) -> None:
+    tailoring = solve(function, 0.3, 20)
+    assert list(tailoring.changes()) == [parameter]
+    f = meanfield.transfer(functools.partial(tailoring, function))
+    assert iterated(f, 20) == pytest.approx(0.3, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda h: torch.exp(h * h / 5), "reaches nothing: φ is too steep throughout"),
+        (lambda h: torch.exp(h * h / 4.5), "reaches nothing: φ is too steep throughout"),
+        (lambda h: torch.tanh(h) + 1e8, "is about 1e.08, beside which float64 has too few digits"),
+        (lambda h: h * h - 1e7, "is about -1e.07, beside which"),
+    ],
+)
+def test_where_there_is_none_the_reason_is_given(function: Callable[[Tensor], Tensor], words: str) -> None:
+    with pytest.raises(ActivationError, match=words):
+        solve(function, 0.3, 20)
+
+
+@pytest.mark.parametrize(("depth", "separation"), [(2.5, 0.3), (0, 0.3), ("9", 0.3), (True, 0.3), (9, "a"), (9, 1j)])
+def test_layers_are_a_whole_number_and_a_separation_is_a_number(depth: object, separation: object) -> None:
+    with pytest.raises(ActivationError, match="after at least one layer, and layers are a whole number"):
+        GPN("tanh", depth=depth, separation=separation)  # type: ignore[arg-type]
+
+
+def test_a_named_activation_is_solved_once() -> None:
+    assert solve(get("tanh"), 0.35, 40) is solve(get("tanh"), 0.35, 40)
 
 
 def test_the_module_takes_functions_modules_and_dtypes() -> None:
@@ -284,6 +381,16 @@ def test_a_pivot_over_separations_keeps_them_apart(tmp_path: Path) -> None:
     assert len(frame(*runs)) == 2
 
 
+def test_another_parameter_is_another_number(tmp_path: Path) -> None:
+    d = {"activation__separation": 0.3}
+    runs = [run("gelu_gpn", test=10.0 * k, activation__parameter=by, **d) for k, by in ((3, "auto"), (2, None))]
+    write(tmp_path, *runs, run("tanh_gpn", test=40.0, activation__parameter=None, **d))
+    table = blocks((tmp_path / "test_accuracy.md").read_text())["Paper's protocol, with depth-aware GPN"]
+    assert table[0][-2:] == ["MNIST GPN-d 0.3", "MNIST GPN-d 0.3 by gain"]
+    cells = {row[0]: row[-2:] for row in table[1:]}
+    assert cells == {"Tanh": ["40.00", "–"], "GELU": ["**30.00**", "20.00"]}
+
+
 def test_labels_of_a_pivot_tell_a_separation_that_is_not_the_default(tmp_path: Path) -> None:
     runs = [run("tanh_gpn", test=10.0 * k, activation__separation=k / 10) for k in (1, 3)]
     write(tmp_path, run("tanh_gpn", test=5.0), *runs, rows="activation", columns="model.depth")
@@ -323,6 +430,7 @@ def test_signals_of_a_tailored_network_stay_apart(bsnn: Callable[..., Answer], t
     assert separations["tanh_gpn"] < low[-1]
 
 
+@pytest.mark.filterwarnings("ignore:activation exp")
 def test_the_range_of_a_function_ends_where_it_is_too_steep_for_its_moments() -> None:
     """exp(32h) has none that float64 holds; half of what follows is a gain below 1 all the same."""
     assert 0 < solve(torch.exp, 0.5, 20).gain < 1

@@ -278,3 +278,22 @@ def test_bad_input_is_refused_in_one_line(
     assert message in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("chi", "high", "words"),
+    [(0.98, 1.2, "yes"), (0.98, 1e17, "too wide to tell"), (1.01, 1e17, "unstable at 1"), (0.98, 1.05, "no")],
+)
+def test_a_band_that_has_grown_to_all_there_is_says_nothing(chi: float, high: float, words: str) -> None:
+    row = {"what": "length", "case": "none", "activation": "gelu_d", "gpn": True, "root": "lower", "chi": chi}
+    row |= {"basin": 2.0, "width": 200, "epsilon": 0.1, "estimate": 0.5, "trials": 16}
+    row |= {"start": 2.0, "predicted": 1.0, "measured": 1.1, "band_low": 1 / high, "band_high": high}
+    rows = [
+        row | {"what": f"theorem_{number}", "case": case}
+        for number in (1, 2)
+        for case in ("none", "haar", "shell", "gpn")
+    ]
+    rows += [row | {"layer": 1}, row | {"layer": 1, "what": "angle", "start": 1.0, "band_low": 0.9, "band_high": 1.2}]
+    line = describe(pd.DataFrame(rows, columns=list(COLUMNS))).splitlines()[-1]
+    assert line.endswith(words)
+    assert " 2 " in line

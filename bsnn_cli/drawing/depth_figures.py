@@ -138,5 +138,5 @@ def predicted(run: dict[Any, Any]) -> float:
     """1 − c after all layers of the network of a run, from right angles, at infinite width."""
     phi: Activation = get(run["activation.name"])
     if run["separation"] != "":
-        phi = tailored(phi, float(run[summary.SEPARATION]), int(run[summary.TAILORED_DEPTH]))
+        phi = tailored(phi, float(run[summary.SEPARATION]), int(run[summary.TAILORED_DEPTH]), summary.parameter(run))
     return meanfield.separation(phi, int(run["model.depth"]))

@@ -29,7 +29,14 @@ from bsnn_cli.drawing.plotting import (
     stroke,
 )
 from bsnn_cli.measuring import propagation_store
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT, DATASETS, DEFAULT_SEPARATION, PAPER_ACTIVATIONS
+from bsnn_cli.settings.choices import (
+    ACTIVATION_LABELS,
+    AUTO_ROOT,
+    DATASETS,
+    DEFAULT_SEPARATION,
+    PAPER_ACTIVATIONS,
+    tailored_as_usual,
+)
 from bsnn_cli.settings.config import FiguresConfig, ModelConfig
 
 PAIRS = ("tanh", "tanh_gpn", "selu", "selu_gpn")
@@ -87,7 +94,8 @@ def of_paper(config: FiguresConfig) -> list[Summary]:
 def _usual(activation: dict[str, Any], depth: int) -> bool:
     """Whether it is not tailored, or as `activation=NAME_gpn_d` does it; older measurements know neither key."""
     separation, layers = activation.get("separation"), activation.get("tailored_depth")
-    return separation is None or (separation, layers) == (DEFAULT_SEPARATION, depth)
+    usual = tailored_as_usual(activation["name"], activation.get("parameter"))
+    return separation is None or (usual and (separation, layers) == (DEFAULT_SEPARATION, depth))
 
 
 def _model(summary: Summary) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from bsnn_cli.drawing.signal_figures import (
     shade,
     size_arguments,
 )
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, root_in_use
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, parameter_in_use, root_in_use
 from bsnn_cli.settings.config import FiguresConfig
 from bsnn_cli.tabulating import summary
 from bsnn_cli.tabulating.finding_tables import Row, records, setting
@@ -186,7 +186,9 @@ def starts(fresh: Summary, trained: Summary) -> bool:
 def _network(summary: Summary) -> tuple[Any, ...]:
     """What training leaves as it is; older measurements know nothing of tailoring."""
     activation, model = summary["config"]["activation"], summary["config"]["model"]
-    tailoring = activation.get("separation"), activation.get("tailored_depth")
+    parameter = parameter_in_use(activation["name"], activation.get("parameter"))
+    separation = activation.get("separation")
+    tailoring = separation, activation.get("tailored_depth"), None if separation is None else parameter
     return root_in_use(activation["name"], activation["root"]), tailoring, model["norm"], model["residual"]
 
 

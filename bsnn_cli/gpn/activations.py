@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double, re
 from bsnn_cli.gpn.gaussian import REACH, IntegrationError, Rule, moment_rule
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.knobs import complaint
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ROOTS = ("auto", "upper", "lower")
 """Which solution b; auto: upper unless it drives norms away (χ > 1), then lower. That is the published choice."""
@@ -42,6 +39,9 @@ SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 """λ and α of Klambauer et al. 2017, to the last digit of float64."""
 GELU_SHARPNESS = 1.702
 LRELU_SLOPE = 0.01
+
+SEEN = 10.0
+"""|h| beyond which N(0, 1) has a probability of 1e-23."""
 
 ROUNDING = 1e-14
 """Means of f and b itself are as good as 0 below this."""
@@ -212,42 +212,6 @@ def gpn_coefficients(activation: str | Activation | Phi, root: str = "auto") -> 
     return solution.a, solution.b
 
 
-def gpn_table(activations: Iterable[str | Activation], root: str = "auto") -> pd.DataFrame:
-    """The constants of activations, one row each.
-
-    E[φ], E[φ²] and E[φ'²] are of φ before normalisation, E[f²] and E[f'²] of f = aφ + b after it, to be seen as 1.
-    Published constants and the differences ours − published are NaN where the paper has none for this root.
-    """
-    import pandas as pd  # slow, and users of GPN do without it
-
-    rows = []
-    for activation in activations:
-        known = get(activation) if isinstance(activation, str) else activation
-        name, solution = known.name, normalise(known, root)
-        published = PUBLISHED.get(name) if solution == normalise(known, "auto") else None
-        a, b = (math.nan, math.nan) if published is None else published
-        rows.append(
-            {
-                "activation": name,
-                **known.parameters,
-                "a": solution.a,
-                "b": solution.b,
-                "root": solution.root,
-                "chi": solution.chi,
-                "E[φ²]": solution.second_moment,
-                "E[φ'²]": solution.derivative_second_moment,
-                "E[φ]": solution.mean,
-                "E[f²]": solution.normalised_second_moment,
-                "E[f'²]": solution.normalised_derivative_second_moment,
-                "published a": a,
-                "published b": b,
-                "difference a": solution.a - a,
-                "difference b": solution.b - b,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 @functools.cache
 def _both_roots_of(activation: Activation) -> tuple[Normalisation, Normalisation]:
     return _both_roots(activation.name, activation.phi, lambda h: (activation.phi(h), activation.derivative(h)))
@@ -277,6 +241,12 @@ def _both_roots(name: str, phi: Phi, pair: PhiAndDerivative) -> tuple[Normalisat
             " needed is a continuous φ with finite E[φ²] and E[φ'²], such as tanh(5h) in place of sign(h)"
         ) from error
     value, derivative = pair(rule.nodes)
+    out_of_sight = derivative * (rule.nodes.abs() > SEEN)
+    if rule.inner(out_of_sight, out_of_sight) > 0.5 * rule.inner(derivative, derivative):
+        raise ActivationError(
+            f"activation {name}: is flat but for |h| > {SEEN:g}, where no unit of a network ever is, so its normalised"
+            " form would be a constant there; shift or scale h so that φ bends near 0"
+        )
     return _solution(rule, value, derivative, "upper"), _solution(rule, value, derivative, "lower")
 
 

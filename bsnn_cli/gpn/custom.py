@@ -23,7 +23,7 @@ from bsnn_cli.errors import ActivationError, ConfigError
 from bsnn_cli.gpn import activation_file, activations
 from bsnn_cli.gpn.activations import Activation, normalise
 from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, require_elementwise, require_likeness
-from bsnn_cli.gpn.tailored import tailored
+from bsnn_cli.gpn.tailored import TailoredActivation, has_corner, tailored
 from bsnn_cli.settings.config import ActivationConfig
 
 
@@ -53,7 +53,7 @@ def activation(config: ActivationConfig) -> Activation:
         return base
     if config.tailored_depth is None:
         raise ConfigError("activation.tailored_depth: is not known without a network; say how many layers")
-    return tailored(base, config.separation, config.tailored_depth)
+    return tailored(base, config.separation, config.tailored_depth, config.parameter)
 
 
 def untailored(config: ActivationConfig) -> Activation:
@@ -68,16 +68,22 @@ def untailored(config: ActivationConfig) -> Activation:
 def identified(config: ActivationConfig) -> ActivationConfig:
     """The config with the fingerprint of its file, once the activation is found to be in order.
 
+    `parameter` becomes "auto" where it is what was moved before there was that key, so that older runs are found again.
+
     Raises:
         ActivationError, ConfigError: as `activation`.
     """
     found = untailored(config)
+    parameter = config.parameter
     if config.separation is not None:
-        activation(config)  # a separation that is out of reach is found here, before anything is begun
+        moved = activation(config)  # a separation that is out of reach is found here, before anything is begun
+        if isinstance(found, CustomActivation) and isinstance(moved, TailoredActivation) and parameter is not None:
+            before = "share" if has_corner(found.phi) else "gain"
+            parameter = "auto" if moved.parameter == before else moved.parameter
     if not isinstance(found, CustomActivation):
         return config
     text, function, _ = found.origin
-    return dataclasses.replace(config, fingerprint=activation_file.fingerprint(text, function))
+    return dataclasses.replace(config, fingerprint=activation_file.fingerprint(text, function), parameter=parameter)
 
 
 @functools.cache

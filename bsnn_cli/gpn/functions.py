@@ -15,6 +15,10 @@ Phi = Callable[[Tensor], Tensor]
 """An elementwise function of preactivations h."""
 
 
+MANY = 20_000
+"""Places at which a function must give the same values twice."""
+
+
 @contextlib.contextmanager
 def evaluating(name: str) -> Iterator[None]:
     """Where the function of this name is called: gradients are on, and what it raises becomes `ActivationError`."""
@@ -32,8 +36,9 @@ def evaluating(name: str) -> Iterator[None]:
 
 
 def in_double(phi: Phi) -> Phi:
-    """Of a module, a float64 copy on the CPU; any other function itself."""
-    return copy.deepcopy(phi).to("cpu", torch.float64) if isinstance(phi, nn.Module) else phi
+    """Of a module, a float64 copy on the CPU, of another function itself; called so that it never changes its input."""
+    double = copy.deepcopy(phi).to("cpu", torch.float64) if isinstance(phi, nn.Module) else phi
+    return lambda h: double(h.clone())
 
 
 def autograd_pair(phi: Phi, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,8 +62,14 @@ def require_elementwise(name: str, phi: Phi) -> None:
             f"activation {name}: rounds its values to float32 or coarser, which leaves too few digits to solve for"
             " the constants; it must compute in the dtype that it is given"
         )
+    many = torch.linspace(-3, 3, MANY, dtype=torch.float64, device="cpu")  # what is seldom random shows among many
+    with torch.no_grad():
+        forwards, backwards = phi(many.clone()), phi(many.flip(0)).flip(0)
     rounding = 1e-9 * float(whole.nan_to_num(0, 0, 0).abs().max())
-    if not torch.allclose(whole[20:40], part, rtol=0, atol=rounding, equal_nan=True):
+    if not all(
+        torch.allclose(one, other, rtol=0, atol=rounding, equal_nan=True)
+        for one, other in ((whole[20:40], part), (forwards, backwards))
+    ):
         raise ActivationError(
             f"activation {name}: gives other values for the same h beside other inputs or at another time;"
             " it must be elementwise and not random (not softmax, not dropout)"

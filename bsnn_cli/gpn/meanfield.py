@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +27,9 @@ from torch import Tensor
 
 from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn.activations import Activation, get, normalise
-from bsnn_cli.gpn.gaussian import POINTS, WEIGHTS, IntegrationError, Rule, adapt, sqrt_density
+from bsnn_cli.gpn.functions import Phi
+from bsnn_cli.gpn.gaussian import POINTS, WEIGHTS, IntegrationError, adapt, sqrt_density
+from bsnn_cli.gpn.kinks import DIGITS, kinks
 
 REACH = 10.0
 """Integrals end at this many standard deviations, where the density is 1e-22 of its peak."""
@@ -42,23 +43,17 @@ FINEST = 2.0**-10
 RESOLVED = 1e-11
 """Relative error of integrals, and of the interpolated map."""
 
-SHIFT = 1 / math.pi
-"""Moves kinks at round places, which would sit on the ends of panels unseen, to the inside of panels."""
+FARTHEST, BASIN_STEPS = 1e6, 128
+"""Squared length per unit up to which an unstable one is looked for, and the steps of its logarithm."""
 
-NARROW = 0.01
-"""Panels of an adapted rule that are narrower than this are near a kink."""
-
-DIGITS = 13
-"""Decimals at most to which a kink is rounded."""
+BARELY = 1e-3
+"""Logarithm of a length above 1 at which growth tells an unstable 1."""
 
 COLLAPSED = 1e-20
 """A smaller 1 − c counts as 0: float64 can hardly tell such signals apart."""
 
 MOST = 460.0
 """Largest logarithm of a length or of its inverse that is followed; beyond, it counts as infinite or as 0."""
-
-Phi = Callable[[Tensor], Tensor]
-"""An elementwise function of preactivations h."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,53 +147,39 @@ def _transfer_of(activation: Activation, gpn: bool, root: str) -> Transfer:
 
 
 def _of_function(activation: Activation | Phi, phi: Phi, gpn: bool, root: str) -> Transfer:
-    if not gpn:
-        return _prepare(phi)
+    if gpn:
+        return normalised(activation, phi, kinks(phi), root)
+
+    def squares(h: Tensor) -> dict[str, Tensor]:
+        return {"E[φ²]": (phi(h.clone()).detach() * sqrt_density(h)).square()}
+
+    try:
+        rule = adapt(squares)
+    except IntegrationError as error:
+        raise ActivationError(f"activation: {error}, so it has no mean-field maps") from error
+    return _prepare(phi, kinks(phi), float((rule.weights * squares(rule.nodes)["E[φ²]"]).sum()))
+
+
+def normalised(activation: Activation | Phi, phi: Phi, places: tuple[float, ...], root: str = "auto") -> Transfer:
+    """The normalised form of an activation, and of its φ, whose kinks are known; errors as in `transfer`."""
     solution = normalise(activation, root)
-    return _prepare(lambda h: solution.a * phi(h) + solution.b)
+    return _prepare(lambda h: solution.a * phi(h) + solution.b, places, solution.normalised_second_moment)
 
 
-def _prepare(function: Phi) -> Transfer:
-    """Find kinks and grain."""
+def _prepare(function: Phi, places: tuple[float, ...], second_moment: float) -> Transfer:
+    """Find the grain of a function from its second moment."""
 
     def f(h: Tensor) -> Tensor:
         with torch.no_grad():
             return function(h)
 
-    def shifted(h: Tensor) -> dict[str, Tensor]:
-        value = f(h + SHIFT) * sqrt_density(h)
-        return {"E[f]": value * sqrt_density(h), "E[f²]": value * value}
-
-    try:
-        rule = adapt(shifted)
-    except IntegrationError as error:
-        raise ActivationError(f"activation: {error}, so it has no mean-field maps") from error
-    kinks = _kinks(rule)
-    h = rule.nodes + SHIFT
-    exact, grain = float((rule.weights * (f(h) * sqrt_density(h)).square()).sum()), 1.0
+    grain = 1.0
     while grain > FINEST:
-        candidate = Transfer(f, kinks, grain)
-        if abs(variance_map(candidate, 1.0) - exact) < RESOLVED * exact:
+        candidate = Transfer(f, places, grain)
+        if abs(variance_map(candidate, 1.0) - second_moment) < RESOLVED * second_moment:
             return candidate
         grain /= 2
     raise ActivationError("activation: too steep away from h = 0 for integrals over pairs of signals; use a gentler φ")
-
-
-def _kinks(rule: Rule) -> tuple[float, ...]:
-    """Where panels of a rule for h − SHIFT have shrunk: the roundest number in the narrowest of each such place."""
-    centres, order = (rule.nodes.view(-1, len(POINTS)).mean(1) + SHIFT).sort()
-    widths = rule.weights.view(-1, len(POINTS)).sum(1)[order]
-    centres, widths = centres[widths < NARROW], widths[widths < NARROW]
-    gaps = (centres.diff() > NARROW).nonzero().flatten() + 1
-    found = []
-    for place, width in zip(centres.tensor_split(gaps), widths.tensor_split(gaps), strict=True):
-        if len(place) > 0:
-            narrowest = width < 4 * width.min()
-            low, high = (float(end) for end in (place[narrowest] + width.min() * torch.tensor([[-1], [1]])).aminmax())
-            middle = (low + high) / 2
-            rounded = (round(middle, digits) + 0.0 for digits in range(DIGITS))
-            found.append(next((number for number in rounded if low <= number <= high), middle))
-    return tuple(found)
 
 
 def _edges(scale: float, grain: float) -> list[float]:
@@ -244,6 +225,30 @@ def variance_map(f: Transfer, q: float) -> float:
     return float((squares * weights).sum())
 
 
+def basin(f: Transfer) -> float:
+    """The ‖x‖²/n up to which a long input comes back to 1, the fixed point of lengths, under a normalised f.
+
+    It is the least q > 1 with F(q) = q and F > q right above: in wide networks what starts above it grows in every
+    layer. χ < 1 says only that 1 is stable, not how far around. Lengths below 1 are not looked at.
+
+    Returns:
+        q; 1 if lengths grow from there on (χ > 1); inf if there is no such q below 1e6. ReLU with the upper root, under
+        which F(q) = q throughout, has none either: nothing runs away, though nothing comes back.
+    """
+    from scipy.optimize import brentq  # slow to import
+
+    def growth(logarithm: float) -> float:
+        length = variance_map(f, math.exp(logarithm))
+        return math.log(length) - logarithm if 0 < length < math.inf else math.inf
+
+    step = math.log(FARTHEST) / BASIN_STEPS
+    for k in range(BASIN_STEPS):
+        if growth((k + 1) * step) > 10 * RESOLVED:
+            low = max(k * step, BARELY)
+            return math.exp(brentq(growth, low, (k + 1) * step) if growth(low) < 0 else k * step)
+    return math.inf
+
+
 def variance_step(f: Transfer, q: float) -> Step:
     """`variance_map` with slope and noise; the slope in logarithms is χ at q = 1 if f is normalised."""
     squares, z, weights = _single(f, q)
@@ -257,7 +262,7 @@ def _pair(f: Transfer, common: float, opposed: float) -> tuple[Tensor, Tensor, T
     what is left is smooth in u, and in v but where two kinks are hit at once, where panels of v end.
     """
     u_scale, v_scale = math.sqrt(common), math.sqrt(opposed)
-    crossings = {abs(k - m) / (2 * v_scale) for k in f.kinks for m in f.kinks}
+    crossings = {round(abs(k - m) / (2 * v_scale), DIGITS) for k in f.kinks for m in f.kinks}  # equal but for rounding
     v_edges = sorted({*_edges(v_scale, f.grain), *(edge for edge in crossings if edge < REACH)})
     v, v_weights = _nodes(torch.tensor(v_edges, dtype=torch.float64))
     v = v[:, None]

@@ -28,6 +28,7 @@ class GPN(nn.Module):
         root: which solution b, as in `normalise`.
         depth: layers of the network that the activation is tailored to; None: it is taken as it is.
         separation: 1 − c that inputs at right angles are to keep over these layers, in (0, 1); None: 0.3.
+        parameter: what of φ is moved for that: "gain", "share" or "auto", as in `tailored.solve`.
 
     Attributes:
         a, b: the constants.
@@ -44,26 +45,40 @@ class GPN(nn.Module):
         root: str = "auto",
         depth: int | None = None,
         separation: float | None = None,
+        parameter: str = "auto",
     ) -> None:
         super().__init__()
         known = get(activation) if isinstance(activation, str) else activation
-        if depth is None and separation is not None:
-            raise ActivationError(f"separation={separation}: counts layers; say how many with depth=")
+        if depth is None and (separation is not None or parameter != "auto"):
+            raise ActivationError(
+                f"separation={separation}, parameter={parameter}: count on layers; say how many with depth="
+            )
         if depth is None:
             self.tailoring, solution = Tailoring(), normalise(known, root)
         else:
-            self.tailoring = solve(known, DEFAULT_SEPARATION if separation is None else separation, depth)
+            self.tailoring = solve(known, DEFAULT_SEPARATION if separation is None else separation, depth, parameter)
             phi = known.phi if isinstance(known, Activation) else in_double(known)
             solution = normalise(functools.partial(self.tailoring, phi), root)
         self.name = name_of(known)
+        self.keeps_input = isinstance(known, Activation)  # nn.ReLU(inplace=True) does not
         self.activation = known.phi if isinstance(known, Activation) else known
         self.a, self.b, self.root = solution.a, solution.b, solution.root
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map h elementwise; shape and dtype stay. a and b are applied in at least float32."""
-        value = self.tailoring(self.activation, h)
+        """Map h elementwise; shape and dtype stay. a and b are applied in at least float32.
+
+        Raises:
+            TypeError: h is not of a floating dtype.
+        """
+        if not h.is_floating_point():
+            raise TypeError(f"GPN({self.name}): takes tensors of a floating dtype, not {h.dtype}; call .float() on it")
+        value = self.tailoring(self.activation if self.keeps_input else self._of_copy, h)
         value = value.to(torch.promote_types(value.dtype, torch.float32))
         return (self.a * value + self.b).to(h.dtype)
+
+    def _of_copy(self, h: Tensor) -> Tensor:
+        value: Tensor = self.activation(h.clone())
+        return value
 
     def extra_repr(self) -> str:
         """The name, the constants and the root, for `print`."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import Activation, get, normalise
-from bsnn_cli.gpn.meanfield import COLLAPSED, Transfer, fate_of_angle, fate_of_length, transfer, variance_step
+from bsnn_cli.gpn.meanfield import COLLAPSED, Transfer, basin, fate_of_angle, fate_of_length, transfer, variance_step
 from bsnn_cli.networks.orthogonal import stream
 from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.choices import AUTO_ROOT
@@ -41,6 +41,9 @@ DEVIATIONS = 4.0
 ROUNDING = 1e-9
 """Relative; bands of what is exact, such as the length under a linear activation, have no width."""
 
+TELLING = 1e6
+"""A band whose upper end is more times its lower one says nothing: lengths may leave the basin, or 1 is unstable."""
+
 CONFIDENCE = 1.959963984540054
 """Two-sided 95 % quantile of N(0, 1)."""
 
@@ -51,6 +54,7 @@ COLUMNS = (
     "gpn",
     "root",
     "chi",
+    "basin",
     "width",
     "epsilon",
     "estimate",
@@ -104,6 +108,7 @@ def study(config: TheoryConfig) -> pd.DataFrame:
             `shell` (‖x‖²/n = 2); `gpn` (φ itself). A broken assumption need not break each conclusion: a linear φ
             keeps lengths under any orthogonal W, ReLU' does not depend on ‖x‖, SELU as it is nearly is normalised.
         activation, gpn, root, chi: of f; chi is the slope of log F(q) over log q at 1, which is χ if f is normalised.
+        basin: of a normalised f over depth, the ‖x‖²/n up to which a long input comes back to 1; inf: from everywhere.
         width: n.
         epsilon: ε; estimate, low, high: of the probability, with its 95 % Wilson interval; trials: independent draws.
         layer: counted from 1; start: value at the input.
@@ -191,6 +196,7 @@ def depth_view(activations: Sequence[Activation], config: TheoryConfig) -> Itera
     for form, f, length, angle in zip(forms, transfers, lengths, angles, strict=True):
         labels = form.labels() | {"case": "none" if form.root else "gpn", "width": config.width}
         labels |= {"chi": float(variance_step(f, 1.0).jacobian[0, 0]), "trials": config.networks}
+        labels |= {"basin": basin(f)} if form.root else {}
         fates = [("length", start, fate_of_length(f, config.depth, config.width, start)) for start in STARTS]
         fates.append(("angle", 1.0, fate_of_angle(f, config.depth, config.width)))
         for (what, start, fate), measured in zip(fates, [*length, angle], strict=True):
@@ -309,12 +315,14 @@ def _fate_in_words(rows: pd.DataFrame) -> Row:
     length = rows[(rows.what == "length") & (rows.start == max(STARTS))].iloc[0]
     angle = rows[rows.what == "angle"].iloc[0]
     inside = rows.measured.between(rows.band_low * (1 - ROUNDING), rows.band_high * (1 + ROUNDING)).all()
-    unstable = (rows.band_high == math.inf).any()
+    nothing = (rows.band_high > TELLING * rows.band_low).any()
+    found = "yes" if inside else "no"
     return {
         "activation": length.activation,
         "root": length.root if length.gpn else "not normalised",
         "χ": f"{length.chi:.3f}",
+        "basin": f"{length.basin:.3g}" if length.gpn else "–",
         "‖x‖²/n": f"{length.predicted:.3g} / {length.measured:.3g}",
         "1 − c": f"{angle.predicted:.3g} / {angle.measured:.3g}",
-        "inside the band": "unstable at 1" if unstable else "yes" if inside else "no",
+        "inside the band": found if not nothing else "unstable at 1" if length.chi > 1 else "too wide to tell",
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from bsnn_cli.settings.choices import parameter_in_use, tailored_as_usual
+
 GROWTH = 10.0
 """A length per unit, or a ratio of gradients, counts as kept within this factor of 1."""
 
@@ -20,6 +22,8 @@ def title(summary: dict[str, Any]) -> str:
         name += f" with the {activation['root']} root"
     if activation.get("separation") is not None:
         name += f" for 1 − c = {activation['separation']:g}"
+        if not tailored_as_usual(activation["name"], activation.get("parameter")):
+            name += f" by its {parameter_in_use(activation['name'], activation.get('parameter'))}"
     return f"{'trained ' if summary['trained'] else ''}{name}, {summary['depth']} layers of {summary['width']}"
 
 

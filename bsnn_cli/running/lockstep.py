@@ -78,10 +78,16 @@ def fleets(configs: Sequence[TrainConfig], networks: int, memory: float) -> list
     result = []
     for group in alike.values():
         # Stable: seeds stay in their order.
-        group.sort(key=lambda one: (activation_label(one), one.activation.path or "", one.activation.separation or 0))
+        group.sort(key=_activation)
         size = max(1, min(networks, int(memory // training_bytes(group[0].model, group[0].optim.batch_size))))
         result += [group[first : first + size] for first in range(0, len(group), size)]
     return result
+
+
+def _activation(config: TrainConfig) -> tuple[str, str, float, str]:
+    """Equal where the function is."""
+    own = config.activation
+    return activation_label(config), own.path or "", own.separation or 0, own.parameter or ""
 
 
 def _shared(config: TrainConfig) -> str:

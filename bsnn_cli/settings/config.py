@@ -45,6 +45,13 @@ class ActivationConfig:
     tailored_depth: int | None = knob(
         None, "layers that separation counts; null: the network's", at_least(1), unit="layers", result=True
     )
+    parameter: str | None = knob(
+        "auto",
+        "what separation moves; gain: α of φ(αh); share: s of (1 − s)φ(h) + sh; auto: the gain where lengths are safe "
+        "with it, else the share; null: as before there was this key, share where φ has a corner at 0, else gain",
+        one_of("auto", "gain", "share"),
+        result=True,
+    )
     path: str | None = knob(
         None,
         f"of activation={CUSTOM}: a Python file and an elementwise function of tensors in it; means nothing elsewhere",

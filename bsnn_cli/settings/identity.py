@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS
+from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, parameter_in_use
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, PropagateConfig, TrainConfig
 from bsnn_cli.settings.knobs import knobs
 
@@ -34,6 +34,7 @@ def canonical(config: AnyConfig) -> AnyConfig:
     activation = config.activation
     if activation.separation is None or activation.tailored_depth == config.model.depth:
         activation.tailored_depth = None
+    activation.parameter = _parameter(activation)
     # A tailored φ may take another root by itself than φ does.
     if not activation.gpn or (activation.separation is None and activation.root == AUTO_ROOT.get(activation.name)):
         activation.root = "auto"
@@ -45,6 +46,16 @@ def canonical(config: AnyConfig) -> AnyConfig:
     if config.dataset.name == config.dataset.kind:
         config.dataset.name = None
     return config
+
+
+def _parameter(activation: ActivationConfig) -> str:
+    """What differs from the parameter that was moved before it could be chosen, `auto` if nothing.
+
+    Of a function from a file, `custom.identified` has said `auto` where that is so.
+    """
+    before = parameter_in_use(activation.name, None)
+    chosen = parameter_in_use(activation.name, activation.parameter)
+    return "auto" if activation.separation is None or chosen is None or chosen == before else chosen
 
 
 def differences(config: TrainConfig | PropagateConfig) -> dict[str, Any]:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:  # a launcher looks after run directories without the time and
     from bsnn_cli.datasets.data import Dataset
     from bsnn_cli.networks.network import Network
 
+PARAMETER = "activation.parameter"
+
 LOCK = ".lock"
 LOCK_PATIENCE_S = 1.0
 """`bsnn runs` holds a lock for an instant to see whether it is free; a run that starts just then waits this long."""
@@ -200,14 +202,16 @@ def unwritable(path: str | Path, error: OSError) -> str:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """Read a `config.yaml`; knobs that did not exist when it was written take their defaults.
+    """Read a `config.yaml`; knobs that did not exist when it was written take their defaults, or what they meant then.
 
     Raises:
         RunDirectoryError: it is not a configuration of this program.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path))
-        config = cast(TrainConfig, OmegaConf.to_object(merged))
+        stored = OmegaConf.load(path)
+        config = cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)))
+        if config.activation.separation is not None and OmegaConf.select(stored, PARAMETER, default="") == "":
+            config.activation.parameter = None  # its default has changed what it does
     except (OmegaConfBaseException, OSError, ValueError) as error:
         raise RunDirectoryError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from error
     expand_homes(config)

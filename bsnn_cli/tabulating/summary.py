@@ -15,7 +15,15 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from bsnn_cli.errors import ConfigError, RunDirectoryError
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, CUSTOM, DATASETS, FORMS, split_label
+from bsnn_cli.settings.choices import (
+    ACTIVATION_LABELS,
+    CUSTOM,
+    DATASETS,
+    FORMS,
+    TAILORED_BY,
+    parameter_in_use,
+    split_label,
+)
 
 SPLITS = ("test", "train")
 FINISHED = ("done", "diverged")
@@ -27,6 +35,7 @@ CELL = ["protocol", "dataset", "activation", "gpn", "separation", "batch_norm"]
 
 ROOT = "activation.root"
 SEPARATION, TAILORED_DEPTH = "activation.separation", "activation.tailored_depth"
+PARAMETER = "activation.parameter"
 ELSEWHERE = (ROOT, "model.weights")
 """Protocols that set these answer a question of their own (`findings`)."""
 
@@ -35,7 +44,8 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs that count, with the axes of the tables as columns: those of `CELL`.
 
     Depth-aware GPN is an axis, not a protocol: `separation` is the 1 − c that an activation is tailored to, such as
-    `0.3` or, of layers other than the network's, `0.3 over 50 layers`; empty where it is taken as it is.
+    `0.3` or, of layers other than the network's, `0.3 over 50 layers`, with ` by gain` behind it where that is not the
+    parameter that the program moves by itself; empty where it is taken as it is.
 
     Args:
         runs: one row per run directory, as `runs.load_all` reads them.
@@ -58,7 +68,7 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
         activation=_told_apart(_base_names(runs), runs["activation.fingerprint"]),
         gpn=runs["activation.gpn"].astype(bool),
         separation=[tailoring(run) for run in runs.to_dict("records")],
-        protocol=runs["protocol"].map(lambda protocol: without(protocol, SEPARATION, TAILORED_DEPTH)),
+        protocol=runs["protocol"].map(lambda protocol: without(protocol, SEPARATION, TAILORED_DEPTH, PARAMETER)),
         batch_norm=runs["model.norm"] == "batch",
     ).reset_index(drop=True)
 
@@ -74,7 +84,14 @@ def tailoring(run: dict[Any, Any]) -> str:
     if pd.isna(run[SEPARATION]):
         return ""
     layers = "" if run[TAILORED_DEPTH] == run["model.depth"] else f" over {run[TAILORED_DEPTH]:.0f} layers"
-    return f"{run[SEPARATION]:g}{layers}"
+    name = run["activation.name"]
+    used = parameter_in_use(name, parameter(run))
+    return f"{run[SEPARATION]:g}{layers}" + ("" if used in (None, "auto", TAILORED_BY.get(name)) else f" by {used}")
+
+
+def parameter(run: dict[Any, Any]) -> str | None:
+    """`activation.parameter` of a run; a frame may have NaN for null."""
+    return run[PARAMETER] if isinstance(run[PARAMETER], str) else None
 
 
 def _base_names(runs: pd.DataFrame) -> pd.Series:
