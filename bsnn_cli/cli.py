@@ -235,7 +235,7 @@ def dispatch(arguments: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(usage.verb_help(verb, str(VERBS[verb].__doc__)))
         return 0
-    if verb == "rerun" and len(rest) == 1 and "=" not in rest[0]:  # a path needs no key, and none of Hydra's quoting
+    if verb == "rerun" and len(rest) == 1 and not rest[0].startswith(("directory=", "-")):  # a path needs no key
         from bsnn_cli.settings.arguments import quoted
 
         rest = [f"directory={quoted(rest[0])}"]

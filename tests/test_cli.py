@@ -14,7 +14,7 @@ import pytest
 
 from bsnn_cli.settings.config import VERBS
 from bsnn_cli.settings.knobs import knobs
-from tests.conftest import BSNN, Answer, run_bsnn
+from tests.conftest import BSNN, Answer, run_bsnn, small
 
 
 def test_help_lists_the_verbs_quickly_and_without_torch(tmp_path: Path) -> None:
@@ -96,6 +96,7 @@ BAD = {
     "dataset.name=other": ["dataset.name=other", "folder"],
     "checkpoint.keep=some": ["checkpoint.keep=some", "weights"],
     "output_root=": ["output_root=", "empty"],
+    "output_root=null": ["output_root=null", "must be a text"],
 }
 
 
@@ -161,7 +162,8 @@ def test_absent_data_without_network_says_what_to_put_where(
     assert first.startswith("error: dataset.root=there: there/MNIST/raw/train-images-idx3-ubyte.gz is absent")
     assert all(line.startswith("  ") for line in more)
     assert "dataset=digits, which needs no network" in result.stderr
-    assert "there/MNIST/raw/t10k-labels-idx1-ubyte.gz  4542 bytes  md5 ec29112dd5afa0611ce80d1b7f02629c" in more[-1]
+    assert "there/MNIST/raw/t10k-labels-idx1-ubyte.gz  4542 bytes  md5 ec29112dd5afa0611ce80d1b7f02629c" in more[-5]
+    assert "or, with the same content: MNIST/raw/t10k-labels-idx1-ubyte, MNIST/raw/t10k-labels.idx1-ubyte, " in more[-1]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -236,3 +238,46 @@ def test_shell_completion_is_installed_for_this_command_alone(shell: str, bsnn: 
     commands = [line for line in lines if "complete -c bsnn" in line or "complete -o" in line]
     assert commands
     assert not any("train" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("table dataset=digits", "dataset: no such key; `bsnn table --help` lists all"),
+        ("figures activation=tanh", "activation: no such key; `bsnn figures --help` lists all"),
+        ("train -m seed=interval(1,3)", "seed=interval(1,3): is an interval; give the values, such as seed=1,2,3"),
+        ("rerun .", ".: is no run directory, since it has no config.yaml"),
+        ("propagate run=.", ".: is no run directory, since it has no config.yaml"),
+        (
+            "train -m hydra/launcher=submitit_local dataset=digits output_root=x%j",
+            "hydra/launcher=submitit_local: x%j/sweeps/",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_the_program_s_own_words(
+    words: str, told: str, tmp_path: Path, bsnn: Callable[..., Answer]
+) -> None:
+    if "submitit" in words:
+        pytest.importorskip("submitit")
+    refused = bsnn(*words.split())
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: {told}"), refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_around_runs_is_not_taken_for_one_and_a_path_may_have_an_equals_sign(
+    tmp_path: Path, bsnn: Callable[..., Answer]
+) -> None:
+    run = ["train", *small("optim.epochs=1"), "output_root=lr=0.1"]
+    assert bsnn(*run).returncode == 0
+    [directory] = tmp_path.glob("lr=0.1/runs/*/*/*")
+    path = directory.relative_to(tmp_path)
+    assert bsnn("rerun", str(path)).stdout == f"{path}: identical, metrics and weights\n"
+    for words in (["rerun", "lr=0.1"], ["propagate", "run=lr=0.1/runs/digits"]):
+        refused = bsnn(*words)
+        assert refused.returncode == 2
+        assert refused.stderr.endswith(f"; give one of those in it, such as {path}\n")
+    nothing = bsnn("runs", "prune=true", "output_root=lr=0.1").stdout
+    assert nothing == "nothing to free: finished runs have no checkpoints left, and others need theirs (1 done)\n"
+    assert bsnn("runs", "prune=true").stdout == "nothing to free: there are no runs\n"

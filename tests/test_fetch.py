@@ -240,7 +240,7 @@ def test_another_content_is_damage_in_any_packing(content: bytes, tiny: fetch.Ar
     for name in tiny.others:
         (tmp_path / name).write_bytes(content)
     assert not fetch.is_here(tmp_path, tiny)
-    with pytest.raises(DataError, match=r"or, with the same content, as tiny/other\.gz, a$"):
+    with pytest.raises(DataError, match=r"or, with the same content: tiny/a, tiny/other\.gz, a$"):
         fetch.unpacked(tmp_path, [tiny]).__enter__()
 
 

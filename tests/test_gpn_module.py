@@ -142,3 +142,12 @@ def test_modules_that_work_in_place_are_as_good(
 def test_integers_are_refused_in_one_sentence(dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match=r"GPN\(tanh\): takes tensors of a floating dtype, not torch\."):
         GPN("tanh")(torch.ones(3, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "softplus", "tanh", "silu"])
+def test_tailored_functions_have_the_digits_of_half_precision(name: str) -> None:
+    """A small gain leaves little of φ beside a constant: in bfloat16 nothing of it would be left."""
+    gpn = GPN(name, depth=200)
+    h = torch.linspace(-4, 4, 1001).to(torch.bfloat16)
+    exact = gpn(h.double())
+    assert ((gpn(h).double() - exact).abs() <= 0.502 * torch.finfo(torch.bfloat16).eps * exact.abs() + 1e-5).all()

@@ -17,7 +17,7 @@ from PIL import Image
 
 from bsnn_cli.datasets import data, image_folder, pixels
 from bsnn_cli.errors import DataError
-from bsnn_cli.running import runner
+from bsnn_cli.running import plan, runner
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import identity
 from bsnn_cli.settings.validation import resolve
@@ -396,3 +396,15 @@ def test_nothing_is_kept_of_what_was_just_written_or_is_soon_read(
     monkeypatch.setattr(image_folder, "MANY", 1000)
     content(kept_folder)
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_folder_of_a_sweep_is_hashed_once(
+    grey_folder: Path, monkeypatch: pytest.MonkeyPatch, bsnn: Callable[..., Answer]
+) -> None:
+    read = []
+    fingerprint = image_folder.fingerprint
+    monkeypatch.setattr(image_folder, "fingerprint", lambda root: read.append(root) or fingerprint(root))
+    monkeypatch.setattr(plan, "preview", lambda configs: str(len(configs)))
+    sweep = ["train", "-m", "dataset=folder", f"dataset.root={grey_folder}", "dataset.name=mine", "model.depth=2"]
+    assert bsnn(*sweep, "seed=0,1,2", "activation=tanh,relu", "dry_run=true").stdout == "6\n"
+    assert read == [grey_folder]

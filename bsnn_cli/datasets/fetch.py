@@ -290,7 +290,7 @@ def _advice(root: Path, archive: Archive, archives: Sequence[Archive], tried: st
             tried,
             f"  Put there by hand what is listed below, {remedy}",
             *(f"  {root / other.path}  {other.size} bytes  md5 {other.md5}" for other in wanted),
-            *(f"    or, with the same content, as {', '.join(other.others)}" for other in wanted[:1] if other.others),
+            *(f"    or, with the same content: {', '.join([*other.contents, *other.others])}" for other in wanted),
         ]
     )
 

@@ -62,17 +62,20 @@ class GPN(nn.Module):
         self.name = name_of(known)
         self.keeps_input = isinstance(known, Activation)  # nn.ReLU(inplace=True) does not
         self.activation = known.phi if isinstance(known, Activation) else known
+        # A small gain leaves little of φ beside a constant, and the digits of half precision do not reach that far.
+        self.promotes = depth is not None and not [*self.parameters(), *self.buffers()]
         self.a, self.b, self.root = solution.a, solution.b, solution.root
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map h elementwise; shape and dtype stay. a and b are applied in at least float32.
+        """Map h elementwise; shape and dtype stay. a and b are applied in at least float32, and so is φ with a depth.
 
         Raises:
             TypeError: h is not of a floating dtype.
         """
         if not h.is_floating_point():
             raise TypeError(f"GPN({self.name}): takes tensors of a floating dtype, not {h.dtype}; call .float() on it")
-        value = self.tailoring(self.activation if self.keeps_input else self._of_copy, h)
+        exact = h.to(torch.promote_types(h.dtype, torch.float32)) if self.promotes else h
+        value = self.tailoring(self.activation if self.keeps_input else self._of_copy, exact)
         value = value.to(torch.promote_types(value.dtype, torch.float32))
         return (self.a * value + self.b).to(h.dtype)
 

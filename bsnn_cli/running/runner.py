@@ -7,7 +7,7 @@ import dataclasses
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from bsnn_cli.networks.training import Position, Tick, Trainer, steps_per_epoch,
 from bsnn_cli.running.interruption import StopFlag
 from bsnn_cli.running.progress import ProgressBar, say
 from bsnn_cli.running.session import Session, environment
-from bsnn_cli.settings.config import ActivationConfig, ModelConfig, TrainConfig
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.storage import checkpoint, provenance
 from bsnn_cli.storage.records import EpochRecord, RunResult
@@ -62,7 +62,11 @@ class Run:
             say(f"warning: {warning}; going on from the checkpoint before it")
 
 
-def prepare(config: TrainConfig) -> TrainConfig:
+Fingerprint = Callable[[DatasetConfig], "str | None"]
+"""As `data.fingerprint`."""
+
+
+def prepare(config: TrainConfig, fingerprint: Fingerprint = data.fingerprint) -> TrainConfig:
     """Fill in what needs a look at the machine or the data, and refuse what cannot run here.
 
     Raises:
@@ -74,17 +78,17 @@ def prepare(config: TrainConfig) -> TrainConfig:
         raise ConfigError(f"precision=tf32: needs a CUDA device, and this run is on {device}; use fp32")
     if config.precision == "tf32" and config.model.weights == "orthogonal":
         raise ConfigError("precision=tf32: has three digits, and model.weights=orthogonal keeps five; use fp32")
-    return identified(config)
+    return identified(config, fingerprint)
 
 
-def identified(config: TrainConfig) -> TrainConfig:
+def identified(config: TrainConfig, fingerprint: Fingerprint = data.fingerprint) -> TrainConfig:
     """Fill in the fingerprints of what a run takes from files of the user's.
 
     Raises:
         ConfigError: a custom activation cannot be read, is none, or is not the one that the config was made for.
         DataError: an image folder cannot be read.
     """
-    dataset = dataclasses.replace(config.dataset, fingerprint=data.fingerprint(config.dataset))
+    dataset = dataclasses.replace(config.dataset, fingerprint=fingerprint(config.dataset))
     return dataclasses.replace(config, activation=custom.identified(config.activation), dataset=dataset)
 
 

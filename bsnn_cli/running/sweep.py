@@ -32,13 +32,14 @@ from bsnn_cli.running.job import Orders
 from bsnn_cli.settings import composition
 from bsnn_cli.settings.arguments import quoted
 from bsnn_cli.settings.choices import CUSTOM
-from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.config import DatasetConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
 from bsnn_cli.storage.runs import RunDirectory
 
 SWEEPER = "hydra_plugins.bsnn.RunSweeper"
-"""Hydra takes plugins of this name space only; this one is registered, not installed."""
+"""Hydra takes plugins of this name space only; this one is registered, not installed. By `Plugins.register` it would
+get the name of its module, and Hydra imports a plugin by that."""
 
 LOCAL = ("joblib", "submitit_local")
 """Launchers whose workers share this machine, and die with this process."""
@@ -93,6 +94,12 @@ class RunSweeper(Sweeper):
         config.hydra.sweep.dir = os.path.expanduser(config.hydra.sweep.dir)
         self.config = config
         self.engine = str(config.hydra.runtime.choices["hydra/launcher"])
+        if self.engine.startswith("submitit") and "%" in os.path.abspath(config.hydra.sweep.dir):
+            raise ConfigError(
+                f"hydra/launcher={self.engine}: {config.hydra.sweep.dir} has a %, which stands for numbers of jobs"
+                " in the names of its logs; take another folder"
+            )
+        self.fingerprints: dict[str, str | None] = {}
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=work, config=config
         )
@@ -158,13 +165,21 @@ class RunSweeper(Sweeper):
         if special and self.engine in ("basic", "fleet", *LOCAL):
             from bsnn_cli.running import runner
 
-            return runner.prepare(config)
+            return runner.prepare(config, self.fingerprint)
         tailored = config.activation.separation is not None
         if config.dataset.kind == "folder" or config.activation.name == CUSTOM or tailored:
             from bsnn_cli.running import runner
 
-            return runner.identified(config)
+            return runner.identified(config, self.fingerprint)
         return config
+
+    def fingerprint(self, dataset: DatasetConfig) -> str | None:
+        """That of `data.fingerprint`; an image folder that several jobs share is read once."""
+        from bsnn_cli.datasets import data
+
+        if dataset.root not in self.fingerprints and dataset.kind == "folder":
+            self.fingerprints[dataset.root] = data.fingerprint(dataset)
+        return self.fingerprints[dataset.root] if dataset.kind == "folder" else None
 
     def launch(self, jobs: Sequence[tuple[TrainConfig, list[str]]]) -> int | None:
         """Have the launcher run the jobs; returns the number of the signal that has stopped it, if any.

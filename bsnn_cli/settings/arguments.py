@@ -83,14 +83,13 @@ def as_typed(verb: str, word: str) -> str:
 def _is_text(word: str) -> bool:
     """Whether Hydra reads a text, or null, where this word stands, which may be in quotes already."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import QuotedString
     from hydra.errors import HydraException
 
     try:
-        value = OverridesParser.create().parse_rule(word, "element")
+        value = OverridesParser.create().parse_override(f"key={word}").value()
     except HydraException:
         return False
-    return value is None or isinstance(value, (str, QuotedString))
+    return value is None or isinstance(value, str)
 
 
 def quoted(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
 import sys
@@ -112,14 +113,23 @@ class Composer:
         self._chosen: dict[tuple[tuple[str, str], ...], DictConfig] = {}
 
     def combinations(self, arguments: Sequence[str]) -> list[list[str]]:
-        """The overrides of each job of a command line with lists of values, as Hydra's own sweeper makes them."""
-        # Not at the top: Hydra executes plugins once more when it looks for them, which makes another class.
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+        """The overrides of each job of a command line with lists of values, as Hydra's own sweeper makes them.
 
+        Raises:
+            ConfigError: a key is given twice, or is to be sampled from an interval.
+            HydraException: a word cannot be read.
+        """
         refuse_repeated(arguments)
-        words = [as_typed(self.verb, word) for word in arguments]
-        [found] = BasicSweeper.split_arguments(self._parser.parse_overrides(words), None)
-        return [list(combination) for combination in found]
+        lists = []
+        for word, override in zip(arguments, self._parser.parse_overrides(list(arguments)), strict=True):
+            if not override.is_sweep_override():
+                lists.append([as_typed(self.verb, word)])
+            elif override.is_discrete_sweep():
+                [typed] = self._parser.parse_overrides([as_typed(self.verb, word)])
+                lists.append([f"{typed.get_key_element()}={value}" for value in typed.sweep_string_iterator()])
+            else:
+                raise ConfigError(f"{word}: is an interval; give the values, such as {override.key_or_group}=1,2,3")
+        return [list(jobs) for jobs in itertools.product(*lists)]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The config with these overrides, without `hydra`.
@@ -201,6 +211,9 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
         given = [argument.partition("=")[2] for argument in arguments if argument.partition("=")[0] == key]
         if given:
             return complaint(key, given[-1], allowed(entries[key]))
+    absent = re.match("Could not override '([^'@]+)'", str(source))
+    if absent:
+        return _unknown(absent[1], verb)
     ambiguous = re.match("Ambiguous value for argument '(.*)'", str(source))
     if ambiguous:
         return f"{ambiguous[1]}: several values make a sweep; add -m (a text with a comma needs quotes)"

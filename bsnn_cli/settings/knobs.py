@@ -95,6 +95,7 @@ def allowed(entry: dataclasses.Field[Any]) -> str:
     if rule is not None:
         words.append(rule.words)
     text = " ".join(word for word in words if word)
+    text = text or ("a text" if kind.startswith("str") else "")
     return f"{text}, or null" if text and kind.endswith("None") else text
 
 

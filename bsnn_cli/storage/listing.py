@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,13 +122,19 @@ def prune(output_root: str, delete: bool) -> str:
     can be resumed keeps its checkpoints.
     """
     lines, total = [], 0
+    statuses = Counter[str]()
     for directory in runs.directories(output_root):
+        statuses[directory.status()] += 1
         for path in prunable(directory):
             size = path.stat().st_size
             total += size
             lines.append(f"{size / 1e6:10.1f} MB  {path}")
             if delete:
                 path.unlink()
+    if not lines:
+        kept = ", ".join(f"{count} {status}" for status, count in statuses.items())
+        why = "finished runs have no checkpoints left, and others need theirs" if kept else "there are no runs"
+        return f"nothing to free: {why}" + (f" ({kept})" if kept else "")
     verb = "freed" if delete else "would free"
     hint = "" if delete or not lines else "; yes=true deletes them"
     return "\n".join([*lines, f"{verb} {total / 1e6:.1f} MB in {len(lines)} files{hint}"])

@@ -207,6 +207,10 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         RunDirectoryError: it is not a configuration of this program.
     """
+    if not path.exists():
+        inside = next(path.parent.glob("**/config.yaml"), None)
+        hint = "" if inside is None else f"; give one of those in it, such as {inside.parent}"
+        raise RunDirectoryError(f"{path.parent}: is no run directory, since it has no config.yaml{hint}")
     try:
         stored = OmegaConf.load(path)
         config = cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)))
