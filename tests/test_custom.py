@@ -7,7 +7,9 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +32,6 @@ from bsnn_cli.settings.config import (
     DatasetConfig,
     ModelConfig,
     OptimConfig,
-    TheoryConfig,
     TrainConfig,
 )
 from bsnn_cli.settings.identity import identity, run_directory
@@ -38,7 +39,7 @@ from bsnn_cli.settings.validation import problems, resolve
 from bsnn_cli.storage.runs import read_config
 from bsnn_cli.tabulating import summary
 from tests import handmade
-from tests.conftest import SMALL, run_bsnn
+from tests.conftest import SMALL, Answer, run_bsnn
 from tests.test_train_command import assert_same_end
 
 FILE = """
@@ -193,9 +194,17 @@ def test_a_path_that_cannot_be_meant_is_refused(path: str | None, words: str) ->
     assert words in line
 
 
-def test_theory_takes_named_activations_only() -> None:
-    [line] = problems(TheoryConfig(activation=ActivationConfig(name="custom", path="my.py:phi")))
-    assert "theory knows named activations only" in line
+@pytest.mark.parametrize("form", ["custom_gpn", "custom_gpn_d"])
+def test_theory_follows_a_function_of_one_s_own(form: str, tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
+    """What it says, and its figures."""
+    (tmp_path / "my.py").write_text("import torch\ndef bent(h): return torch.sin(h) + h\n")
+    sizes = ["trials=20", "networks=2", "width=20", "depth=20", "largest_width=64"]
+    told = bsnn("theory", f"activation={form}", "activation.path=my.py:bent", *sizes)
+    assert told.returncode == 0, told.stderr
+    assert re.search(r"^ *bent(_d)? +upper .* (yes|no)$", told.stdout, re.M)
+    for name in ("theorems", "lengths", "angles"):
+        assert bsnn("figures", f"only={name}", "formats=[png]").returncode == 0
+        assert (tmp_path / f"outputs/figures/{name}.png").exists()
 
 
 def test_a_file_that_changes_after_planning_is_refused(tmp_path: Path) -> None:

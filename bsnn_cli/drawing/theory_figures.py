@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bsnn_cli.drawing.plotting import (
-    COLOURS,
     DOUBLE,
     GREY,
     Missing,
     Picture,
     canvas,
+    colour,
     elsewhere,
     key,
     legend_above,
@@ -57,9 +57,10 @@ def theory(config: FiguresConfig, name: str) -> Numbers:
 
 
 def order(rows: pd.DataFrame) -> list[str]:
-    """The activations that occur, as tables order them."""
+    """The activations that occur, as tables order them; a user's own come last."""
     known = [name + form for name in AUTO_ROOT for form in ("", DEPTH_AWARE)]
-    return [name for name in known if (rows["activation"] == name).any()]
+    names = list(rows["activation"].dropna().unique())  # rows of the input alone have none
+    return [name for name in known if name in names] + [name for name in names if name not in known]
 
 
 def base(name: str) -> str:
@@ -69,7 +70,15 @@ def base(name: str) -> str:
 
 def heading(name: str) -> str:
     """As legends show it."""
-    return ACTIVATION_LABELS[base(name)] + (", depth-aware" if name.endswith(DEPTH_AWARE) else "")
+    return ACTIVATION_LABELS.get(base(name), base(name)) + (", depth-aware" if name.endswith(DEPTH_AWARE) else "")
+
+
+def root_in_use(rows: pd.DataFrame, name: str) -> str:
+    """The solution b that `root=auto` takes."""
+    if base(name) in AUTO_ROOT:
+        return AUTO_ROOT[base(name)]
+    upper = rows[(rows["activation"] == name) & (rows["root"] == "upper")]["chi"]
+    return "upper" if (upper <= 1 + 1e-9).all() else "lower"
 
 
 def theorems(config: FiguresConfig) -> Iterator[Picture | Missing]:
@@ -86,7 +95,7 @@ def theorems(config: FiguresConfig) -> Iterator[Picture | Missing]:
             ax = axes[row * len(CASES) + column]
             for name in order(rows):
                 own = rows[(rows["what"] == what) & (rows["case"] == case) & (rows["activation"] == name)]
-                looks: dict[str, Any] = {"color": COLOURS[base(name)]}
+                looks: dict[str, Any] = {"color": colour(base(name))}
                 ax.plot(own["width"], own["estimate"], marker="o", markersize=2, linewidth=1, **looks)
                 ax.vlines(own["width"], own["low"], own["high"], linewidth=0.8, **looks)
             if row == 0:
@@ -102,7 +111,7 @@ def theorems(config: FiguresConfig) -> Iterator[Picture | Missing]:
     axes[0].set_ylim(-0.03, 1.03)
     axes[0].set_ylabel("Theorem 1\n$P(\\geq\\varepsilon)$")
     axes[len(CASES)].set_ylabel("Theorem 2\n$P(\\geq\\varepsilon)$")
-    handles = [key(heading(name), color=COLOURS[base(name)]) for name in order(rows)]
+    handles = [key(heading(name), color=colour(base(name))) for name in order(rows)]
     legend_above(figure, [*handles, key("input (TSC)", linestyle=":")], 7)
     epsilon, trials = rows["epsilon"].iloc[0], rows["trials"].iloc[0]
     note(figure, f"deviation of ε = {epsilon:.3f} or more; {trials:.0f} draws a point, bars: 95 % intervals")
@@ -187,7 +196,8 @@ def over_depth(table: pd.DataFrame, what: str, axis: str, span: tuple[float, flo
     depth = int(rows["layer"].max())
     for ax, name in zip(axes, names, strict=False):
         for (root, _), path in rows[rows["activation"] == name].groupby(["root", "start"], dropna=False):
-            follow(ax, path.sort_values("layer"), name, root if isinstance(root, str) else None, span)
+            dashes = "--" if not isinstance(root, str) else "-" if root == root_in_use(rows, name) else ":"
+            follow(ax, path.sort_values("layer"), colour(base(name)), dashes, span)
         ax.set_title(heading(name), pad=3)
         log_axis(ax, "y", *span, ticks=5)
         log_axis(ax, "x", 0.85, 1.2 * depth, ticks=4)  # dots at the ends stay whole
@@ -218,14 +228,12 @@ def over_depth(table: pd.DataFrame, what: str, axis: str, span: tuple[float, flo
     )
 
 
-def follow(ax: Axes, path: pd.DataFrame, name: str, root: str | None, span: tuple[float, float]) -> None:
+def follow(ax: Axes, path: pd.DataFrame, colour: str, dashes: str, span: tuple[float, float]) -> None:
     """One form of an activation from one start: prediction, band and measured dots.
 
-    The band of the root that is not in use is left out: where χ > 1, it soon is all there is.
+    The band of the root that is not in use (dotted) is left out: where χ > 1, it soon is all there is.
     """
-    colour, layer = COLOURS[base(name)], path["layer"]
-    in_use = root is None or root == AUTO_ROOT[base(name)]
-    dashes = "--" if root is None else "-" if in_use else ":"
+    layer, in_use = path["layer"], dashes != ":"
     if in_use:
         band = (path["band_low"].clip(lower=span[0]), path["band_high"].clip(upper=span[1]))
         ax.fill_between(layer, *band, color=colour, alpha=0.15, linewidth=0)

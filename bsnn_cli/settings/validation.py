@@ -27,8 +27,6 @@ def problems(config: Any) -> list[str]:
     activation = getattr(config, "activation", None)
     if activation is not None and activation.name == CUSTOM:
         found += path_problems(activation)
-        if isinstance(config, TheoryConfig):
-            found.append(f"activation={CUSTOM}: theory knows named activations only; bsnn propagate measures any")
     if activation is not None and activation.separation is not None:
         found += tailoring_problems(activation)
     dataset = getattr(config, "dataset", None)
