@@ -20,10 +20,12 @@ from bsnn_cli.cli import VERBS
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.running import job, sweep
 from bsnn_cli.settings import composition
+from bsnn_cli.settings.choices import TAILORED_BY, tailored_as_usual
 from bsnn_cli.settings.config import ActivationConfig, TrainConfig
 from bsnn_cli.settings.identity import canonical, differences, identity
 from bsnn_cli.settings.knobs import knobs
 from bsnn_cli.settings.validation import resolve
+from bsnn_cli.storage import origins
 
 KEYS = [key for key, _, _ in knobs(TrainConfig())]
 RESULTS = {key for key, entry, _ in knobs(TrainConfig()) if entry.metadata["result"]}
@@ -164,6 +166,21 @@ def test_identity_is_a_function_of_what_changes_results_and_of_nothing_else(data
     assert (identity(config) == identity(other)) == same_result
     if key not in RESULTS:
         assert same_result
-    elif key not in ("activation.root", "activation.tailored_depth", "dataset.name", "optim.epochs"):
+    elif key not in (
+        "activation.root", "activation.tailored_depth", "activation.parameter", "dataset.name", "optim.epochs"
+    ):  # fmt: skip
         # These may spell out a default, or mean nothing beside the rest.
         assert not same_result
+
+
+@pytest.mark.parametrize("name", sorted(TAILORED_BY))
+def test_the_command_of_a_tailored_run_makes_that_run(name: str) -> None:
+    """Whatever the parameter meant when it was made."""
+    for parameter in (None, "auto", "gain", "share"):
+        activation = ActivationConfig(name=name, separation=0.3, parameter=parameter)
+        config = resolve(TrainConfig(activation=activation))
+        assert identity(canonical(config)) == identity(canonical(canonical(config))) == identity(config)
+        told = origins.command(config)
+        assert ("activation.parameter" in told) == (not tailored_as_usual(name, parameter)), told
+        again = compose("train", told.removeprefix("bsnn train ").split())
+        assert identity(again) == identity(config), told

@@ -186,7 +186,8 @@ def normalise(activation: str | Activation | Phi, root: str = "auto") -> Normali
         activation: a name, what `get` gives for it, or an elementwise function of tensors that autograd
             differentiates, such as an `nn.Module`: continuous, piecewise differentiable, kinks anywhere. It is called
             with float64 tensors of shape (N,); of a module, a float64 copy on the CPU is.
-        root: which solution b: "upper", "lower", or "auto": upper unless its χ > 1, then lower.
+        root: which solution b: "upper", "lower", or "auto": upper unless its χ > 1, then lower. The upper form of −φ is
+            the lower form of φ with its sign changed, so −φ can be given another function than φ: −ReLU is.
 
     Raises:
         ActivationError: unknown name or root, or a function without such a form, with the reason and the place.

@@ -34,7 +34,8 @@ def canonical(config: AnyConfig) -> AnyConfig:
     activation = config.activation
     if activation.separation is None or activation.tailored_depth == config.model.depth:
         activation.tailored_depth = None
-    activation.parameter = _parameter(activation)
+    parameter = parameter_in_use(activation.name, activation.parameter)
+    activation.parameter = "auto" if activation.separation is None or parameter is None else parameter
     # A tailored φ may take another root by itself than φ does.
     if not activation.gpn or (activation.separation is None and activation.root == AUTO_ROOT.get(activation.name)):
         activation.root = "auto"
@@ -48,19 +49,16 @@ def canonical(config: AnyConfig) -> AnyConfig:
     return config
 
 
-def _parameter(activation: ActivationConfig) -> str:
-    """What differs from the parameter that was moved before it could be chosen, `auto` if nothing.
-
-    Of a function from a file, `custom.identified` has said `auto` where that is so.
-    """
-    before = parameter_in_use(activation.name, None)
-    chosen = parameter_in_use(activation.name, activation.parameter)
-    return "auto" if activation.separation is None or chosen is None or chosen == before else chosen
-
-
 def differences(config: TrainConfig | PropagateConfig) -> dict[str, Any]:
-    """The result-changing knobs, except the seed, that differ from their defaults: {dotted key: value}."""
+    """The result-changing knobs, except the seed, that differ from their defaults: {dotted key: value}.
+
+    The parameter of a tailored φ differs if it is not the one that was moved before it could be chosen. Of a function
+    from a file, `custom.identified` has said `auto` where it is that one.
+    """
     defaults = {key: value for key, _, value in knobs(type(config)())}
+    if config.activation.separation is not None:
+        before = parameter_in_use(config.activation.name, None)
+        defaults["activation.parameter"] = defaults["activation.parameter"] if before is None else before
     return {
         key: value
         for key, entry, value in knobs(canonical(config))

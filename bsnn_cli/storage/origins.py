@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bsnn_cli.settings.choices import TAILORED_BY, tailored_as_usual
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import canonical, differences, form
 from bsnn_cli.storage.files import read_text
@@ -30,6 +31,11 @@ def command(config: TrainConfig) -> str:
         words.append(f"activation.path={Path(config.activation.path).name}")
     words.append(f"dataset={config.dataset.kind}")
     told = {"activation.name", "activation.gpn", "activation.fingerprint", "dataset.kind", "dataset.fingerprint"}
+    activation = config.activation
+    if activation.separation is not None and activation.name in TAILORED_BY:
+        told.add("activation.parameter")  # whose default has not always meant the same
+        if not tailored_as_usual(activation.name, activation.parameter):
+            words.append(f"activation.parameter={activation.parameter}")
     words += [f"{key}={value}" for key, value in differences(config).items() if key not in told]
     return " ".join(["bsnn train", *words, f"seed={config.seed}", *threads])
 
