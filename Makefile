@@ -40,8 +40,8 @@ approaches: $(STAMP)  ## measure every approach at full size, a few seconds each
 figures: $(STAMP)  ## draw the paper's figures from all stored numbers; says which command makes those that are missing
 	$(BIN)/bsnn figures
 
-test: $(STAMP)  ## run the test suite
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## run the test suite, on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 torture: $(STAMP)  ## the long fault-injection tests: hundreds of kills, all engines, about half an hour
 	$(BIN)/python -m pytest -m torture --timeout 3600

@@ -137,8 +137,9 @@ def read_only(root: Path) -> Iterator[None]:
     """Take away the right to write below `root`, from an administrator as well."""
     folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
     administrator = os.getuid() == 0
-    for ancestor in root.parents[:2] if administrator else ():
-        ancestor.chmod(0o755)
+    for ancestor in root.parents if administrator else ():
+        if not ancestor.stat().st_mode & 0o001:  # nobody else may pass
+            ancestor.chmod(0o755)
     for folder in folders:
         folder.chmod(0o555)
     if administrator:
@@ -216,6 +217,7 @@ def test_files_already_there_need_no_network(there: dict[str, bytes], tiny: fetc
         ("tiny/other.gz", gzip.compress(b"tiny content", 1, mtime=7)),
         ("a", b"tiny content"),
     ],
+    ids=["packed again", "another name", "no folder"],
 )
 def test_another_packing_and_another_name_are_no_damage(
     name: str, content: bytes, tiny: fetch.Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -82,6 +82,7 @@ for width in (64, 100, 150):
     assert len(set(printed[0].split())) == 3
 
 
+@pytest.mark.torture
 def test_a_run_of_one_environment_is_identical_in_another(tmp_path: Path) -> None:
     run = ["train", *small("model.width=64"), "threads=2"]
     assert run_bsnn(*run, cwd=tmp_path, OMP_NUM_THREADS="1").returncode == 0

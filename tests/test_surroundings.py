@@ -58,7 +58,7 @@ def wait_for(root: Path, pattern: str) -> None:
 
 
 def test_output_that_cannot_be_written_is_one_line_and_a_reader_may_leave(tmp_path: Path) -> None:
-    full = shell("bsnn gpn >/dev/full", tmp_path)
+    full = shell("bsnn runs >/dev/full", tmp_path)
     assert (full.returncode, full.stderr) == (
         1, "error: standard output: cannot be written (No space left on device)\n"
     )  # fmt: skip

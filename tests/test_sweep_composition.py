@@ -80,7 +80,7 @@ def test_a_sweep_of_one_run_is_that_run(option: list[str], place: Path) -> None:
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 @given(st.sampled_from(OPTIONS[:6]), st.lists(SINGLE, max_size=3, unique=True))
 def test_so_it_is_with_any_values_on_top(place: Path, option: list[str], values: list[str]) -> None:
