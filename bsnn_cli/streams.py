@@ -11,7 +11,7 @@ from bsnn_cli.errors import BsnnError
 
 
 class OutputError(BsnnError):
-    """What was to be printed cannot be written."""
+    """Standard output cannot be written."""
 
 
 class _Stream:

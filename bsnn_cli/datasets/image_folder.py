@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Of the names of images, in capitals too; those of torchvision's ImageFolder."""
+"""Endings of the names of image files, in any case: those of torchvision's ImageFolder."""
 
 LITTER = ("thumbs.db", "desktop.ini", "__macosx")
-"""What systems leave in folders, in small letters. It is no part of a dataset, and neither is what is hidden."""
+"""Names of files that systems leave in folders, in lower case. Like hidden files, they are no part of a dataset."""
 
 MANY = 1000
 """Images from which on fingerprint and pixels are kept in the user's cache. Fewer are read in a moment."""
@@ -33,7 +33,7 @@ SETTLED_NS = 2_000_000_000
 """A file that is not older may be written again without a change in its times: the coarsest count seconds in twos."""
 
 SHAPE_BYTES = 4 * 8
-"""Of a shape in front of the pixels that are kept."""
+"""Length of the shape, four int64, that stands before cached pixels."""
 
 
 class Files(NamedTuple):
@@ -104,7 +104,7 @@ def _scan_split(folder: Path, unread: list[str]) -> tuple[list[str], list[tuple[
 def _select(
     folder: str | os.PathLike[str], wanted: Callable[[os.DirEntry[str]], bool], unread: list[str]
 ) -> list[os.DirEntry[str]]:
-    """What is wanted of a folder, by name; the rest is added to `unread`, unless it is hidden or litter."""
+    """Return the wanted entries of a folder, sorted by name. Others go to `unread`, except hidden ones and litter."""
     selected = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -243,10 +243,10 @@ def _fingerprint(root: Path, files: Files, state: str | None) -> str:
 
 
 def _state(root: Path, files: Files) -> str | None:
-    """What changes whenever a file does: a digest of their names, inodes, sizes and times.
+    """Return a digest of the names, inodes, sizes and times of the files, which changes whenever a file does.
 
-    None where it is not worth keeping anything, or not safe: a file that has just been written may be written again
-    without a change in its time.
+    None for few files, which need no cache, and where it is not safe: a file that has just been written may be written
+    again without a change in its time.
     """
     samples = files.train + files.test
     if len(samples) < MANY:

@@ -30,7 +30,7 @@ def _folder() -> Path:
 
 
 def recall(name: str) -> NDArray[numpy.uint8] | None:
-    """What has been kept under a name, as uint8 (bytes,); None if there is nothing, or nothing that is whole."""
+    """Return the bytes cached under a name as a uint8 array (bytes,); None if they are absent or damaged."""
     import numpy
 
     try:

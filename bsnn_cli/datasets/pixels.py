@@ -126,7 +126,7 @@ def _is_plain(image: Image.Image) -> bool:
 
 
 def monotony(images: NDArray[numpy.uint8]) -> str | None:
-    """What keeps images (N, channels, height, width) from telling anything, in words that follow "they"; or None."""
+    """Say why images (N, channels, height, width) hold no information, in words that follow "they"; None if they do."""
     if len(images) > 1 and all((image == images[0]).all() for image in images):
         return "are all the same"
     if images[0, 0].size > 1 and all((image == image[:, :1, :1]).all() for image in images):

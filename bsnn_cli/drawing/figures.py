@@ -202,7 +202,7 @@ def training(dataset: str, protocol: str, cells: pd.DataFrame, table: pd.DataFra
 
 
 def averaged(sizes: Sequence[int]) -> str:
-    """What a line of a caption shows, from the numbers of seeds that did not diverge."""
+    """Say in a caption over how many seeds a line is averaged."""
     if max(sizes) == 1:
         return "one seed"
     numbers = " or ".join(map(str, sizes))

@@ -41,10 +41,10 @@ STRAIGHTEST, STEEPEST = -10, 5
 """Powers of two that bound the gain; the first bounds 1 − s as well."""
 
 ACCURACY = 1e-13
-"""Of the exponent of two; 1 − c follows to 1e-8 or better."""
+"""Accuracy of the exponent of two; 1 − c follows to 1e-8 or better."""
 
 TOLERANCE = 1e-8
-"""Of 1 − c: where two values of the parameter beside each other are further apart, none gives what is wanted."""
+"""Largest error of 1 − c. A search that ends further off has met a jump, and no parameter gives the wanted value."""
 
 WIDE = 3.0
 """Basin from which lengths are safe. Of 400 simulated networks of 200 layers of 500 units, inputs of ‖x‖²/n = 2 ran
@@ -52,10 +52,10 @@ away in 28 to 37 % where the basin is 2.0, in 3 % at 2.6, in one at most at 3.2,
 at 2.6 and in 0.5 to 4.5 % at 3.2."""
 
 LARGEST_OFFSET = 1e5
-"""Of b: integrals of f are wanted to 1e-11."""
+"""Largest |b|: beyond it, float64 has too few digits for integrals of f to 1e-11."""
 
 WORDS = {"gain": "gain", "share": "share of the identity"}
-"""Of messages."""
+"""Names of the parameters in messages."""
 
 NEAR = 1e-7
 """Distance from 0 at which slopes tell a corner from a curve."""
@@ -63,7 +63,7 @@ NEAR = 1e-7
 
 @dataclass(frozen=True)
 class Tailoring:
-    """What turns φ into (1 − share)·φ(gain·h) + share·h."""
+    """Turns φ into (1 − share)·φ(gain·h) + share·h."""
 
     gain: float = 1.0
     share: float = 0.0
@@ -74,7 +74,7 @@ class Tailoring:
         return value if self.share == 0 else torch.lerp(value, h.to(value.dtype), self.share)
 
     def changes(self) -> dict[str, float]:
-        """What is not as it would be without tailoring."""
+        """Return the values that differ from those without tailoring."""
         gain = {"gain": self.gain} if self.gain != 1 else {}
         return gain | ({"share": self.share} if self.share != 0 else {})
 

@@ -1,4 +1,4 @@
-"""What is wrong with a YAML file of a user's own, as one line with the file, the line in it and a remedy."""
+"""Explain faults of a user's own YAML files: one line with the file, the line in it and a remedy."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ HEADER = "# @package _global_"
 """First line of an experiment, whose keys are those of the command line."""
 
 Unknown = Callable[[str], str]
-"""What to say of a key that does not exist."""
+"""Returns the words for a key that does not exist."""
 
 Refused = Callable[[str, str], str]
-"""What to say of a key and a value that it does not take."""
+"""Returns the words for a key and a value that it does not take."""
 
 
 def explain(error: Exception, arguments: Sequence[str], unknown: Unknown, refused: Refused) -> str | None:
@@ -53,7 +53,7 @@ def explain(error: Exception, arguments: Sequence[str], unknown: Unknown, refuse
 
 
 def _fault(path: Path, group: str, key: str, unknown: Unknown | None, refused: Refused) -> str:
-    """What follows the name of a file that is YAML, but makes no config.
+    """Return what follows the file's name in the message, for a file that is YAML but makes no config.
 
     Args:
         path: of the file.
