@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from bsnn_cli.storage.checkpoint import load
-from tests.conftest import BSNN, small
+from tests.conftest import BSNN, given_once, small
 from tests.sweeps import seeds, statuses
 
 Start: TypeAlias = Callable[..., "subprocess.Popen[str]"]
@@ -36,7 +36,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start(*arguments: str, at_work: int) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [str(BSNN), "train", "-m", *LONG, *arguments],
+            [str(BSNN), "train", "-m", *given_once([*LONG, *arguments])],
             cwd=tmp_path,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
