@@ -24,7 +24,7 @@ SMALL = ["dataset=digits", "model.depth=3", "model.width=12", "optim.epochs=2", 
 
 
 def given_once(words: Iterable[str]) -> list[str]:
-    """Of words with the same key the last: the command refuses a key that is given twice."""
+    """Keep only the last word of each key, since the command refuses a key that is given twice."""
     return list({word.partition("=")[0]: word for word in words}.values())
 
 

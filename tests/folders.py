@@ -16,7 +16,7 @@ GREY = [[0, 50, 100], [150, 200, 250]]
 
 
 def config(root: Path, **settings: Any) -> DatasetConfig:
-    """Of the images in a folder."""
+    """Return the config of the images in a folder."""
     return DatasetConfig(kind="folder", name="mine", root=str(root), **settings)
 
 

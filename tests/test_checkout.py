@@ -33,7 +33,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def told(copy: Path, **environment: str) -> list[str]:
-    """What the copied module says, in a process of its own."""
+    """Run the copied module in a process of its own; return the commit and the flag that it prints."""
     script = f"import runpy; print(*runpy.run_path({str(copy / 'bsnn_cli/storage/checkout.py')!r})['state']())"
     result = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | environment, check=True, capture_output=True, text=True

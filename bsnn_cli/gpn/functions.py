@@ -36,7 +36,7 @@ def evaluating(name: str) -> Iterator[None]:
 
 
 def in_double(phi: Phi) -> Phi:
-    """Of a module, a float64 copy on the CPU, of another function itself; called so that it never changes its input."""
+    """Return φ for float64 on the CPU: a copy of a module, any other function itself. It never changes its input."""
     double = copy.deepcopy(phi).to("cpu", torch.float64) if isinstance(phi, nn.Module) else phi
     return lambda h: double(h.clone())
 

@@ -1,4 +1,4 @@
-"""Where a function φ is not smooth, to the precision of floats, from its slopes alone.
+"""Find the places where a function φ is not smooth, to the precision of floats, from its slopes alone.
 
 Panels are cut until a Gauss-Legendre rule agrees with its two halves on φ' (`gaussian.adapt`). Beside a corner, where
 φ' jumps, they shrink to the spacing of floats. Beside a weaker kink, where φ'' jumps, they stop at about 1e-6. There a

@@ -85,7 +85,7 @@ CORNERED = ("lrelu", "selu")
 
 
 def parameter_in_use(name: str, parameter: str | None) -> str | None:
-    """What `activation.parameter` comes to; of a function from a file it stays as it is.
+    """Return the parameter that `activation.parameter` selects; for a function from a file, return it unchanged.
 
     Before there was that key (None), the share was moved where φ has a corner at 0, and the gain elsewhere.
     """

@@ -222,7 +222,7 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
 
 
 def of_a_file(error: Exception, verb: str, arguments: Sequence[str]) -> str | None:
-    """What is wrong with a config file of a user's own, as one line; None if that is not it."""
+    """Explain a fault of a user's own config file in one line; None if no such file has caused the error."""
     entries = {name: entry for name, entry, _ in knobs(VERBS[verb]())}
 
     def refused(key: str, value: str) -> str:
