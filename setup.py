@@ -9,7 +9,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
-checkout = runpy.run_path(str(Path(__file__).parent / "bsnn_cli" / "storage" / "checkout.py"))
+checkout = runpy.run_path(str(Path(__file__).parent / "bsnn_cli" / "common" / "checkout.py"))
 
 
 class BuildWithCommit(build_py):

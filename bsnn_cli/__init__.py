@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from bsnn_cli.gpn.activations import gpn_coefficients
     from bsnn_cli.gpn.module import GPN
     from bsnn_cli.networks.network import UnitRows
-    from bsnn_cli.storage.runs import load_all as load_runs
-    from bsnn_cli.storage.runs import load_dataset, load_run
+    from bsnn_cli.runs.loading import load_all as load_runs
+    from bsnn_cli.runs.loading import load_dataset, load_run
 
 __all__ = ["GPN", "UnitRows", "gpn_coefficients", "load_dataset", "load_run", "load_runs"]
 
@@ -21,9 +21,9 @@ _HOMES = {
     "GPN": ("gpn.module", "GPN"),
     "UnitRows": ("networks.network", "UnitRows"),
     "gpn_coefficients": ("gpn.activations", "gpn_coefficients"),
-    "load_dataset": ("storage.runs", "load_dataset"),
-    "load_run": ("storage.runs", "load_run"),
-    "load_runs": ("storage.runs", "load_all"),
+    "load_dataset": ("runs.loading", "load_dataset"),
+    "load_run": ("runs.loading", "load_run"),
+    "load_runs": ("runs.loading", "load_all"),
 }
 
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bsnn_cli import streams
+from bsnn_cli.common import streams
 from bsnn_cli.errors import BsnnError, Interrupted
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ def train(config: TrainConfig) -> None:
     from bsnn_cli.settings.validation import resolve
 
     config = resolve(config)  # before torch is loaded: a mistake is answered at once
-    from bsnn_cli.running import runner
+    from bsnn_cli.runs import runner
 
     config = runner.prepare(config)
     if config.dry_run:
-        from bsnn_cli.running import plan
+        from bsnn_cli.runs import plan
 
         print(plan.preview([config]))
         return
@@ -72,30 +72,30 @@ def table(config: TableConfig) -> None:
 
     folder = Path(config.output_root) / "tables"
     if config.kind != "accuracy":
-        from bsnn_cli.reproducing.products import TABLES
-        from bsnn_cli.tabulating.stored import Stored
+        from bsnn_cli.report.products import TABLES
+        from bsnn_cli.results.store import Stored
 
         print(TABLES[config.kind](Stored(config.output_root), folder))
         return
-    from bsnn_cli.storage.runs import load_all
-    from bsnn_cli.tabulating.tables import write_tables
+    from bsnn_cli.results.tables import write_tables
+    from bsnn_cli.runs.loading import load_all
 
     print(write_tables(load_all(config.output_root), folder, config.rows, config.columns).text)
 
 
 def figures(config: FiguresConfig) -> None:
     """Draw the paper's figures from stored numbers."""
-    from bsnn_cli.drawing.figures import draw
+    from bsnn_cli.figures.figures import draw
 
     print(draw(config).text)
 
 
 def gpn(config: GpnConfig) -> None:
     """Print the constants a, b that make activations Gaussian-Poincaré normalised."""
+    from bsnn_cli.common.text_table import render
     from bsnn_cli.gpn import custom
     from bsnn_cli.gpn.gpn_table import gpn_table
     from bsnn_cli.settings.choices import AUTO_ROOT
-    from bsnn_cli.tabulating.formats import render
 
     if config.activation is None:
         solutions = gpn_table(AUTO_ROOT, config.root)
@@ -110,8 +110,8 @@ def theory(config: TheoryConfig) -> None:
 
     from omegaconf import OmegaConf
 
+    from bsnn_cli.common.files import write_text
     from bsnn_cli.measuring import theory as theorems
-    from bsnn_cli.storage.files import write_text
 
     path = Path(config.output_root) / "theory" / "theory.csv"
     path.with_name("config.yaml").unlink(missing_ok=True)
@@ -124,8 +124,8 @@ def theory(config: TheoryConfig) -> None:
 
 def runs(config: RunsConfig) -> None:
     """List runs with their status and metrics; free disk space."""
-    from bsnn_cli.storage import listing
-    from bsnn_cli.tabulating.formats import render
+    from bsnn_cli.common.text_table import render
+    from bsnn_cli.runs import listing
 
     if config.prune:
         print(listing.prune(config.output_root, delete=config.yes))
@@ -138,7 +138,7 @@ def rerun(config: RerunConfig) -> None:
     """Repeat a finished run and say whether the result is identical."""
     from pathlib import Path
 
-    from bsnn_cli.running.rerun import repeat
+    from bsnn_cli.runs.rerun import repeat
 
     print(repeat(Path(config.directory)))
 
@@ -167,14 +167,14 @@ def reproduce(config: ReproduceConfig) -> None:
 def report(config: ReportConfig) -> None:
     """Write one HTML page of everything that is stored."""
     if config.export is not None:
-        from bsnn_cli.reproducing.export import require_another_folder
-        from bsnn_cli.reproducing.products import make_all
+        from bsnn_cli.report.export import require_another_folder
+        from bsnn_cli.report.products import make_all
 
         require_another_folder(config.export, config.output_root)
         print(make_all(config.output_root, config.export, f"bsnn report export={config.export}"))
         return
-    from bsnn_cli.reproducing.report import write_report
-    from bsnn_cli.tabulating.stored import Stored
+    from bsnn_cli.report.report import write_report
+    from bsnn_cli.results.store import Stored
 
     print(write_report(Stored(config.output_root)))
 
@@ -270,10 +270,10 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 def register_plugins(verb: str) -> None:
     """Make our sweeper and launcher known to Hydra, for the verbs whose runs they know."""
     if verb in ("train", "reproduce"):
-        from bsnn_cli.running import lockstep, sweep
+        from bsnn_cli.runs import fleet_launcher, sweep
 
         sweep.register()
-        lockstep.register()
+        fleet_launcher.register()
 
 
 def attempt(act: Callable[[], None]) -> int:

@@ -74,7 +74,7 @@ def bsnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The test's folder, in which `bsnn reproduce` composes its steps at little cost and draws in one format."""
-    from bsnn_cli.drawing import figures
+    from bsnn_cli.figures import figures
     from bsnn_cli.reproducing import agenda
     from tests.reproducing import composer
 

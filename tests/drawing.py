@@ -12,15 +12,16 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from bsnn_cli.drawing import figures, plotting
-from bsnn_cli.drawing.plotting import Missing, Picture
+from bsnn_cli.figures import figures, style
+from bsnn_cli.figures.style import Missing, Picture
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.measuring.propagation import Measurement
+from bsnn_cli.measuring.records import LayerRecord
+from bsnn_cli.networks.training import EpochRecord
+from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.settings.config import FiguresConfig, PropagateConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.storage.records import EpochRecord, LayerRecord, RunResult
-from bsnn_cli.storage.runs import RunDirectory
 
 DEPTH, WIDTH = 4, 10
 
@@ -28,7 +29,7 @@ DEPTH, WIDTH = 4, 10
 def measured(root: Path, activation: str, scale: float = 1.0, repeats: int = 1, **model: Any) -> pd.DataFrame:
     """Store a measurement whose signal is scale·2^-l and whose gradient is scale·l; returns its `layers.csv`."""
     config = PropagateConfig(output_root=str(root))
-    config.activation.name, config.activation.gpn = plotting.split(activation)
+    config.activation.name, config.activation.gpn = style.split(activation)
     if activation.endswith("_d"):
         config.activation.separation, config.activation.tailored_depth = model.pop("separation", 0.3), DEPTH
     config.approach, config.run = model.pop("approach", None), model.pop("run", None)
@@ -60,7 +61,7 @@ def measured(root: Path, activation: str, scale: float = 1.0, repeats: int = 1, 
 def trained(root: Path, activation: str, seed: int, accuracies: list[float], diverged: bool = False) -> None:
     """Store a run on digits with these test accuracies."""
     config = TrainConfig(output_root=str(root), seed=seed)
-    config.activation.name, config.activation.gpn = plotting.split(activation)
+    config.activation.name, config.activation.gpn = style.split(activation)
     config.activation.separation = 0.3 if activation.endswith("_d") else None
     config.dataset.kind = "digits"
     config = resolve(config)
@@ -121,16 +122,14 @@ def settings(root: Path, **values: Any) -> FiguresConfig:
 
 def built(root: Path, name: str) -> tuple[list[Picture], list[Missing]]:
     """What a builder yields."""
-    with plotting.looks():
+    with style.looks():
         parts = list(figures.BUILDERS[name](settings(root)))
     return [part for part in parts if isinstance(part, Picture)], [part for part in parts if isinstance(part, Missing)]
 
 
 def lines(ax: Axes, activation: str) -> Iterator[Any]:
     """The lines of an activation, known by its colour and dashes."""
-    name, gpn = plotting.split(activation)
+    name, gpn = style.split(activation)
     for line in ax.get_lines():
-        if to_hex(line.get_color()) == plotting.COLOURS[name].lower() and line.get_linestyle() == (
-            "-" if gpn else "--"
-        ):
+        if to_hex(line.get_color()) == style.COLOURS[name].lower() and line.get_linestyle() == ("-" if gpn else "--"):
             yield line

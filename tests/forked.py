@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tests.conftest import given_once
 
-MODULES = ("cli", "settings.composition", "running.sweep", "running.runner")
+MODULES = ("cli", "settings.composition", "runs.sweep", "runs.runner")
 PRELOADED = [*(f"bsnn_cli.{name}" for name in MODULES), "sklearn.datasets"]
 
 context = multiprocessing.get_context("forkserver")

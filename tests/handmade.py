@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from bsnn_cli.runs.directory import RunResult
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.knobs import knobs
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.storage.records import RunResult
 
 
 def run(activation: str, dataset: str = "mnist", test: float | None = None, **values: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from bsnn_cli.running import runner
+from bsnn_cli.runs import runner
 from bsnn_cli.settings.composition import Composer
 from bsnn_cli.settings.config import TrainConfig
 

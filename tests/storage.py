@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bsnn_cli.common.files import write_json
+from bsnn_cli.networks.training import EpochRecord
+from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.storage.files import write_json
-from bsnn_cli.storage.records import EpochRecord, RunResult
-from bsnn_cli.storage.runs import RunDirectory
 
 PROVENANCE = {
     "version": "0.1.0",

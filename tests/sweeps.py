@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bsnn_cli.storage.runs import RunDirectory
+from bsnn_cli.runs.directory import RunDirectory
 
 
 def seeds(root: Path) -> dict[int, Path]:

@@ -13,8 +13,8 @@ from bsnn_cli import cli
 from bsnn_cli.gpn import custom
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.reproducing import agenda, reproduction
+from bsnn_cli.runs.directory import RunResult
 from bsnn_cli.settings.config import ActivationConfig, PropagateConfig, TheoryConfig
-from bsnn_cli.storage.records import RunResult
 from tests.drawing import measured
 from tests.reproducing import DEAD_MIRROR, TINY, profile
 from tests.storage import store

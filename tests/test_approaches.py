@@ -17,9 +17,9 @@ from bsnn_cli.measuring.propagation_store import load_all
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
+from bsnn_cli.results.approach_table import APPROACHES, write_approaches
 from bsnn_cli.settings.approaches import preset
 from bsnn_cli.settings.config import ModelConfig
-from bsnn_cli.tabulating.approach_table import APPROACHES, write_approaches
 from tests.conftest import given_once
 
 SHAPE = ["model.depth=3", "model.width=20", "progress=false"]
@@ -60,8 +60,8 @@ def test_a_sweep_over_all_approaches_fills_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bsnn_cli.tabulating.approach_table.DEPTH", 3)
-    monkeypatch.setattr("bsnn_cli.tabulating.approach_table.WIDTH", 20)
+    monkeypatch.setattr("bsnn_cli.results.approach_table.DEPTH", 3)
+    monkeypatch.setattr("bsnn_cli.results.approach_table.WIDTH", 20)
     some = ["approach=bsnn,lsuv", "propagate.inputs=10", *SHAPE]
     assert cli.dispatch(["propagate", "-m", *some]) == 0
     assert cli.dispatch(["table", "kind=approaches"]) == 0

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bsnn_cli.drawing.plotting import Missing, Picture
+from bsnn_cli.figures import bench
+from bsnn_cli.figures.style import Missing, Picture
 from bsnn_cli.settings.config import FiguresConfig
-from bsnn_cli.timing import bench_figures
 
 
 def benched(root: Path, growth: bool = True) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def benched(root: Path, growth: bool = True) -> pd.DataFrame:
 
 def test_speeds_are_dots_between_their_quartiles(tmp_path: Path) -> None:
     benched(tmp_path)
-    picture, _ = bench_figures.bench(FiguresConfig(output_root=str(tmp_path)))
+    picture, _ = bench.bench(FiguresConfig(output_root=str(tmp_path)))
     assert isinstance(picture, Picture)
     [ax] = picture.figure.axes
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["its matrix products alone", "bsnn", "plain PyTorch"]
@@ -53,7 +53,7 @@ def test_speeds_are_dots_between_their_quartiles(tmp_path: Path) -> None:
 
 def test_growth_shows_the_power_law_of_each_size(tmp_path: Path) -> None:
     table = benched(tmp_path)
-    _, picture = bench_figures.bench(FiguresConfig(output_root=str(tmp_path)))
+    _, picture = bench.bench(FiguresConfig(output_root=str(tmp_path)))
     assert isinstance(picture, Picture)
     titles = [ax.get_title() for ax in picture.figure.axes]
     assert titles == ["~ depth$^{1.00}$", "~ width$^{2.00}$", "~ networks$^{1.00}$"]
@@ -66,7 +66,7 @@ def test_growth_shows_the_power_law_of_each_size(tmp_path: Path) -> None:
 
 def test_growth_that_was_not_measured_is_named(tmp_path: Path) -> None:
     benched(tmp_path, growth=False)
-    picture, missing = bench_figures.bench(FiguresConfig(output_root=str(tmp_path)))
+    picture, missing = bench.bench(FiguresConfig(output_root=str(tmp_path)))
     assert isinstance(picture, Picture)
     assert isinstance(missing, Missing)
     assert missing.command == f"bsnn bench growth=true output_root={tmp_path}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bsnn_cli.storage import checkout
+from bsnn_cli.common import checkout
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
 
@@ -26,7 +26,7 @@ def repository(folder: Path, *files: str) -> str:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The module in a package of its own, outside of any checkout."""
-    folder = tmp_path / "copy" / "bsnn_cli" / "storage"
+    folder = tmp_path / "copy" / "bsnn_cli" / "common"
     folder.mkdir(parents=True)
     shutil.copy(checkout.__file__, folder)
     return tmp_path / "copy"
@@ -34,7 +34,7 @@ def copy(tmp_path: Path) -> Path:
 
 def told(copy: Path, **environment: str) -> list[str]:
     """Run the copied module in a process of its own; return the commit and the flag that it prints."""
-    script = f"import runpy; print(*runpy.run_path({str(copy / 'bsnn_cli/storage/checkout.py')!r})['state']())"
+    script = f"import runpy; print(*runpy.run_path({str(copy / 'bsnn_cli/common/checkout.py')!r})['state']())"
     result = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | environment, check=True, capture_output=True, text=True
     )
@@ -44,7 +44,7 @@ def told(copy: Path, **environment: str) -> list[str]:
 def test_a_changed_file_is_told(copy: Path) -> None:
     commit = repository(copy, ".")
     assert told(copy) == [commit, "False"]
-    with (copy / "bsnn_cli/storage/checkout.py").open("a") as file:
+    with (copy / "bsnn_cli/common/checkout.py").open("a") as file:
         file.write("# changed\n")
     assert told(copy) == [commit, "True"]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bsnn_cli.errors import CheckpointError
-from bsnn_cli.storage import checkpoint
-from bsnn_cli.storage.checkpoint import CURRENT, PREVIOUS
+from bsnn_cli.runs import checkpoint
+from bsnn_cli.runs.checkpoint import CURRENT, PREVIOUS
 
 
 def state(value: float) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli.cli import VERBS
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.running import job, sweep
+from bsnn_cli.report import provenance_table
+from bsnn_cli.runs import job, sweep
 from bsnn_cli.settings import composition
 from bsnn_cli.settings.choices import TAILORED_BY, tailored_as_usual
 from bsnn_cli.settings.config import ActivationConfig, TrainConfig
 from bsnn_cli.settings.identity import canonical, differences, identity
 from bsnn_cli.settings.knobs import knobs
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.storage import origins
 
 KEYS = [key for key, _, _ in knobs(TrainConfig())]
 RESULTS = {key for key, entry, _ in knobs(TrainConfig()) if entry.metadata["result"]}
@@ -180,7 +180,7 @@ def test_the_command_of_a_tailored_run_makes_that_run(name: str) -> None:
         activation = ActivationConfig(name=name, separation=0.3, parameter=parameter)
         config = resolve(TrainConfig(activation=activation))
         assert identity(canonical(config)) == identity(canonical(canonical(config))) == identity(config)
-        told = origins.command(config)
+        told = provenance_table.command(config)
         assert ("activation.parameter" in told) == (not tailored_as_usual(name, parameter)), told
         again = compose("train", told.removeprefix("bsnn train ").split())
         assert identity(again) == identity(config), told

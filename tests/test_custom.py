@@ -24,9 +24,11 @@ from bsnn_cli.errors import ActivationError, ConfigError, Interrupted
 from bsnn_cli.gpn import activation_file, custom
 from bsnn_cli.gpn.activations import Activation, get, normalise
 from bsnn_cli.networks.fleet import Fleet
-from bsnn_cli.reproducing.archive import archive, without_places
-from bsnn_cli.running import runner
-from bsnn_cli.running.rerun import repeat
+from bsnn_cli.report.archive import archive, without_places
+from bsnn_cli.results import statistics
+from bsnn_cli.runs import runner
+from bsnn_cli.runs.directory import read_config
+from bsnn_cli.runs.rerun import repeat
 from bsnn_cli.settings.config import (
     ActivationConfig,
     DatasetConfig,
@@ -36,8 +38,6 @@ from bsnn_cli.settings.config import (
 )
 from bsnn_cli.settings.identity import identity, run_directory
 from bsnn_cli.settings.validation import problems, resolve
-from bsnn_cli.storage.runs import read_config
-from bsnn_cli.tabulating import summary
 from tests import handmade
 from tests.conftest import SMALL, Answer, run_bsnn
 from tests.test_train_command import assert_same_end
@@ -223,10 +223,10 @@ def test_tables_tell_functions_of_one_name_apart() -> None:
         values = {"activation__name": "custom", "activation__path": "my.py:phi", "activation__fingerprint": content}
         return handmade.run("tanh_gpn", test=test, **values)
 
-    cells = summary.over_seeds(summary.finished(handmade.frame(run("aaaaaaaaa", 50.0), run("bbbbbbbbb", 60.0))))
+    cells = statistics.over_seeds(statistics.finished(handmade.frame(run("aaaaaaaaa", 50.0), run("bbbbbbbbb", 60.0))))
     assert set(cells["activation"]) == {"phi@aaaaaa", "phi@bbbbbb"}
-    cells = summary.over_seeds(
-        summary.finished(handmade.frame(run("aaaaaaaaa", 50.0), handmade.run("tanh_gpn", test=1)))
+    cells = statistics.over_seeds(
+        statistics.finished(handmade.frame(run("aaaaaaaaa", 50.0), handmade.run("tanh_gpn", test=1)))
     )
     assert set(cells["activation"]) == {"phi", "tanh"}
 

@@ -26,13 +26,13 @@ import yaml
 from hydra.errors import HydraException
 
 from bsnn_cli import cli
-from bsnn_cli.drawing import figures
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.running import job
+from bsnn_cli.figures import figures
+from bsnn_cli.results import statistics
+from bsnn_cli.runs import job
 from bsnn_cli.settings import composition
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.composition import Composer
-from bsnn_cli.tabulating import summary
 from tests.reproducing import in_this_process
 
 CHECKOUT = Path(__file__).parents[1]
@@ -206,7 +206,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
     """Ours beside the published ones, of the paper's six activations."""
     runs = pd.read_csv(CHECKOUT / "docs" / "results" / "paper" / "runs.csv", keep_default_na=False)
     runs = runs[(runs["protocol"] == "") & (runs["seed"] == 0) & (runs["dataset"] == "mnist") & ~runs["batch_norm"]]
-    paper = summary.published()
+    paper = statistics.published()
     paper = paper[(paper["split"] == "test") & (paper["dataset"] == "mnist") & ~paper["batch_norm"]]
     table = re.findall(r"^\| (\w+) +\|" + r" +([\d.]+) \|" * 4 + "$", (CHECKOUT / "README.md").read_text(), re.M)
     assert len(table) == 6

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bsnn_cli.storage.files import read_text, write_json, write_text
+from bsnn_cli.common.files import read_text, write_json, write_text
 from tests.conftest import run_bsnn, small
 
 NO_TEXT = os.fsdecode(b"o\xff")

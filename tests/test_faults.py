@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from bsnn_cli.common import files
 from bsnn_cli.datasets import data
 from bsnn_cli.networks import fleet, training
-from bsnn_cli.running import runner, session
-from bsnn_cli.storage import checkpoint, files, runs
-from bsnn_cli.storage.checkpoint import CURRENT, PREVIOUS
+from bsnn_cli.runs import checkpoint, runner, session
+from bsnn_cli.runs.checkpoint import CURRENT, PREVIOUS
+from bsnn_cli.runs.directory import RunDirectory
 from tests import forked
 from tests.conftest import small
 
@@ -248,7 +249,7 @@ def signal_when_called(owner: object, name: str, number: int) -> None:
 
 PHASES = {
     "fetching": (data, "load", signal.SIGTERM),
-    "locking": (runs.RunDirectory, "claim", signal.SIGUSR1),
+    "locking": (RunDirectory, "claim", signal.SIGUSR1),
     "drawing the initial weights": (fleet.Fleet, "_start", signal.SIGINT),
     "first step": (fleet.Fleet, "step", signal.SIGUSR2),
     "evaluation": (fleet.Fleet, "logits", signal.SIGTERM),
@@ -277,7 +278,7 @@ def test_a_signal_is_heard_in_every_phase(phase: str, folder: Path, expected: tu
 def test_a_signal_while_the_end_is_written_comes_too_late_to_matter(
     folder: Path, expected: tuple[str, list[str]]
 ) -> None:
-    ended = forked.run(folder, *RUN, inject=signal_when_called, extra=(runs.RunDirectory, "finish", signal.SIGTERM))
+    ended = forked.run(folder, *RUN, inject=signal_when_called, extra=(RunDirectory, "finish", signal.SIGTERM))
     assert ended.code == 0, ended.output
     assert ending(directory(folder)) == expected
 

@@ -8,21 +8,22 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from bsnn_cli.drawing import figures, plotting
-from bsnn_cli.drawing.plotting import Picture
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.reproducing.export import export
+from bsnn_cli.figures import figures, style
+from bsnn_cli.figures.style import Picture
+from bsnn_cli.report.export import export
+from bsnn_cli.results import captions
+from bsnn_cli.results.store import Stored
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FIGURES, FORMATS
 from bsnn_cli.settings.config import VERBS, FiguresConfig
 from bsnn_cli.settings.validation import check
-from bsnn_cli.tabulating.stored import Stored
 from tests.conftest import run_bsnn
 from tests.drawing import measured, settings, theorised, trained
 from tests.test_bench_figures import benched
 
 
 def test_no_picture_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(plotting.LOOKS, "savefig.dpi", 60)  # for speed
+    monkeypatch.setitem(style.LOOKS, "savefig.dpi", 60)  # for speed
     for name in ("tanh", "tanh_gpn", "relu"):
         measured(tmp_path, name)
     measured(tmp_path, "tanh_gpn", repeats=2)
@@ -35,7 +36,7 @@ def test_no_picture_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     theorised(tmp_path)
     benched(tmp_path)
     drawn = figures.draw(settings(tmp_path, formats=["png"]))
-    elsewhere = {"constraint", "roots"}  # of full size and of several trainings: tests/test_findings.py draws them
+    elsewhere = {"constraint", "roots"}  # of full size and of several trainings: tests/test_comparisons.py draws them
     names = {"curves_digits" if name == "curves" else name for name in FIGURES if name not in elsewhere}
     names |= {"bench_growth", "depth_aware_accuracy_digits"}
     assert {path.name for path in drawn.files} == {f"{name}.png" for name in names}
@@ -48,7 +49,7 @@ def test_no_picture_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_captions_of_other_figures_stay(tmp_path: Path) -> None:
     for name in ("curves_mnist", "width", "curves_mnist"):
-        plotting.save([Picture(name, plotting.canvas(2, 2)[0], f"Of {name}, f(h)² = 1.")], tmp_path, ["svg"])
+        style.save([Picture(name, style.canvas(2, 2)[0], f"Of {name}, f(h)² = 1.")], tmp_path, ["svg"])
     text = (tmp_path / "captions.md").read_text(encoding="utf-8")
     assert text == "# Captions\n" + "".join(
         f"\n## {name}\n\nOf {name}, f(h)² = 1.\n" for name in ("curves_mnist", "width")
@@ -58,7 +59,7 @@ def test_captions_of_other_figures_stay(tmp_path: Path) -> None:
 
 def test_all_figures_leave_nothing_of_those_that_are_gone(tmp_path: Path) -> None:
     for name in ("curves_mnist", "../outside"):
-        plotting.save([Picture(name, plotting.canvas(2, 2)[0], "Of old runs.")], tmp_path / "figures", FORMATS)
+        style.save([Picture(name, style.canvas(2, 2)[0], "Of old runs.")], tmp_path / "figures", FORMATS)
     for name in ("figures/own.png", "outside.png"):
         (tmp_path / name).write_bytes(b"not ours")
     figures.draw(settings(tmp_path, only="activations", formats=["png"]))
@@ -66,7 +67,7 @@ def test_all_figures_leave_nothing_of_those_that_are_gone(tmp_path: Path) -> Non
     figures.draw(settings(tmp_path, formats=["png"]))
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"activations.png", "own.png", "captions.md"}
     assert (tmp_path / "outside.png").exists()
-    assert list(plotting.captions(tmp_path / "figures")) == ["activations"]
+    assert list(captions.captions(tmp_path / "figures")) == ["activations"]
 
 
 def test_what_captions_do_not_name_is_not_exported(tmp_path: Path) -> None:
@@ -90,15 +91,15 @@ def test_all_formats_are_written_and_equal_numbers_give_equal_bytes(tmp_path: Pa
 
 
 def test_long_protocols_have_pictures_of_their_own() -> None:
-    names = {plotting.file_name("curves", "mnist", f"{'optim.lr=0.123, ' * 9}optim.epochs={n}") for n in (5, 10)}
+    names = {style.file_name("curves", "mnist", f"{'optim.lr=0.123, ' * 9}optim.epochs={n}") for n in (5, 10)}
     assert len(names) == 2
-    assert {len(name) for name in names} == {plotting.LONGEST}
+    assert {len(name) for name in names} == {style.LONGEST}
 
 
 def test_every_figure_and_activation_is_known() -> None:
     assert tuple(figures.BUILDERS) == FIGURES
-    assert tuple(plotting.COLOURS) == tuple(ACTIVATION_LABELS)
-    assert len(set(plotting.COLOURS.values())) == len(plotting.COLOURS)
+    assert tuple(style.COLOURS) == tuple(ACTIVATION_LABELS)
+    assert len(set(style.COLOURS.values())) == len(style.COLOURS)
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "activations"])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from bsnn_cli.runs.directory import read_config
 from bsnn_cli.settings.choices import CORNERED, DATASETS, TAILORED_BY, parameter_in_use
 from bsnn_cli.settings.config import (
     ActivationConfig,
@@ -20,7 +21,6 @@ from bsnn_cli.settings.config import (
 from bsnn_cli.settings.identity import differences, identity, protocol, run_directory
 from bsnn_cli.settings.knobs import knobs
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.storage.runs import read_config
 
 RECORDED = {
     "c9dca30088": TrainConfig(),

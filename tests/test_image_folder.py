@@ -17,7 +17,7 @@ from PIL import Image
 
 from bsnn_cli.datasets import data, image_folder, pixels
 from bsnn_cli.errors import DataError
-from bsnn_cli.running import plan, runner
+from bsnn_cli.runs import plan, runner
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import identity
 from bsnn_cli.settings.validation import resolve

@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from bsnn_cli.errors import RunDirectoryError
-from bsnn_cli.running import job
-from bsnn_cli.running.job import Orders, supervise
+from bsnn_cli.runs import job
+from bsnn_cli.runs.directory import RunDirectory
+from bsnn_cli.runs.job import Orders, supervise
 from bsnn_cli.settings.config import DatasetConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.storage.runs import RunDirectory
 
 
 @pytest.fixture

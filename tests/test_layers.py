@@ -1,127 +1,91 @@
-"""Data flows one way: a module imports only from rows above its own. This table is also the map of the package."""
+"""Data flows one way: each folder is a room, and imports only from rooms above it. This table is the package's map."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
 
 import bsnn_cli
 
-ROWS = [
-    # no knowledge of the project
-    {"errors", "records", "files", "formats", "gaussian", "knobs", "orthogonal", "checkout"}
-    | {"batch_norm", "choices", "spool", "stopwatch", "workers"},
-    {"kept", "pixels", "profiles", "provenance", "signals", "streams", "verdict"},
-    # every knob; files from elsewhere; states on disk
-    {"config", "checkpoint", "fetch", "image_folder", "interruption", "tracking"},
-    {"approaches", "arguments", "memory", "activation_file", "functions"},
-    {"config_files", "kinks", "validation"},
-    # what a config means
-    {"identity", "composition", "usage", "activations", "data", "parameters", "summary", "plotting"},
-    {"meanfield", "pivot"},
-    {"tailored", "gpn_table"},
-    {"custom", "module"},
-    # networks
-    {"members"},
-    {
-        "network",
-        "lightning_baseline",
-        "fleet",
-        "fused",
-        "kernels",
-        "native",
-        "tables",
-        "approach_table",
-        "baselines",
-        "bench_report",
-        "findings",
-    },
-    # what is done with them
-    {"matrices"},
-    {
-        "training",
-        "propagation",
-        "theory",
-        "reference_trainer",
-        "captured",
-        "compiled",
-        "runs",
-        "finding_tables",
-        "floors",
-    },
-    # what is on disk, what a person sees
-    {"progress", "listing", "propagation_store", "origins"},
-    {"stored", "archive"},
-    {"bench_data", "bench_figures"},
-    {"signal_figures", "theory_figures", "finding_figures"},
-    {"comparison_figures", "variant_figures"},
-    {"depth_figures"},
-    {"figures"},
-    # everything on one page
-    {"export", "report_tables", "report_plots"},
-    {"report"},
-    {"products"},
-    # one run, or one fleet, from start to end
-    {"session"},
-    {"runner"},
-    {"propagation_runner", "job", "plan", "contestants", "rerun"},
-    {"projection"},
-    {"bench"},
-    # many runs
-    {"sweep", "lockstep", "agenda"},
-    {"reproduction"},
-    {"cli"},
-    {"__init__", "__main__"},
-]
+BASE = {"errors", "common", "settings"}
+
+ROOMS = {
+    "errors": set[str](),  # the program's exceptions
+    "common": {"errors"},  # files, the machine, the terminal, random streams
+    "settings": {"errors"},  # every key: its default, its rule, its place in a command line
+    "gpn": {"errors", "settings"},  # activations, their normalisation and their theory
+    "datasets": BASE,
+    "networks": BASE | {"gpn", "datasets"},  # what is trained, and how
+    "runs": BASE | {"gpn", "datasets", "networks"},  # run directories, fleets, sweeps
+    "measuring": BASE | {"gpn", "datasets", "networks", "runs"},  # `bsnn propagate` and `bsnn theory`
+    "timing": BASE | {"datasets", "networks", "runs"},  # `bsnn bench`
+    "results": BASE | {"runs", "measuring"},  # tables of what is stored
+    "figures": BASE | {"gpn", "measuring", "timing", "results"},
+    "report": BASE | {"gpn", "runs", "measuring", "results", "figures"},
+    "reproducing": BASE | {"gpn", "datasets", "runs", "measuring", "results", "figures", "report"},
+}
+"""Which rooms each room may import from. The command line, `cli.py`, stands below all of them."""
 
 PACKAGE = Path(bsnn_cli.__file__).parent
-ROW = {name: index for index, row in enumerate(ROWS) for name in row}
-PATHS = {path.stem: path for path in PACKAGE.rglob("*.py") if path.parent == PACKAGE or path.stem != "__init__"}
-MODULES = sorted(PATHS)
+WITHOUT_TORCH = ("cli", "errors", "settings.usage", "settings.choices", "settings.config")
+
+
+def name_of(path: Path) -> str:
+    """The module in a file, such as `bsnn_cli.gpn.kinks`."""
+    return ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
 
 
 def imported(module: str) -> set[str]:
     """Modules of the package that a module imports anywhere, also inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(PATHS[module].read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bsnn_cli":
-            found |= {str(node.module).split(".")[-1], *(alias.name for alias in node.names)} & set(MODULES)
+    names = set()
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= members & FILES.keys() or {node.module}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[-1] for alias in node.names if alias.name.startswith("bsnn_cli.")}
-    return found
+            names |= {alias.name for alias in node.names}
+    return names & FILES.keys()
 
 
-def test_every_module_has_its_row() -> None:
-    assert sorted(ROW) == MODULES
+IN_ROOMS = [module for module in FILES if module.count(".") == 2 or module == "bsnn_cli.errors"]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_upwards(module: str) -> None:
-    below = {name for name in imported(module) if ROW[name] >= ROW[module]}
-    assert not below, f"{module} (row {ROW[module]}) imports {below}"
+def test_rooms_are_in_order() -> None:
+    """A room stands below those that it imports from."""
+    order = list(ROOMS)
+    for room, allowed in ROOMS.items():
+        assert allowed <= set(order[: order.index(room)]), room
 
 
-def test_the_command_starts_without_torch_and_hydra() -> None:
-    for module in ("cli", "errors", "usage", "choices", "config"):
-        tree = ast.parse(PATHS[module].read_text())
-        top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-        names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
-        names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
-        assert not {name for name in names if name.split(".")[0] in ("torch", "hydra", "omegaconf", "pandas")}
+def test_every_folder_is_a_room() -> None:
+    assert {room_of(module) for module in IN_ROOMS} == set(ROOMS)
 
 
-def test_rooms_stay_small() -> None:
-    """At most 450 lines a module and 60 a function: beyond that, one is likely to hold more than one idea."""
-    large = []
-    for module in MODULES:
-        text = PATHS[module].read_text()
-        if text.count("\n") > 450:
-            large.append(f"{module}: {text.count(chr(10))} lines")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                length = (node.end_lineno or 0) - node.lineno + 1
-                if length > 60:
-                    large.append(f"{module}.{node.name}: {length} lines")
-    assert not large
+@pytest.mark.parametrize("module", IN_ROOMS)
+def test_imports_keep_to_the_rooms(module: str) -> None:
+    room = room_of(module)
+    foreign = {name for name in imported(module) if name.count(".") == 0 or room_of(name) not in ROOMS[room] | {room}}
+    assert not foreign, f"{module} imports {foreign}; {room} may import {ROOMS[room]}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graphlib.TopologicalSorter({module: imported(module) for module in FILES if module.count(".") > 0}).prepare()
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_the_command_starts_without_torch_and_hydra(module: str) -> None:
+    tree = ast.parse(FILES[f"bsnn_cli.{module}"].read_text(encoding="utf-8"))
+    top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
+    assert not {name for name in names if name.split(".")[0] in ("torch", "hydra", "omegaconf", "pandas")}

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from bsnn_cli import cli
+from bsnn_cli.common.files import write_text
+from bsnn_cli.runs import listing
+from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.settings.arguments import filters
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.storage import listing
-from bsnn_cli.storage.files import write_text
-from bsnn_cli.storage.records import RunResult
-from bsnn_cli.storage.runs import RunDirectory
 
 
 def leave(root: Path, name: str, depth: int, seed: int, accuracy: float | None) -> None:

@@ -20,9 +20,9 @@ import torch
 bare = peak()
 from pathlib import Path
 from bsnn_cli.datasets import data
-from bsnn_cli.running import runner
+from bsnn_cli.runs import runner
 from bsnn_cli.settings import config, validation
-from bsnn_cli.storage import checkpoint
+from bsnn_cli.runs import checkpoint
 train = validation.resolve(config.TrainConfig(dataset=config.DatasetConfig(root=sys.argv[1])))
 mnist = data.load(train.dataset, progress=False)
 build = runner.trainer(train.model, torch.device("cpu"))

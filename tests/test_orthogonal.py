@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from bsnn_cli import UnitRows
+from bsnn_cli.common.random_streams import stream
 from bsnn_cli.networks.fleet import Fleet
-from bsnn_cli.networks.orthogonal import haar, orthogonality_error, retract, stream
+from bsnn_cli.networks.orthogonal import haar, orthogonality_error, retract
 from bsnn_cli.settings.config import ModelConfig
 from tests.test_fleet import make_fleet, make_member
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from bsnn_cli.drawing.plotting import Missing
-from bsnn_cli.drawing.signal_figures import draw_signal
+from bsnn_cli.figures.signals import draw_signal
+from bsnn_cli.figures.style import Missing
 from bsnn_cli.gpn import meanfield
 from tests.drawing import DEPTH, built, lines, measured, theorised, trained
 from tests.storage import store

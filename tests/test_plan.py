@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bsnn_cli.running import plan
+from bsnn_cli.common.files import write_json
+from bsnn_cli.runs import checkpoint, plan
+from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.settings.config import DatasetConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.storage import checkpoint
-from bsnn_cli.storage.files import write_json
-from bsnn_cli.storage.runs import RunDirectory
 from tests.conftest import SMALL, Answer
 
 

@@ -47,7 +47,7 @@ def test_a_terminal_sees_loss_accuracy_speed_and_time_left(
     terminal = Terminal(columns)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal.stream)
-        patch.setattr("bsnn_cli.running.progress.REFRESH_S", 0.0)
+        patch.setattr("bsnn_cli.runs.progress.REFRESH_S", 0.0)
         assert bsnn("train", *SMALL).returncode == 0
     frames = terminal.text().split("\r")
     assert any("training:" in frame and "%|" in frame and "/46 [" in frame and "loss 2." in frame for frame in frames)

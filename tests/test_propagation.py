@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from bsnn_cli import cli
+from bsnn_cli.common.random_streams import stream
 from bsnn_cli.datasets import data
 from bsnn_cli.gpn import activations
-from bsnn_cli.measuring import matrices, propagation, propagation_runner
+from bsnn_cli.measuring import matrices, propagation, propagation_runner, spool
 from bsnn_cli.measuring.propagation import (
     Layers,
     Measurement,
@@ -31,13 +32,12 @@ from bsnn_cli.measuring.propagation import (
     pseudo_linearity,
     summarise,
 )
+from bsnn_cli.measuring.records import Summary
 from bsnn_cli.measuring.verdict import verdict
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.network import Network
-from bsnn_cli.networks.orthogonal import haar, stream
+from bsnn_cli.networks.orthogonal import haar
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig
-from bsnn_cli.storage import spool
-from bsnn_cli.storage.records import Summary
 from tests.conftest import SMALL, Answer, given_once, run_bsnn
 
 CPU = torch.device("cpu")

@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 
 from bsnn_cli import cli
-from bsnn_cli.reproducing import report_plots, report_tables
-from bsnn_cli.reproducing.report import write_report
+from bsnn_cli.report import report_plots, report_tables
+from bsnn_cli.report.report import write_report
+from bsnn_cli.results import tables
+from bsnn_cli.results.store import Stored
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
-from bsnn_cli.tabulating import tables
-from bsnn_cli.tabulating.stored import Stored
 from tests.drawing import measured, theorised
 from tests.storage import PROVENANCE, store
 

@@ -18,14 +18,14 @@ import psutil
 import pytest
 
 from bsnn_cli import cli
-from bsnn_cli.drawing import figures
-from bsnn_cli.reproducing import agenda, products, reproduction
-from bsnn_cli.reproducing.export import export
-from bsnn_cli.running import job
+from bsnn_cli.figures import figures
+from bsnn_cli.report.export import export
+from bsnn_cli.reproducing import agenda, reproduction
+from bsnn_cli.results.store import Stored
+from bsnn_cli.runs import job
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.profiles import ReproduceConfig
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.tabulating.stored import Stored
 from tests.conftest import BSNN
 from tests.drawing import measured
 from tests.reproducing import DEAD_MIRROR, TINY, in_this_process, profile
@@ -273,7 +273,7 @@ def test_an_export_names_the_command_that_makes_it() -> None:
     config = ReproduceConfig(seeds=3, batch_norm=True, datasets=["mnist"], extras=False, threads=1)
     config.profile.name, config.profile.activations = "short", "selu,selu_gpn"
     told = "seeds=3 batch_norm=true datasets=[mnist] extras=false threads=1"
-    assert products.command_line(config) == (
+    assert reproduction.command_line(config) == (
         f"bsnn reproduce profile=short 'profile.activations=\"selu,selu_gpn\"' {told}"
     )
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bsnn_cli.errors import RunDirectoryError
-from bsnn_cli.running.rerun import NotIdentical, repeat
-from bsnn_cli.storage import checkpoint
+from bsnn_cli.runs import checkpoint
+from bsnn_cli.runs.rerun import NotIdentical, repeat
 from tests import forked
 from tests.conftest import SMALL, run_bsnn, small
 

@@ -17,16 +17,16 @@ from bsnn_cli import load_run
 from bsnn_cli.datasets.data import load
 from bsnn_cli.errors import Interrupted, RunDirectoryError, RunLockedError
 from bsnn_cli.networks.training import evaluate, train
-from bsnn_cli.running import runner
-from bsnn_cli.running.interruption import StopFlag
-from bsnn_cli.running.runner import prepare, run
-from bsnn_cli.running.session import Session
+from bsnn_cli.runs import checkpoint, runner
+from bsnn_cli.runs.directory import RunDirectory, read_config
+from bsnn_cli.runs.interruption import StopFlag
+from bsnn_cli.runs.listing import overview
+from bsnn_cli.runs.loading import load_all
+from bsnn_cli.runs.runner import prepare, run
+from bsnn_cli.runs.session import Session
 from bsnn_cli.settings.config import DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.storage import checkpoint, runs
-from bsnn_cli.storage.listing import overview
-from bsnn_cli.storage.runs import RunDirectory, load_all, read_config
 
 
 def small(tmp_path: Path, **changes: object) -> TrainConfig:
@@ -112,7 +112,7 @@ def test_a_failure_is_recorded_with_its_traceback_and_shown(tmp_path: Path, monk
         raise RuntimeError("no more memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("bsnn_cli.running.runner.train", broken)
+        patch.setattr("bsnn_cli.runs.runner.train", broken)
         with pytest.raises(RuntimeError):
             run([config])
     content = json.loads((run_directory(config) / "failed.json").read_text())
@@ -121,12 +121,12 @@ def test_a_failure_is_recorded_with_its_traceback_and_shown(tmp_path: Path, monk
     assert "no more memory" in overview(str(tmp_path), "failed")["error"][0]
     run([config])
     assert not (run_directory(config) / "failed.json").exists()
-    assert runs.RunDirectory(run_directory(config)).status() == "done"
+    assert RunDirectory(run_directory(config)).status() == "done"
 
 
 def test_evaluation_counts_every_sample_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The split is larger than a batch of the evaluation and not a multiple of it."""
-    from bsnn_cli.running import runner
+    from bsnn_cli.runs import runner
 
     config = small(tmp_path)
     digits = load(config.dataset, progress=False)
@@ -180,7 +180,7 @@ def stop_at(step: int, configs: list[TrainConfig], monkeypatch: pytest.MonkeyPat
             yield event
 
     with monkeypatch.context() as patch:
-        patch.setattr("bsnn_cli.running.runner.train", signalled)
+        patch.setattr("bsnn_cli.runs.runner.train", signalled)
         with pytest.raises(Interrupted):
             run(configs)
 

@@ -15,8 +15,8 @@ from tests.sweeps import seeds, statuses
 FAULTS = """
 import os, signal, sys
 
-if "bsnn_cli.running.job" in sys.orig_argv:
-    from bsnn_cli.running import runner
+if "bsnn_cli.runs.job" in sys.orig_argv:
+    from bsnn_cli.runs import runner
 
     original = runner.work
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bsnn_cli import cli
-from bsnn_cli.running import plan
+from bsnn_cli.runs import plan
 from bsnn_cli.settings.identity import run_directory
 from tests.conftest import SMALL, Answer, run_bsnn, small
 

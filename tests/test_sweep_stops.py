@@ -17,7 +17,7 @@ from typing import TypeAlias
 import psutil
 import pytest
 
-from bsnn_cli.storage.checkpoint import load
+from bsnn_cli.runs.checkpoint import load
 from tests.conftest import BSNN, given_once, small
 from tests.sweeps import seeds, statuses
 
@@ -90,7 +90,7 @@ def test_ctrl_c_saves_what_is_at_work_and_starts_nothing_else(
     assert "stopped; 0 of 3 runs are finished" in stderr
     assert stdout.endswith("3 runs: 3 not finished\n")
     psutil.wait_procs(others, timeout=60)
-    assert not [other for other in others if other.is_running() and "bsnn_cli.running.job" in other.cmdline()]
+    assert not [other for other in others if other.is_running() and "bsnn_cli.runs.job" in other.cmdline()]
     assert len(seeds(tmp_path)) == jobs
     assert all(steps(directory) > 0 for directory in seeds(tmp_path).values())
     assert set(statuses(tmp_path).values()) == {"interrupted"}

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from bsnn_cli.errors import ConfigError
+from bsnn_cli.results.tables import Tables, latex_escape, write_tables
+from bsnn_cli.runs.directory import RunResult
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.storage.records import RunResult
-from bsnn_cli.tabulating.tables import Tables, latex_escape, write_tables
 from tests.handmade import frame, run, seeds, unfinished
 
 
@@ -323,13 +323,14 @@ def test_what_cannot_be_written_is_shown_all_the_same(tmp_path, capsys):
 
 
 def test_tables_import_no_torch():
-    code = "import bsnn_cli.tabulating.tables, sys; sys.exit('torch' in sys.modules)"
+    code = "import bsnn_cli.results.tables, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_real_run_directories_fill_the_table(tmp_path):
+    from bsnn_cli.runs.directory import RunDirectory
+    from bsnn_cli.runs.loading import load_all
     from bsnn_cli.settings.identity import run_directory
-    from bsnn_cli.storage.runs import RunDirectory, load_all
 
     for seed, accuracy in [(0, 90.0), (1, 92.0), (2, None)]:
         config = resolve(

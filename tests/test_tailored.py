@@ -25,7 +25,7 @@ from bsnn_cli.gpn.module import GPN
 from bsnn_cli.gpn.tailored import WIDE, Tailoring, has_corner, solve, tailored
 from bsnn_cli.measuring.theory import DEVIATIONS, STARTS, measure
 from bsnn_cli.networks.network import Network
-from bsnn_cli.running.runner import member
+from bsnn_cli.runs.runner import member
 from bsnn_cli.settings.choices import DEFAULT_SEPARATION, TAILORED_BY, UNTAILORED
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.settings.validation import resolve

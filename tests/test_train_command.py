@@ -16,7 +16,7 @@ from typing import TypeAlias
 import pytest
 import torch
 
-from bsnn_cli.storage import checkpoint
+from bsnn_cli.runs import checkpoint
 from tests.conftest import SMALL, Answer, run_bsnn, small
 
 TIMING = {"elapsed_s"}
@@ -27,7 +27,7 @@ LONG = small("optim.epochs=40", "model.norm=batch", "checkpoint.every_s=0.05", "
 
 EAGER = """
 from bsnn_cli import cli
-from bsnn_cli.running import session
+from bsnn_cli.runs import session
 
 session.SAVING_SHARE = float("inf")
 cli.main()

@@ -76,7 +76,7 @@ def test_a_source_archive_hands_its_commit_on(installed: Path, tmp_path: Path) -
     [archive] = tmp_path.glob("bsnn-*.tar.gz")
     shutil.unpack_archive(archive, tmp_path, filter="data")
     unpacked = archive.with_name(archive.name.removesuffix(".tar.gz"))
-    code = "from bsnn_cli.storage import checkout; print(*checkout.state())"
+    code = "from bsnn_cli.common import checkout; print(*checkout.state())"
     built_from = call("git", "rev-parse", "HEAD", cwd=source).strip()
     assert call(sys.executable, "-c", code, cwd=unpacked).split() == [built_from, "False"]
 

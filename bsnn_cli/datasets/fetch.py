@@ -24,8 +24,8 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
+from bsnn_cli.common.files import write_atomically
 from bsnn_cli.errors import DataError
-from bsnn_cli.storage.files import write_atomically
 
 if TYPE_CHECKING:
     import requests

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bsnn_cli.storage.files import user_cache
+from bsnn_cli.common.files import user_cache
 
 if TYPE_CHECKING:
     import numpy

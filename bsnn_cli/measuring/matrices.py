@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from bsnn_cli.measuring.spool import Spool, stack
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
-from bsnn_cli.storage.spool import Spool, stack
 
 DRAWERS = 4
 """Threads, at most, that draw matrices ahead of use; each holds some three of them while it works."""

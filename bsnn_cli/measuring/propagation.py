@@ -20,17 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bsnn_cli.common.random_streams import stream
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import normalise
 from bsnn_cli.measuring.matrices import drawn
+from bsnn_cli.measuring.records import LayerRecord, Summary
+from bsnn_cli.measuring.spool import Spool, stack
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.network import Hidden, nonlinearity, unit_variance
-from bsnn_cli.networks.orthogonal import stream
 from bsnn_cli.networks.workers import Observers
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig
-from bsnn_cli.storage.records import LayerRecord, Summary
-from bsnn_cli.storage.spool import Spool, stack
 
 SATURATION = 0.01
 """A unit counts as saturated where |f'(h)| is below this share of the largest |f'| over |h| ≤ 8."""

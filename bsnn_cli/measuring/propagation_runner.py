@@ -11,19 +11,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bsnn_cli.common import provenance
+from bsnn_cli.common.machine import choose_device
+from bsnn_cli.common.terminal import say
 from bsnn_cli.datasets import data
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import CheckpointError, ConfigError
 from bsnn_cli.gpn import custom
-from bsnn_cli.measuring import propagation, propagation_store
+from bsnn_cli.measuring import propagation, propagation_store, spool
 from bsnn_cli.measuring.matrices import DRAWERS
 from bsnn_cli.measuring.propagation import Layers, Measurement
 from bsnn_cli.networks import memory
-from bsnn_cli.running.progress import say
-from bsnn_cli.running.runner import choose_device
+from bsnn_cli.runs import checkpoint
+from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.settings.config import PropagateConfig
 from bsnn_cli.settings.validation import check
-from bsnn_cli.storage import checkpoint, provenance, runs, spool
 
 OVERHEAD_BYTES = 550 * 2**20
 """The program itself with PyTorch."""
@@ -97,7 +99,7 @@ def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, 
     if config.run is None:
         return config, None
     directory = Path(config.run)
-    theirs = runs.RunDirectory(directory).config()
+    theirs = RunDirectory(directory).config()
     default = PropagateConfig()
     for name in ("activation", "model", "dataset", "approach"):
         ours = getattr(config, name)

@@ -17,12 +17,13 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
+from bsnn_cli.common.files import read_text, write_json, write_text
 from bsnn_cli.measuring.propagation import Measurement, summarise
+from bsnn_cli.measuring.records import LayerRecord
+from bsnn_cli.runs.directory import NUMERICS_VERSION
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMS
 from bsnn_cli.settings.config import PropagateConfig
-from bsnn_cli.storage.files import read_text, write_json, write_text
-from bsnn_cli.storage.records import NUMERICS_VERSION, LayerRecord
 
 BINS = 100
 """Of each histogram of f'(h), equally wide, over the range of all values at the chosen layers."""

@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bsnn_cli.common.random_streams import stream
 from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import Activation, get, normalise
 from bsnn_cli.gpn.meanfield import COLLAPSED, Transfer, basin, fate_of_angle, fate_of_length, transfer, variance_step
-from bsnn_cli.networks.orthogonal import stream
 from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.choices import AUTO_ROOT
 from bsnn_cli.settings.config import TheoryConfig

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-
+from bsnn_cli.common.machine import available_bytes
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings.config import ModelConfig
-
-
-def available_bytes() -> float:
-    """Main memory that a new process can have without swapping; infinite where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return math.inf
 
 
 def training_bytes(model: ModelConfig, batch_size: int) -> int:

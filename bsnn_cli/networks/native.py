@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bsnn_cli.common.files import user_cache
 from bsnn_cli.networks.batch_norm import NORM_EPS
 from bsnn_cli.networks.members import FAMILIES, Member
 from bsnn_cli.networks.signals import Signals
 from bsnn_cli.networks.workers import Workers
-from bsnn_cli.storage.files import user_cache
 
 SOURCE = Path(__file__).with_name("native.c")
 OPTIONS = (

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from bsnn_cli.networks.orthogonal import haar, stream
+from bsnn_cli.common.random_streams import stream
+from bsnn_cli.networks.orthogonal import haar
 from bsnn_cli.networks.workers import Workers, intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
 

@@ -1,1 +1,1 @@
-"""`bsnn reproduce` and `bsnn report`: the whole plan, and one page that shows how it went."""
+"""`bsnn reproduce`: all runs, measurements, tables and figures of the paper by one command."""

@@ -18,8 +18,9 @@ from bsnn_cli.datasets import fetch
 from bsnn_cli.errors import ConfigError, DataError
 from bsnn_cli.gpn import custom
 from bsnn_cli.measuring import propagation_store
-from bsnn_cli.running import plan
-from bsnn_cli.running.runner import identified
+from bsnn_cli.runs import checkpoint, plan
+from bsnn_cli.runs.directory import RunDirectory
+from bsnn_cli.runs.runner import identified
 from bsnn_cli.settings import arguments, composition
 from bsnn_cli.settings.choices import AUTO_ROOT, DATASETS
 from bsnn_cli.settings.composition import Composer
@@ -28,8 +29,6 @@ from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.knobs import knobs
 from bsnn_cli.settings.profiles import ReproduceConfig, StepConfig
 from bsnn_cli.settings.validation import resolve
-from bsnn_cli.storage import checkpoint
-from bsnn_cli.storage.runs import RunDirectory
 
 UNITS = {"train": "run", "propagate": "measurement", "theory": "study"}
 """What a verb makes, for people."""

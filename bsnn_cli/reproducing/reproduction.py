@@ -19,22 +19,21 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bsnn_cli.common.machine import available_bytes, choose_device
+from bsnn_cli.common.terminal import say
 from bsnn_cli.errors import BsnnError, Interrupted
-from bsnn_cli.networks.memory import available_bytes
+from bsnn_cli.report.export import require_another_folder
+from bsnn_cli.report.products import make_all
 from bsnn_cli.reproducing import agenda
 from bsnn_cli.reproducing.agenda import Speeds, Step
-from bsnn_cli.reproducing.export import require_another_folder
-from bsnn_cli.reproducing.products import command_line, make_all
-from bsnn_cli.running import job, lockstep, plan
-from bsnn_cli.running.interruption import StopFlag
-from bsnn_cli.running.job import Orders
-from bsnn_cli.running.progress import say
-from bsnn_cli.running.runner import choose_device
+from bsnn_cli.runs import fleet_launcher, job, plan
+from bsnn_cli.runs.directory import RunDirectory
+from bsnn_cli.runs.interruption import StopFlag
+from bsnn_cli.runs.job import Orders
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label, run_directory
 from bsnn_cli.settings.knobs import knobs
-from bsnn_cli.settings.profiles import ReproduceConfig
-from bsnn_cli.storage.runs import RunDirectory
+from bsnn_cli.settings.profiles import ProfileConfig, ReproduceConfig
 
 NETWORKS = 24
 """In one fleet on a GPU; more gain nothing there."""
@@ -49,7 +48,7 @@ QUIET_S = 600.0
 CHILD = """\
 import sys
 from bsnn_cli import cli
-from bsnn_cli.running import job
+from bsnn_cli.runs import job
 sys.argv[0] = "bsnn"
 job.die_with_parent(int(sys.argv.pop(1)))
 cli.main()
@@ -117,10 +116,10 @@ def run(config: ReproduceConfig) -> None:
 def jobs(config: ReproduceConfig, steps: Sequence[Step], speeds: Speeds) -> Iterator[Job]:
     """What is left, in the order of the steps."""
     on_gpu = choose_device(config.device).type == "cuda"
-    memory = lockstep.MEMORY_SHARE * available_bytes() if on_gpu else TOGETHER_BYTES
+    memory = fleet_launcher.MEMORY_SHARE * available_bytes() if on_gpu else TOGETHER_BYTES
     for step in steps:
         left = step.left()
-        parts = lockstep.fleets(left, NETWORKS, memory) if step.verb == "train" else [left] if left else []
+        parts = fleet_launcher.fleets(left, NETWORKS, memory) if step.verb == "train" else [left] if left else []
         for part in parts:
             yield Job(step, part, sum(agenda.seconds(each, speeds) for each in part))
 
@@ -257,3 +256,15 @@ class Outlook:
     def close(self) -> None:
         """Leave the terminal clean."""
         self._line.close()
+
+
+def command_line(config: ReproduceConfig) -> str:
+    """The command line that a reader repeats."""
+    words = [f"profile={config.profile.name}"]
+    if config.profile.activations != ProfileConfig().activations:
+        words.append(f"'profile.activations=\"{config.profile.activations}\"'")
+    for name in ("seeds", "batch_norm", "datasets", "extras", "threads"):
+        value = getattr(config, name)
+        text = f"[{','.join(value)}]" if isinstance(value, list) else str(value).lower()
+        words += [f"{name}={text}"] if value != getattr(ReproduceConfig(), name) else []
+    return " ".join(["bsnn reproduce", *words])

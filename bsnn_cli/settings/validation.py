@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 from typing import Any
 
 from bsnn_cli.errors import ConfigError
@@ -10,7 +11,6 @@ from bsnn_cli.settings import approaches
 from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, NORM_GROUPS, UNTAILORED
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.settings.knobs import allowed, complaint, knobs
-from bsnn_cli.storage import tracking
 
 
 def problems(config: Any) -> list[str]:
@@ -37,7 +37,7 @@ def problems(config: Any) -> list[str]:
             found.append(f"dataset.name={dataset.name}: belongs to another dataset; choose a name of its own")
     if isinstance(config, TrainConfig) and config.model.norm == "batch" and config.optim.batch_size == 1:
         found.append("optim.batch_size=1: must be at least 2 with model.norm=batch; one sample has no statistics")
-    if isinstance(config, TrainConfig) and config.logger == "tensorboard" and not tracking.installed():
+    if isinstance(config, TrainConfig) and config.logger == "tensorboard" and find_spec("tensorboard") is None:
         found.append('logger=tensorboard: is not installed; pip install "bsnn[tensorboard]"')
     if isinstance(config, PropagateConfig) and (config.run is None or config.weights_digest is not None):
         # With run=, the network is known only once that run has been read.

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from bsnn_cli.common.files import write_text
+from bsnn_cli.common.machine import choose_device
+from bsnn_cli.common.terminal import say
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.running.progress import say
-from bsnn_cli.running.runner import choose_device
 from bsnn_cli.settings.config import BenchConfig, ModelConfig
 from bsnn_cli.settings.identity import form
-from bsnn_cli.storage.files import write_text
-from bsnn_cli.timing import baselines, bench_data, bench_report, contestants, lightning_baseline, projection
+from bsnn_cli.timing import baselines, bench_data, bench_table, contestants, lightning_baseline, projection
 from bsnn_cli.timing.contestants import BASELINES, FLOORS, Spec
 from bsnn_cli.timing.stopwatch import ratio, timed
 
@@ -53,7 +53,7 @@ def run(config: BenchConfig) -> str:
     projected = projection.project(config, device) if config.table else None
     if projected is not None:
         write_text(folder / "table.csv", projected.to_csv(index=False))
-    text = bench_report.describe(table, projected, dataset.name, device)
+    text = bench_table.describe(table, projected, dataset.name, device)
     write_text(folder / "bench.md", text)
     return text
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from bsnn_cli.common.terminal import say
 from bsnn_cli.datasets import data, fetch
 from bsnn_cli.datasets.data import Dataset, Split
-from bsnn_cli.running.progress import say
 from bsnn_cli.settings.choices import DATASETS
 from bsnn_cli.settings.config import DatasetConfig
 

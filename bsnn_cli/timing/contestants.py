@@ -20,7 +20,7 @@ from bsnn_cli.networks.captured import WARM_UP
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Phi
 from bsnn_cli.networks.training import Trainer
-from bsnn_cli.running.runner import member, trainer
+from bsnn_cli.runs.runner import member, trainer
 from bsnn_cli.settings.config import BenchConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.timing import baselines, floors, lightning_baseline
 from bsnn_cli.timing.stopwatch import Loop, Step, make, peak_mb

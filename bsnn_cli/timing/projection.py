@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import pandas as pd
 import torch
 
+from bsnn_cli.common.terminal import say
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.networks.training import Position, Tick, Trainer, evaluate, evaluation_batch, steps_per_epoch, train
-from bsnn_cli.running.progress import say
-from bsnn_cli.running.runner import member
-from bsnn_cli.running.session import SAVING_SHARE
+from bsnn_cli.runs.runner import member
+from bsnn_cli.runs.session import SAVING_SHARE
 from bsnn_cli.settings.choices import DATASETS, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import ActivationConfig, BenchConfig, DatasetConfig, ModelConfig, TrainConfig
 from bsnn_cli.timing import bench_data

@@ -1,0 +1,1 @@
+"""`bsnn report`: the results on one page, and their export into a repository."""

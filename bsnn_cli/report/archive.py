@@ -1,0 +1,97 @@
+"""Runs and measurements without weights, in the layout of an output folder: small enough for a repository.
+
+Copied back into an output folder they count as done, so that a reproduction goes on where another machine has ended.
+What belongs to a machine, its folders and its name, stays behind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bsnn_cli.common.files import as_json, read_text, write_text
+from bsnn_cli.gpn import activation_file
+from bsnn_cli.measuring import propagation_store
+from bsnn_cli.report import provenance_table
+
+PLACES = ("output_root", "dataset.root", "run")
+"""Knobs that say where something lies; without them a config takes the reader's own."""
+
+RUN_FILES = ("provenance.json", "epochs.csv", activation_file.COPY, "config.yaml", "result.json")
+MEASUREMENT_FILES = ("provenance.json", "layers.csv", "histogram.csv", "config.yaml", "summary.json")
+BENCH_FILES = ("bench.md", "bench.csv")
+"""Last the one that says that all is there, as whoever made them wrote it last."""
+
+
+def archive(output_root: Path, runs: Iterable[str], folder: Path) -> None:
+    """Copy runs, measurements and times; what `bsnn theory` makes is large and made again in a minute.
+
+    Args:
+        output_root: where they are.
+        runs: directories of finished runs in it.
+        folder: where they go, to `runs`, `propagation` and `bench` in it.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    for run in map(Path, runs):
+        copy(run, folder / run.relative_to(output_root), RUN_FILES)
+    for each in propagation_store.load_all(output_root):
+        measurement = Path(each["directory"])
+        copy(measurement, folder / measurement.relative_to(output_root), MEASUREMENT_FILES)
+    if (output_root / "bench").is_dir():  # an older one is kept where nothing has been timed
+        copy(output_root / "bench", folder / "bench", BENCH_FILES)
+
+
+def copy(source: Path, target: Path, names: Sequence[str]) -> None:
+    """The files of these names that there are, in this order, without what belongs to this machine."""
+    (target / names[-1]).unlink(missing_ok=True)
+    for name in names:
+        if (source / name).exists():
+            write_text(target / name, TELLING.get(name, str)(read_text(source / name)))
+
+
+def neutral_config(text: str) -> str:
+    """A `config.yaml` without places."""
+    return OmegaConf.to_yaml(without_places(OmegaConf.create(text)))
+
+
+def neutral_provenance(text: str) -> str:
+    """A `provenance.json` with `origins.FIELDS` only."""
+    content = json.loads(text)
+    return as_json({name: content.get(name) for name in provenance_table.FIELDS})
+
+
+def neutral_summary(text: str) -> str:
+    """A `summary.json` without places; the run that was measured goes by the end of its path."""
+    content = json.loads(text)
+    content["config"] = without_places(OmegaConf.create(content["config"]))
+    if content["trained"] is not None:
+        parts = Path(content["trained"]).parts[-4:]
+        content["trained"] = "/".join(parts if parts[0] == "runs" else parts[-1:])
+    return as_json(content)
+
+
+TELLING: dict[str, Callable[[str], str]] = {
+    "config.yaml": neutral_config,
+    "provenance.json": neutral_provenance,
+    "summary.json": neutral_summary,
+}
+"""Files that tell of a machine, and what becomes of their text."""
+
+
+def without_places(config: Any) -> Any:
+    """The config as plain containers, without `PLACES`; of the file of an activation only its name and the function."""
+    for key in PLACES:
+        owner, _, name = key.rpartition(".")
+        found = OmegaConf.select(config, owner) if owner else config
+        if found is not None:
+            found.pop(name, None)
+    path = OmegaConf.select(config, "activation.path")
+    if path is not None:
+        config.activation.path = Path(path).name
+    return OmegaConf.to_container(config)

@@ -1,0 +1,131 @@
+"""A copy of all results for a repository: tables, figures, and runs, measurements and times without weights."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from bsnn_cli.common import provenance
+from bsnn_cli.common.files import read_text, write_text
+from bsnn_cli.common.text_table import markdown_table
+from bsnn_cli.errors import ConfigError, RunDirectoryError
+from bsnn_cli.report import provenance_table
+from bsnn_cli.report.archive import archive
+from bsnn_cli.results.captions import captions
+from bsnn_cli.results.store import Stored
+from bsnn_cli.results.tables import PAPER_DATASETS
+
+COLUMNS = [
+    "dataset", "activation", "gpn", "separation", "root", "batch_norm", "weights", "depth", "width", "epochs", "seed",
+    "status", "test_accuracy", "train_accuracy", "test_loss", "train_loss", "steps", "elapsed_s", "networks",
+    "diverged_epoch", "diverged_step", "numerics", "identity", "protocol",
+]  # fmt: skip
+"""Of `runs.csv`, before those of `origins`."""
+
+TABLES = ("test_accuracy", "train_accuracy", "comparison", "paired", "constraint", "roots", "approaches")
+"""In the order in which the page shows them; other tables are copied too."""
+
+MADE = "What has been run so far. This command has made the page, its tables and its figures:"
+
+FIGURES = ("constraint", "roots", "propagation", "propagation_all", "derivatives", "width", "approaches", "theorems")
+
+
+def require_another_folder(folder: str | None, output_root: str) -> None:
+    """Refuse to copy results onto themselves.
+
+    Raises:
+        ConfigError: both are the same folder.
+    """
+    if folder is not None and Path(folder).resolve() == Path(output_root).resolve():
+        raise ConfigError(f"export={folder}: is the output folder itself; choose another one")
+
+
+def export(stored: Stored, folder: Path, command: str) -> Path:
+    """Copy what is in `tables` and `figures`, `archive` the rest, and write `runs.csv` and a page; returns the page.
+
+    Args:
+        stored: results.
+        folder: for the copy; made if needed.
+        command: that makes them all.
+
+    Raises:
+        RunDirectoryError: a file cannot be written.
+    """
+    try:
+        runs = all_runs(stored)
+        write_text(folder / "runs.csv", runs.to_csv(index=False))
+        for source in sorted((stored.root / "tables").glob("*")):
+            if source.suffix in (".csv", ".md"):
+                shutil.copyfile(source, folder / source.name)
+        for source in drawn(stored):
+            shutil.copyfile(source, folder / source.name)
+        archive(stored.root, [] if runs.empty else stored.finished["directory"], folder)
+        write_text(folder / "README.md", page(stored, command, runs))
+    except OSError as error:
+        raise RunDirectoryError(f"export={folder}: cannot be written ({error.strerror})") from error
+    return folder / "README.md"
+
+
+def drawn(stored: Stored) -> list[Path]:
+    """The pictures that `captions.md` names, in the order in which the page shows them."""
+    folder = stored.root / "figures"
+    names = sorted(captions(folder), key=lambda name: (FIGURES.index(name) if name in FIGURES else len(FIGURES), name))
+    return [path for path in (folder / f"{name}.png" for name in names) if path.exists()]
+
+
+def all_runs(stored: Stored) -> pd.DataFrame:
+    """One row per finished run: what it is, what it came to, where it comes from."""
+    runs = stored.finished
+    if runs.empty:
+        return pd.DataFrame(columns=[*COLUMNS, "command", *provenance_table.FIELDS])
+    found = pd.DataFrame([provenance_table.of_run(directory) for directory in runs["directory"]], index=runs.index)
+    return pd.concat([runs.reindex(columns=COLUMNS), found], axis=1)
+
+
+def page(stored: Stored, command: str, runs: pd.DataFrame) -> str:
+    """The page: what was run where, all tables, all figures with their captions."""
+    parts = ["# Results", MADE, f"<!-- long -->\n```sh\n{command}\n```", made(stored, runs)]
+    published = (runs["protocol"] == "") & runs["dataset"].isin(PAPER_DATASETS) & (runs["separation"] == "")
+    compared = published.any()
+    for name in TABLES:
+        path = stored.root / "tables" / f"{name}.md"
+        if path.exists() and (name != "comparison" or compared):
+            parts.append(re.sub(r"^#", "##", read_text(path), flags=re.MULTILINE).strip())
+    speed = stored.root / "bench" / "bench.md"
+    if speed.exists():
+        parts.append(f"## Speed\n\n`bsnn bench`: {read_text(speed).strip()}")
+    texts = captions(stored.root / "figures")
+    for source in drawn(stored):
+        parts.append(f"![{source.stem}]({source.name})\n\n{texts[source.stem]}")
+    parts.append(
+        "Every run with its accuracies, the command that repeats it, commit, versions and hardware is in"
+        " [runs.csv](runs.csv); `elapsed_s` is time by the clock, other work of the machine included. The folders"
+        " `runs` and `propagation` hold the files of each, without weights; copied into `outputs` they are finished."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def made(stored: Stored, runs: pd.DataFrame) -> str:
+    """Commit, versions, hardware and time of everything, a row for each that differs."""
+    measured = [provenance_table.of_directory(each["directory"]) for each in stored.measured]
+    table = provenance_table.places([*runs.to_dict("records"), *measured])
+    if table.empty:
+        return "Nothing has been run."
+    header = ["commit", "bsnn", "torch", "device", "threads", "results", "from", "to"]
+    rows = [
+        [
+            provenance.commit(row),
+            str(row["version"]),
+            str(row["torch"]) + (f", CUDA {row['cuda']}" if row["cuda"] else ""),
+            str(row["device"]),
+            str(row["threads"]),
+            str(row["results"]),
+            str(row["first"]),
+            str(row["last"]),
+        ]
+        for row in table.to_dict("records")
+    ]
+    return markdown_table(header, rows)

@@ -1,0 +1,62 @@
+"""Where stored results come from: the command that makes each, versions, commit, hardware and time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bsnn_cli.common.files import read_text
+from bsnn_cli.runs.directory import read_config
+from bsnn_cli.settings.choices import TAILORED_BY, tailored_as_usual
+from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.identity import canonical, differences, form
+
+FIELDS = ("version", "commit", "dirty", "python", "torch", "cuda", "device", "threads", "trainer", "started", "ended")
+"""Of `provenance.json`, what is told to others. The name of the machine and its paths are nobody's business."""
+
+ALIKE = ["version", "commit", "dirty", "python", "torch", "cuda", "device", "threads"]
+"""Results that share these come from one place."""
+
+
+def command(config: TrainConfig) -> str:
+    """The command line that makes a run, without folders and device; sums are rounded in the order of the threads."""
+    threads = [] if config.threads is None else [f"threads={config.threads}"]
+    config = canonical(config)
+    words = [f"activation={config.activation.name}{form(config.activation)}"]
+    if config.activation.path is not None:
+        words.append(f"activation.path={Path(config.activation.path).name}")
+    words.append(f"dataset={config.dataset.kind}")
+    told = {"activation.name", "activation.gpn", "activation.fingerprint", "dataset.kind", "dataset.fingerprint"}
+    activation = config.activation
+    if activation.separation is not None and activation.name in TAILORED_BY:
+        told.add("activation.parameter")  # whose default has not always meant the same
+        if not tailored_as_usual(activation.name, activation.parameter):
+            words.append(f"activation.parameter={activation.parameter}")
+    words += [f"{key}={value}" for key, value in differences(config).items() if key not in told]
+    return " ".join(["bsnn train", *words, f"seed={config.seed}", *threads])
+
+
+def of_run(directory: str | Path) -> dict[str, Any]:
+    """`command` and `FIELDS` of a run directory; fields are None where they are not known."""
+    return {"command": command(read_config(Path(directory) / "config.yaml")), **of_directory(directory)}
+
+
+def of_directory(directory: str | Path) -> dict[str, Any]:
+    """`FIELDS` of a directory with a `provenance.json`."""
+    path = Path(directory) / "provenance.json"
+    content = json.loads(read_text(path)) if path.exists() else {}
+    return {name: content.get(name) for name in FIELDS}
+
+
+def places(origins: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
+    """One row per set of `ALIKE`: these, `results` (how many), `first` and `last` (when)."""
+    rows = pd.DataFrame([{name: origin.get(name) for name in FIELDS} for origin in origins], dtype=object)
+    if rows.empty:
+        return rows
+    grouped = rows.groupby(ALIKE, dropna=False, sort=False)
+    table = grouped.agg(results=("started", "size"), first=("started", "min"), last=("ended", "max")).reset_index()
+    return table.astype(object).where(table.notna(), None)

@@ -1,0 +1,125 @@
+"""The paper's summary of approaches, with what has been measured of each beside its words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bsnn_cli.common.files import write_texts
+from bsnn_cli.common.text_table import markdown_table
+
+DEPTH, WIDTH = 200, 500
+"""Of the networks compared: the paper's headline size."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A row of the paper's table (Lu, Gould and Ajanthan 2020, arXiv 2006.12169), empty where it says nothing."""
+
+    weights: str = ""
+    activations: str = ""
+    preactivations: str = ""
+    forward: str = ""
+    backward: str = ""
+    functionality: str = ""
+
+
+APPROACHES = {
+    "bsnn": Words("orthogonal", "GPN", "", "V + E² ≈ 1", "V + E² ≈ 1", "nonlinear"),
+    "dynamical_isometry": Words("orthogonal", "most", "linear region", "", "", "pseudo-linear"),
+    "self_normalizing": Words("variance scaling", "SELU", "", "E ≈ 0, V ≈ 1", "unconstrained", ""),
+    "batch_norm": Words("unconstrained", "", "E ≈ 0, V ≈ 1", "", "unconstrained", ""),
+    "glorot": Words(),
+    "lsuv": Words(),
+    "layer_norm": Words(),
+    "group_norm": Words(),
+    "weight_norm": Words(),
+    "spectral_norm": Words(),
+    "residual": Words(),
+}
+"""All approaches: first the rows of the paper's table, then those that it only names."""
+
+COMMAND = "bsnn propagate -m 'approach=glob(*)'"
+"""Measures all of them."""
+
+LEGEND = f"""\
+Words are the paper's, – where it has none. In brackets: measured at L = {DEPTH}, n = {WIDTH}, with standard Gaussian
+inputs and top gradient. Preactivations: mean E and variance V of h^L over inputs and units. Forward: ‖x‖²/n after the
+last hidden layer. Backward: ‖d^1‖²/n at the first, and the ratio max/min of ‖∂E/∂W^l‖. Functionality: mean ± standard
+deviation of f'(h^L), squared correlation r² of h^L_i with f(h^L_i), mean 1 − c between the outputs of two inputs."""
+
+
+def write_approaches(summaries: Sequence[Mapping[str, Any]], directory: Path) -> str:
+    """Write `approaches.md` and `approaches.csv`; returns the text for the terminal.
+
+    Args:
+        summaries: of all measurements, as `propagation_store.load_all` gives them.
+        directory: for the two files.
+    """
+    chosen = {name: _measured(name, summaries) for name in APPROACHES}
+    header = ["approach", "n", "weights", "activations", "preactivations", "forward signal", "backward signal"]
+    rows = [row for name, found in chosen.items() for row in _rows(name, found)]
+    table = markdown_table([*header, "functionality"], rows)
+    missing = [name for name, found in chosen.items() if not found]
+    note = f"\n\nnot measured yet: {', '.join(missing)}; all at once: {COMMAND}" if missing else ""
+    flat = [
+        {"approach": name, "activation": summary["activation"], **_numbers(summary)}
+        for name, found in chosen.items()
+        for summary in found
+    ]
+    document = f"# Approaches\n\n{table}\n\n{LEGEND}\n\n`{COMMAND}`\n"
+    contents = {"approaches.csv": pd.DataFrame(flat).to_csv(index=False), "approaches.md": document}
+    written = write_texts(directory, contents)
+    return "\n\n".join([table, LEGEND + note, *(f"  {path}" for path in written[-1:])])
+
+
+def _measured(name: str, summaries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Fresh networks of the headline size, one for each activation: the measurement with the most repeats."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for summary in summaries:
+        size = summary["depth"], summary["width"]
+        if (
+            summary["approach"] != name
+            or size != (DEPTH, WIDTH)
+            or summary["source"] != "gaussian"
+            or summary["trained"]
+        ):
+            continue
+        label = summary["activation"]
+        if label not in best or summary["repeats"] > best[label]["repeats"]:
+            best[label] = summary
+    return [best[label] for label in sorted(best)]
+
+
+def _rows(name: str, found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    words = APPROACHES[name]
+    said = [words.weights, words.activations, words.preactivations, words.forward, words.backward, words.functionality]
+    if not found:
+        return [[name, "0", *(text or "–" for text in said)]]
+    rows = []
+    for summary in found:
+        number = {key: "–" if value is None else f"{value:.3g}" for key, value in _numbers(summary).items()}
+        measured = [
+            [str(summary["config"]["model"]["init"])],
+            [str(summary["label"])],
+            [f"E {number['preactivation_mean']}", f"V {number['preactivation_variance']}"],
+            [number["forward_norm_last"]],
+            [number["backward_norm_first"], f"{number['gradient_norm_ratio']}×"],
+            [
+                f"f' {number['derivative_mean']} ± {number['derivative_std']}",
+                f"r² {number['pseudo_linearity']}",
+                f"1−c {number['one_minus_cosine_last']}",
+            ],
+        ]
+        cells = [f"{text or '–'} [{', '.join(values)}]" for text, values in zip(said, measured, strict=True)]
+        rows.append([name, str(summary["repeats"]), *cells])
+    return rows
+
+
+def _numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """All numbers of a summary."""
+    return {key: value for key, value in summary.items() if value is None or isinstance(value, (int, float))}

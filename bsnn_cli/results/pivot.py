@@ -1,0 +1,105 @@
+"""Accuracies along any two keys of the configuration, for `bsnn table rows=… columns=…`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import pandas as pd
+
+from bsnn_cli.errors import ConfigError
+from bsnn_cli.results import statistics
+from bsnn_cli.results.statistics import SEPARATION
+from bsnn_cli.settings.choices import DEFAULT_SEPARATION
+from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.knobs import knobs
+
+ALIASES = {"dataset.name": "dataset"}
+AXES = {
+    "activation": ["activation.name", "activation.gpn", "activation.fingerprint", SEPARATION],
+    "dataset": ["dataset.kind", "dataset.name", "dataset.fingerprint"],
+}
+"""Short names of an axis of a pivot table, and the keys of the configuration that each stands for."""
+
+
+def along(runs: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
+    """Accuracy statistics over seeds along two chosen keys.
+
+    Whatever else sets runs apart from the paper's protocol is never merged: it becomes the title of a block. Batch
+    normalisation stays in the same block (it stands in parentheses) unless it is one of the two keys.
+
+    Args:
+        runs: as `summary.finished` returns them.
+        rows: a dotted key of the configuration such as `model.depth`, `seed`, `dataset`, or `activation` (labels such
+            as `selu_gpn`). `activation.root` takes the root that was used rather than `auto`.
+        columns: another one.
+
+    Returns:
+        One row per block, row, column, batch_norm and split with the statistics of `summary.over_seeds`, `better` and
+        `in_parentheses`.
+
+    Raises:
+        ConfigError: for an unknown key, with the nearest ones, or the same key twice.
+    """
+    axes = (axis_key("rows", rows), axis_key("columns", columns))
+    if axes[0] == axes[1]:
+        raise ConfigError(f"columns={columns}: must differ from rows={rows}")
+    covered = {key for axis in axes for key in (axis, *AXES.get(axis, []))}
+    titles = [_block_title(run, covered) for run in runs.to_dict("records")]
+    row, column = (_axis(runs, axis, SEPARATION in axes) for axis in axes)
+    frame = runs.assign(block=titles, row=row, column=column)
+    keys = ["block", "row", "column", "dataset", "activation", "gpn", "batch_norm"]
+    gpn_axes = {"activation", "activation.name", "activation.gpn"}
+    # GPN and non-GPN differ along the axes that name the activation, and have the other axes in common.
+    shared = [name for name, key in zip(("row", "column"), axes, strict=True) if key not in gpn_axes]
+    cells = statistics.with_better(
+        statistics.over_seeds(frame, keys), ["block", "dataset", "activation", "batch_norm", *shared]
+    )
+    return cells.assign(in_parentheses=cells["batch_norm"] & ("model.norm" not in axes))
+
+
+def axis_key(argument: str, key: str) -> str:
+    """The key that a table's axis is named by, checked.
+
+    Raises:
+        ConfigError: naming the argument, the key and the nearest known ones.
+    """
+    known = [*AXES, *(dotted for dotted, _, _ in knobs(TrainConfig()))]
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise ConfigError(
+            f"{argument}={key}: must be activation, dataset, seed or a dotted key such as model.depth{hint}"
+        )
+    return ALIASES.get(key, key)
+
+
+def _axis(runs: pd.DataFrame, key: str, told: bool) -> pd.Series:
+    """The value of each run on an axis; absent values are the string `none`.
+
+    Args:
+        runs: as `summary.finished` returns them.
+        key: of the axis.
+        told: whether the other axis says what an activation is tailored to; otherwise its label does, where that is
+            not the default, as in `tanh_gpn_d 0.1`.
+    """
+    if key == "activation":
+        silent = {"": "", f"{DEFAULT_SEPARATION:g}": "_d"}
+        tailored = runs["separation"].map(lambda value: silent.get(value, "_d" if told else f"_d {value}"))
+        return runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""}) + tailored
+    if key == SEPARATION:
+        return runs["separation"].replace("", "none")
+    values = runs[{statistics.ROOT: "root", "activation.name": "activation"}.get(key, key)].astype(object)
+    return values.where(values.notna(), "none")
+
+
+def _block_title(run: dict[Any, Any], covered: set[str]) -> str:
+    axes = {
+        "dataset": run["dataset"],
+        "activation.name": run["activation"],
+        "activation.gpn": str(run["gpn"]).lower(),
+    }
+    if run["separation"] != "":
+        axes |= {SEPARATION: run["separation"]}
+    rest = axes | statistics.settings(run["protocol"])
+    return ", ".join(f"{key}={value}" for key, value in rest.items() if key not in covered)

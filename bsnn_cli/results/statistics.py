@@ -1,0 +1,336 @@
+"""From runs to statistics over seeds: mean, spread, interval and n. DataFrame in, DataFrame out.
+
+A number is always an average over the seeds of one identity (one configuration), nothing else. Runs that diverged are
+counted, never averaged away; runs that are not finished do not count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any
+
+import pandas as pd
+from scipy.special import stdtrit
+
+from bsnn_cli.errors import ConfigError, RunDirectoryError
+from bsnn_cli.settings.choices import (
+    ACTIVATION_LABELS,
+    CUSTOM,
+    DATASETS,
+    FORMS,
+    TAILORED_BY,
+    parameter_in_use,
+    split_label,
+)
+
+SPLITS = ("test", "train")
+FINISHED = ("done", "diverged")
+CONFIDENCE = 0.95
+"""Of the intervals, two-sided."""
+
+CELL = ["protocol", "dataset", "activation", "gpn", "separation", "batch_norm"]
+"""What tells one number of the paper's tables from another: together they fix the identity of a run."""
+
+ROOT = "activation.root"
+SEPARATION, TAILORED_DEPTH = "activation.separation", "activation.tailored_depth"
+PARAMETER = "activation.parameter"
+ELSEWHERE = (ROOT, "model.weights")
+"""Protocols that set these answer a question of their own (`findings`)."""
+
+
+def finished(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that count, with the axes of the tables as columns: those of `CELL`.
+
+    Depth-aware GPN is an axis, not a protocol: `separation` is the 1 − c that an activation is tailored to, such as
+    `0.3` or, of layers other than the network's, `0.3 over 50 layers`, with ` by gain` behind it where that is not the
+    parameter that the program moves by itself; empty where it is taken as it is.
+
+    Args:
+        runs: one row per run directory, as `runs.load_all` reads them.
+
+    Returns:
+        The rows whose status is done or diverged. Where several image folders or custom activations go by one name,
+        `dataset` or `activation` is `<name>@<start of the fingerprint>`: what differs in content is not the same.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if runs.empty or not runs["status"].isin(FINISHED).any():
+        found = "no run directory at all" if runs.empty else unfinished(runs)
+        raise ConfigError(
+            f"output_root: no finished run to tabulate ({found}); run for example `bsnn train dataset=digits` first"
+        )
+    runs = runs[runs["status"].isin(FINISHED)]
+    return runs.assign(
+        dataset=_told_apart(runs["dataset.name"], runs["dataset.fingerprint"]),
+        activation=_told_apart(_base_names(runs), runs["activation.fingerprint"]),
+        gpn=runs["activation.gpn"].astype(bool),
+        separation=[tailoring(run) for run in runs.to_dict("records")],
+        protocol=runs["protocol"].map(lambda protocol: without(protocol, SEPARATION, TAILORED_DEPTH, PARAMETER)),
+        batch_norm=runs["model.norm"] == "batch",
+    ).reset_index(drop=True)
+
+
+def unfinished(runs: pd.DataFrame) -> str:
+    """How many runs do not count yet, such as `2 failed, 1 running`; empty if none."""
+    counts = runs["status"].value_counts().sort_index().to_dict()
+    return ", ".join(f"{n} {status}" for status, n in counts.items() if status not in FINISHED)
+
+
+def tailoring(run: dict[Any, Any]) -> str:
+    """What the activation of a run is tailored to, as `finished` writes it."""
+    if pd.isna(run[SEPARATION]):
+        return ""
+    layers = "" if run[TAILORED_DEPTH] == run["model.depth"] else f" over {run[TAILORED_DEPTH]:.0f} layers"
+    name = run["activation.name"]
+    used = parameter_in_use(name, parameter(run))
+    return f"{run[SEPARATION]:g}{layers}" + ("" if used in (None, "auto", TAILORED_BY.get(name)) else f" by {used}")
+
+
+def parameter(run: dict[Any, Any]) -> str | None:
+    """`activation.parameter` of a run; a frame may have NaN for null."""
+    return run[PARAMETER] if isinstance(run[PARAMETER], str) else None
+
+
+def _base_names(runs: pd.DataFrame) -> pd.Series:
+    """Of activations, as `identity.base_name` gives them."""
+    functions = runs["activation.path"].astype(object).map(lambda path: str(path).rpartition(":")[2])
+    return functions.where(runs["activation.name"] == CUSTOM, runs["activation.name"])
+
+
+def _told_apart(names: pd.Series, fingerprints: pd.Series) -> pd.Series:
+    prints = fingerprints.astype(object).where(fingerprints.notna(), "").astype(str)
+    ambiguous = prints.groupby(names).transform("nunique") > 1
+    return names.astype(str).where(~ambiguous, names.astype(str) + "@" + prints.str[:6])
+
+
+def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
+    """Accuracy statistics over the seeds of each group of runs.
+
+    Args:
+        runs: as `finished` returns them.
+        keys: columns whose values make a group.
+
+    Returns:
+        One row per group and split: the keys, `split`, `mean` in percent, `std` (of the sample, n − 1), `n` (runs that
+        finished), `interval` (half-width of the 95 % interval of the mean, Student's t), `diverged` (runs that did)
+        and `numerics` (versions, joined by spaces). Std and interval are NaN for n = 1, the mean too for n = 0.
+
+    Raises:
+        RunDirectoryError: if a group holds two runs of one seed, or runs of several configurations.
+    """
+    keys = list(keys)
+    _check_groups(runs, keys)
+    values = {split: _accuracy(runs, split) for split in SPLITS}
+    return _statistics(values, runs["status"] == "diverged", runs["numerics"].astype(int).astype(str), runs[keys])
+
+
+def curves(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy against epoch, over the seeds of each configuration.
+
+    Args:
+        runs: as `finished` returns them.
+        epochs: of these runs, as `runs.load_epochs` reads them.
+
+    Returns:
+        One row per `CELL` and epoch: the keys, `epoch`, `mean` and `std` (sample) in percent, `n` (runs that got so
+        far: fewer at the end where some diverged). Std is NaN for n = 1.
+
+    Raises:
+        RunDirectoryError: if a cell holds two runs of one seed, or runs of several configurations.
+    """
+    _check_groups(runs, CELL)
+    rows = epochs.merge(runs[["directory", *CELL]], on="directory")
+    table = rows.groupby([*CELL, "epoch"])["test_accuracy"].agg(["mean", "std", "count"])
+    return table.rename(columns={"count": "n"}).reset_index()
+
+
+def _accuracy(runs: pd.DataFrame, split: str, side: str = "") -> pd.Series:
+    return runs[f"{split}_accuracy{side}"].astype(float).where(runs[f"status{side}"] == "done")
+
+
+def _statistics(
+    values: dict[str, pd.Series], diverged: pd.Series, numerics: pd.Series, keys: pd.DataFrame
+) -> pd.DataFrame:
+    """The columns that `over_seeds` names, for every split and group of equal `keys`, in the order of the tables."""
+    by = [keys[key] for key in keys]
+    frames = []
+    for split, value in values.items():
+        frame = value.groupby(by, dropna=False).agg(["mean", "std", "count"]).rename(columns={"count": "n"})
+        n = frame["n"].to_numpy()
+        frame["interval"] = stdtrit(n - 1.0, (1 + CONFIDENCE) / 2) * frame["std"] / n.clip(1) ** 0.5
+        frame["diverged"] = diverged.groupby(by, dropna=False).sum().astype(int)
+        frame["numerics"] = numerics.groupby(by, dropna=False).agg(lambda texts: _versions(texts, " "))
+        frame.insert(0, "split", split)
+        frames.append(frame.reset_index())
+    cells = pd.concat(frames, ignore_index=True)
+    cells = cells[cells["n"] + cells["diverged"] > 0]
+    order = sorted(cells.index, key=lambda row: [axis_order(cells.at[row, key]) for key in keys])
+    return cells.loc[order].reset_index(drop=True)
+
+
+def _versions(texts: Iterable[str], separator: str) -> str:
+    return separator.join(map(str, sorted({int(version) for text in texts for version in text.split()})))
+
+
+def _check_groups(runs: pd.DataFrame, keys: list[str]) -> None:
+    """Each group must hold one identity, and each seed once: otherwise n would count things that are not alike."""
+    for _, group in runs.groupby(keys, dropna=False):
+        one_each = group.drop_duplicates("identity")
+        culprits = one_each if len(one_each) > 1 else group[group["seed"].duplicated(keep=False)]
+        if len(culprits) > 0:
+            raise RunDirectoryError(
+                "these runs claim the same number of a table, though they are copies of one run or differ in more "
+                f"than the seed; move all but one away: {', '.join(map(str, culprits['directory']))}"
+            )
+
+
+def blocks(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The numbers of each protocol, with the column `better`.
+
+    The paper's (key "") is the first and always there; then come those that differ from it in few settings. The
+    paper has no depth-aware GPN: under its protocol that stands in a block of its own (key `SEPARATION`), beside what
+    it is compared with. Without GPN the choice of root means nothing, so a plain run also stands beside the GPN runs
+    with another root.
+
+    Args:
+        cells: as `over_seeds(runs)` returns them.
+    """
+    found = {}
+    pair = ["dataset", "activation", "batch_norm"]
+    for protocol in sorted({"", *cells["protocol"]}, key=lambda text: (len(settings(text)), axis_order(text))):
+        own = cells[cells["protocol"] == protocol]
+        if ROOT in settings(protocol):
+            plain = cells[(cells["protocol"] == without(protocol, ROOT)) & ~cells["gpn"]]
+            own = pd.concat([own, plain.merge(own[pair].drop_duplicates(), on=pair)], ignore_index=True)
+        tailored = own[own["separation"] != ""]
+        if protocol == "" and not tailored.empty:
+            found[""] = with_better(own[own["separation"] == ""], pair)
+            found[SEPARATION] = with_better(own[own["dataset"].isin(tailored["dataset"])], pair)
+        else:
+            found[protocol] = with_better(own, pair)
+    return found
+
+
+def title(protocol: str) -> str:
+    """Of a block that is not the paper's."""
+    return f"Paper's protocol{', with depth-aware GPN' if protocol == SEPARATION else f' except {protocol}'}"
+
+
+def forms(cells: pd.DataFrame) -> dict[str, tuple[bool, str]]:
+    """The forms of an activation side by side in a block, by heading: (gpn, separation)."""
+    tailored = sorted(set(cells["separation"]) - {""}, key=axis_order)
+    return {"Non-GPN": (False, ""), "GPN": (True, "")} | {f"GPN-d {text}": (True, text) for text in tailored}
+
+
+def settings(protocol: str) -> dict[str, str]:
+    """What sets a protocol apart, key by key: the inverse of `identity.protocol`."""
+    return dict(part.split("=", 1) for part in re.split(r", (?=[\w.]+=)", protocol) if "=" in part)
+
+
+def without(protocol: str, *keys: str) -> str:
+    """A protocol without some of its settings."""
+    return ", ".join(f"{key}={value}" for key, value in settings(protocol).items() if key not in keys)
+
+
+def with_better(cells: pd.DataFrame, pair: Sequence[str]) -> pd.DataFrame:
+    """Add the column `better`: whether this is the best one of non-GPN, GPN and depth-aware GPN.
+
+    That is the highest mean (at two decimals; a tie has no best one) without a larger share of diverged runs than any
+    other. A number without a partner is not better than anything.
+
+    Args:
+        cells: statistics as `over_seeds` returns them, one row per index label.
+        pair: the columns that the two have in common, besides `split`.
+    """
+    cells = cells.assign(better=False)
+    score = cells["mean"].round(2).fillna(float("-inf"))
+    share = cells["diverged"] / (cells["n"] + cells["diverged"])
+    for _, group in cells.groupby([*pair, "split"], dropna=False):
+        if len(group) > 1:
+            *_, second, best = score[group.index].sort_values().index
+            cells.loc[best, "better"] = bool(score[best] > score[second] and share[best] <= share[group.index].min())
+    return cells
+
+
+def mixed_numerics(cells: pd.DataFrame) -> str | None:
+    """A warning where numbers of different numerics versions stand side by side, else None."""
+    versions = _versions(cells["numerics"], ", ")
+    if ", " not in versions:
+        return None
+    return f"results of numerics versions {versions} mix here; retrain the older ones with force=true to compare them"
+
+
+def published() -> pd.DataFrame:
+    """The paper's 96 accuracies: dataset, split, activation, gpn, batch_norm, published (in percent)."""
+    with (resources.files("bsnn_cli.results") / "published_accuracy.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file).rename(columns={"accuracy_percent": "published"})
+
+
+def compare(cells: pd.DataFrame, protocol: str = "") -> pd.DataFrame:
+    """Each of the paper's 96 numbers beside ours, in the order of the published table.
+
+    Args:
+        cells: as `over_seeds(runs)` returns them.
+        protocol: of ours; the paper's, unless another is to stand beside its numbers.
+
+    Returns:
+        Columns dataset, split, activation, gpn, batch_norm, ours, ours_std, ours_interval, n, diverged, published,
+        difference (ours − published); accuracies in percent, NaN where we have none.
+    """
+    ours = cells[(cells["protocol"] == protocol) & (cells["separation"] == "")].rename(
+        columns={"mean": "ours", "std": "ours_std", "interval": "ours_interval"}
+    )
+    keys = ["dataset", "split", "activation", "gpn", "batch_norm"]
+    measured = ["ours", "ours_std", "ours_interval", "n", "diverged"]
+    table = published().merge(ours[[*keys, *measured]], on=keys, how="left")
+    table = table.fillna({"n": 0, "diverged": 0}).astype({"n": int, "diverged": int})
+    table["difference"] = table["ours"] - table["published"]
+    return table[[*keys, *measured, "published", "difference"]]
+
+
+def paired(runs: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy with GPN minus accuracy without, over the seeds that both have.
+
+    The same seed gives both the same initial matrices and the same batches, so the difference is free of what they
+    share. Without GPN the choice of root means nothing: every root is compared with the same plain runs.
+
+    Args:
+        runs: as `finished` returns them.
+
+    Returns:
+        One row per protocol, dataset, activation, separation, batch_norm and split with a common seed: `mean` and
+        `std` of the difference in percentage points, `n` pairs, `interval` (half-width, 95 %, Student's t), `diverged`
+        (pairs that are left out because one or both diverged).
+    """
+    _check_groups(runs, CELL)
+    # A GPN run looks for its partner without the root, and reports its protocol with it.
+    gpn = runs[runs["gpn"]].assign(partner=lambda frame: frame["protocol"].map(lambda text: without(text, ROOT)))
+    plain = runs[~runs["gpn"]].rename(columns={"protocol": "partner"})
+    common = ["partner", "dataset", "activation", "batch_norm", "seed"]
+    measured = ["status", "numerics", *(f"{split}_accuracy" for split in SPLITS)]
+    pairs = gpn.merge(plain[[*common, *measured]], on=common, suffixes=("", "_plain"))
+    differences = {split: _accuracy(pairs, split) - _accuracy(pairs, split, "_plain") for split in SPLITS}
+    diverged = (pairs["status"] == "diverged") | (pairs["status_plain"] == "diverged")
+    numerics = pairs["numerics"].astype(int).astype(str) + " " + pairs["numerics_plain"].astype(int).astype(str)
+    return _statistics(
+        differences, diverged, numerics, pairs[["protocol", "dataset", "activation", "separation", "batch_norm"]]
+    )
+
+
+def axis_order(value: Any) -> tuple[Any, ...]:
+    """Sort key: named activations and datasets in the order of their tables, then numbers, then text.
+
+    Numbers inside text count as numbers: `model.depth=50` comes before `model.depth=200`.
+    """
+    if not isinstance(value, str):
+        return (1, float(value))
+    name, _, tailored = value.partition(" ")
+    base, form = split_label(name)
+    known = [*ACTIVATION_LABELS, *DATASETS]
+    if base in known:
+        return (0, known.index(base), [*FORMS].index(form), tailored)
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", value)
+    return (2, *(float(part) if i % 2 else part for i, part in enumerate(parts)))

@@ -1,0 +1,78 @@
+"""Everything that is stored under an output folder, read once: runs, epochs, measurements, theory, speed."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bsnn_cli.measuring import propagation_store
+from bsnn_cli.results import comparisons, statistics
+from bsnn_cli.runs import loading
+
+
+class Stored:
+    """What commands have left; nothing is read before it is asked for.
+
+    Args:
+        output_root: folder with the results.
+    """
+
+    def __init__(self, output_root: str | Path) -> None:
+        self.root = Path(output_root)
+
+    @functools.cached_property
+    def runs(self) -> pd.DataFrame:
+        """All run directories, a row each."""
+        return loading.load_all(self.root)
+
+    @functools.cached_property
+    def finished(self) -> pd.DataFrame:
+        """The runs that count, with the axes of the paper's tables; empty if there are none."""
+        if self.runs.empty or not self.runs["status"].isin(statistics.FINISHED).any():
+            return pd.DataFrame()
+        return statistics.finished(self.runs)
+
+    @functools.cached_property
+    def epochs(self) -> pd.DataFrame:
+        """The epochs of the finished runs."""
+        return loading.load_epochs(self.finished)
+
+    @functools.cached_property
+    def measured(self) -> list[dict[str, Any]]:
+        """Summaries of all measurements."""
+        return propagation_store.load_all(self.root)
+
+    @functools.cached_property
+    def theory(self) -> pd.DataFrame | None:
+        """`theory.csv`."""
+        return self._table("theory")
+
+    @functools.cached_property
+    def bench(self) -> pd.DataFrame | None:
+        """`bench.csv`."""
+        return self._table("bench")
+
+    def _table(self, name: str) -> pd.DataFrame | None:
+        """`<name>/<name>.csv`; None if there is none."""
+        path = self.root / name / f"{name}.csv"
+        return pd.read_csv(path) if path.exists() else None
+
+    @functools.cached_property
+    def constraint(self) -> pd.DataFrame:
+        """See `findings.constraint`; empty if there is nothing to compare."""
+        if self.finished.empty:
+            return pd.DataFrame()
+        return comparisons.constraint(self.finished, self.epochs, self.measured, self.bench)
+
+    @functools.cached_property
+    def roots(self) -> pd.DataFrame:
+        """See `findings.roots`; empty if there is nothing to compare."""
+        return pd.DataFrame() if self.finished.empty else comparisons.roots(self.finished)
+
+    @functools.cached_property
+    def root_signals(self) -> pd.DataFrame:
+        """See `findings.root_signals`; empty if there is nothing to compare."""
+        return comparisons.root_signals(self.measured, self.theory)

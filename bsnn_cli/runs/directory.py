@@ -1,0 +1,259 @@
+"""Run directories: what a run leaves on disk, and how far it is.
+
+Truth about a run lives here and nowhere else, so any launcher, host or later day finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bsnn_cli.common.files import read_text, write_atomically, write_json, write_text
+from bsnn_cli.errors import RunDirectoryError, RunLockedError
+from bsnn_cli.gpn import activation_file
+from bsnn_cli.networks.training import EpochRecord
+from bsnn_cli.runs import checkpoint, tensorboard
+from bsnn_cli.settings import identity
+from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.knobs import expand_homes
+
+PARAMETER = "activation.parameter"
+
+LOCK = ".lock"
+LOCK_PATIENCE_S = 1.0
+"""`bsnn runs` holds a lock for an instant to see whether it is free; a run that starts just then waits this long."""
+
+NUMERICS_VERSION = 1
+"""Stamped into every result. Raise it by hand when a change moves results; tables warn where versions mix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The content of `result.json`. Metrics are of the end of the run, accuracies in percent; null where diverged.
+
+    Attributes:
+        status: `done` or `diverged`.
+        activation: base name, such as "selu".
+        root: which solution b was used, null without GPN.
+        batch_norm: whether `norm` is `batch`.
+        parameters: number of trained values.
+        networks: in the fleet that took `elapsed_s`; null in results from before this was noted.
+        numerics: `NUMERICS_VERSION` of the program that made the result.
+        diverged_epoch, diverged_step: where the loss or a gradient ceased to be finite; null where done.
+    """
+
+    status: str
+    train_accuracy: float | None
+    test_accuracy: float | None
+    train_loss: float | None
+    test_loss: float | None
+    epochs: int
+    steps: int
+    elapsed_s: float
+    activation: str
+    gpn: bool
+    root: str | None
+    norm: str
+    batch_norm: bool
+    dataset: str
+    depth: int
+    width: int
+    weights: str
+    seed: int
+    parameters: int
+    numerics: int = NUMERICS_VERSION
+    diverged_epoch: int | None = None
+    diverged_step: int | None = None
+    networks: int | None = None
+
+
+class RunDirectory:
+    """The files of one run.
+
+    Args:
+        path: as `identity.run_directory` gives it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextlib.contextmanager
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Hold the run, so that no other process works on it.
+
+        Raises:
+            RunLockedError: another process holds it and `wait` is False.
+            RunDirectoryError: it cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK, timeout=-1 if wait else LOCK_PATIENCE_S)
+            lock.acquire()
+        except Timeout:
+            raise RunLockedError(
+                f"{self.path}: another process is working on this run; wait=true waits for it"
+            ) from None
+        except OSError as error:
+            raise RunDirectoryError(unwritable(self.path, error)) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def config(self) -> TrainConfig:
+        """What is run here; a custom activation is taken from the copy of its file.
+
+        Raises:
+            RunDirectoryError: as `read_config`.
+        """
+        config = read_config(self.path / "config.yaml")
+        return dataclasses.replace(config, activation=activation_file.moved(config.activation, self.path))
+
+    def verify(self, config: TrainConfig) -> None:
+        """Make sure that what is there, if anything, is of this run.
+
+        Raises:
+            RunDirectoryError: the directory belongs to another configuration.
+        """
+        path = self.path / "config.yaml"
+        if path.exists():
+            other = read_config(path)
+            if (identity.differences(other), other.seed) != (identity.differences(config), config.seed):
+                raise RunDirectoryError(f"{self.path}: holds a run of another configuration ({path}); move it away")
+
+    def claim(self, config: TrainConfig, activation: str | None = None) -> None:
+        """Begin an attempt: write `config.yaml`, and forget why the last attempt has failed.
+
+        Args:
+            config: resolved.
+            activation: text of the file of a custom activation, to be kept here.
+
+        Raises:
+            RunDirectoryError: the directory belongs to another configuration, or cannot be written to.
+        """
+        self.verify(config)
+        try:
+            write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+            if activation is not None:
+                content = activation_file.encoded(activation)
+                write_atomically(self.path / activation_file.COPY, lambda file: file.write(content))
+            (self.path / "failed.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(unwritable(error.filename, error)) from error
+
+    def result(self) -> RunResult | None:
+        """What the finished run came to; None if it is not finished."""
+        try:
+            content = json.loads(read_text(self.path / "result.json"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        known = {field.name for field in dataclasses.fields(RunResult)}
+        return RunResult(**{key: value for key, value in content.items() if key in known})
+
+    def status(self) -> str:
+        """`done`, `diverged`, `running`, `failed` or `interrupted`."""
+        result = self.result()
+        if result is not None:
+            return result.status
+        if self._is_locked():
+            return "running"
+        return "failed" if (self.path / "failed.json").exists() else "interrupted"
+
+    def _is_locked(self) -> bool:
+        if not (self.path / LOCK).exists():
+            return False
+        lock = FileLock(self.path / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return True
+        except OSError:
+            return False  # read-only: nobody can be writing
+        lock.release()
+        return False
+
+    def clear(self) -> None:
+        """Remove what an earlier attempt has written; `result.json` first, so that no half run looks finished."""
+        for name in ("result.json", "weights.pt", "epochs.csv", "failed.json", "provenance.json", "config.yaml"):
+            (self.path / name).unlink(missing_ok=True)
+        (self.path / activation_file.COPY).unlink(missing_ok=True)
+        checkpoint.discard(self.path)
+        tensorboard.discard(self.path)
+
+    def begin_session(self, provenance: dict[str, Any]) -> None:
+        """Write `provenance.json`; sessions before this one stand under `earlier_sessions`."""
+        path = self.path / "provenance.json"
+        earlier = []
+        if path.exists():
+            before = json.loads(read_text(path))
+            earlier = [*before.pop("earlier_sessions", []), before]
+        write_json(path, provenance | {"earlier_sessions": earlier})
+
+    def end_session(self, time: str) -> None:
+        """Note the end of the present session."""
+        path = self.path / "provenance.json"
+        write_json(path, json.loads(read_text(path)) | {"ended": time})
+
+    def write_epochs(self, records: list[EpochRecord]) -> None:
+        """Write `epochs.csv` as a whole: it always matches the state that the run will go on from."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(EpochRecord)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(record) for record in records)
+        write_text(self.path / "epochs.csv", text.getvalue())
+
+    def write_weights(self, tensors: dict[str, Any]) -> None:
+        """Write `weights.pt`, verified like a checkpoint; see `checkpoint.load`."""
+        checkpoint.save(self.path / "weights.pt", tensors)
+
+    def finish(self, result: RunResult, keep: str) -> None:
+        """Write `result.json`, last of all, and remove what only a resumption would have needed."""
+        write_json(self.path / "result.json", dataclasses.asdict(result))
+        self.tidy(keep)
+
+    def tidy(self, keep: str) -> None:
+        """Remove from a finished run what is not to be kept."""
+        (self.path / "failed.json").unlink(missing_ok=True)
+        if keep != "all":
+            checkpoint.discard(self.path)
+
+    def fail(self, error: str, trace: str) -> None:
+        """Write `failed.json`."""
+        write_json(self.path / "failed.json", {"error": error, "traceback": trace})
+
+
+def unwritable(path: str | Path, error: OSError) -> str:
+    """What to tell where the output folder cannot be written."""
+    return f"output_root: cannot write {path}: {error.strerror}; output_root=FOLDER takes another folder"
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read a `config.yaml`; knobs that did not exist when it was written take their defaults, or what they meant then.
+
+    Raises:
+        RunDirectoryError: it is not a configuration of this program.
+    """
+    if not path.exists():
+        inside = next(path.parent.glob("**/config.yaml"), None)
+        hint = "" if inside is None else f"; give one of those in it, such as {inside.parent}"
+        raise RunDirectoryError(f"{path.parent}: is no run directory, since it has no config.yaml{hint}")
+    try:
+        stored = OmegaConf.load(path)
+        config = cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)))
+        if config.activation.separation is not None and OmegaConf.select(stored, PARAMETER, default="") == "":
+            config.activation.parameter = None  # its default has changed what it does
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from error
+    expand_homes(config)
+    return config

@@ -1,0 +1,119 @@
+"""What finished runs have left: the trained network, its dataset, and tables over many runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bsnn_cli.common.files import read_text
+from bsnn_cli.errors import RunDirectoryError
+from bsnn_cli.networks.training import EpochRecord
+from bsnn_cli.runs import checkpoint
+from bsnn_cli.runs.directory import RunDirectory, RunResult, read_config
+from bsnn_cli.settings import identity
+from bsnn_cli.settings.knobs import knobs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bsnn_cli.datasets.data import Dataset
+    from bsnn_cli.networks.network import Network
+
+
+def load_run(path: str | Path) -> Network:
+    """The trained network of a finished run, in evaluation mode, on the CPU.
+
+    It takes inputs as `load_dataset(path).standardise` gives them, (batch, inputs) float32, and returns logits. Where
+    the run has a custom activation, the copy of its Python file in the run directory is executed; nothing else is.
+
+    Args:
+        path: a run directory.
+
+    Raises:
+        RunDirectoryError: not a run directory, or its weights have not been kept.
+        CheckpointError: the weights are damaged.
+    """
+    from bsnn_cli.networks.network import Network
+
+    directory = Path(path)
+    config = RunDirectory(directory).config()
+    if not (directory / "weights.pt").exists():
+        raise RunDirectoryError(f"{directory}: has no weights.pt; checkpoint.keep=weights keeps it at the end of a run")
+    weights = checkpoint.load(directory / "weights.pt")
+    inputs, classes = weights["input.weight"].shape[1], weights["output.weight"].shape[0]
+    network = Network(config.model, config.activation, inputs, classes, config.seed)
+    return network.load(weights).eval()
+
+
+def load_dataset(path: str | Path) -> Dataset:
+    """The dataset that a run was trained on, with its split and scaling; fetched if it is not there.
+
+    Args:
+        path: a run directory.
+
+    Raises:
+        RunDirectoryError: not a run directory, or the images of its folder are not those of then.
+        DataError: the files are absent or damaged.
+    """
+    from bsnn_cli.datasets import data
+
+    config = read_config(Path(path) / "config.yaml").dataset
+    if data.fingerprint(config) != config.fingerprint:
+        raise RunDirectoryError(f"dataset.root={config.root}: its content is not what {path} was trained on")
+    return data.load(config)
+
+
+def directories(output_root: str | Path) -> list[RunDirectory]:
+    """All run directories, sorted by path."""
+    return [RunDirectory(path.parent) for path in sorted((Path(output_root) / "runs").glob("*/*/*/config.yaml"))]
+
+
+def load_all(output_root: str | Path) -> pd.DataFrame:
+    """One row a run: `directory`, `status`, `identity`, `protocol`, `epoch`, every knob, every field of `RunResult`.
+
+    `epoch` counts the epochs in `epochs.csv`; result fields are missing where a run is not finished. A directory that
+    cannot be read is named on standard error and left out.
+    """
+    import pandas as pd
+
+    rows = []
+    for directory in directories(output_root):
+        try:
+            rows.append(describe(directory))
+        except (RunDirectoryError, ValueError, TypeError, KeyError, OSError) as error:
+            print(f"warning: {directory.path} is left out: {error}", file=sys.stderr)
+    return pd.DataFrame(rows)
+
+
+def describe(directory: RunDirectory) -> dict[str, Any]:
+    """The row of one run in `load_all`."""
+    config = read_config(directory.path / "config.yaml")
+    result = directory.result()
+    fields = [field.name for field in dataclasses.fields(RunResult)]
+    epochs = directory.path / "epochs.csv"
+    return (
+        {field: None if result is None else getattr(result, field) for field in fields}
+        | {key: value for key, _, value in knobs(config)}
+        | {
+            "directory": str(directory.path),
+            "status": directory.status(),
+            "identity": identity.identity(config),
+            "protocol": identity.protocol(config),
+            "label": identity.activation_label(config),
+            "epoch": max(0, len(read_text(epochs).splitlines()) - 1) if epochs.exists() else 0,
+        }
+    )
+
+
+def load_epochs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The `epochs.csv` of all runs of a frame, one row an epoch: `directory`, and the fields of `EpochRecord`."""
+    import pandas as pd
+
+    paths = [Path(directory) / "epochs.csv" for directory in runs["directory"]]
+    frames = [pd.read_csv(path).assign(directory=str(path.parent)) for path in paths if path.exists()]
+    frames = [frame for frame in frames if len(frame) > 0]  # columns without rows have no type, and spoil the others'
+    if frames:
+        return pd.concat(frames, ignore_index=True)
+    return pd.DataFrame(columns=["directory", *(field.name for field in dataclasses.fields(EpochRecord))])

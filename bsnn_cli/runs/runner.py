@@ -1,0 +1,348 @@
+"""One fleet of runs from configs to results: lock, resume, train, save, stop when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bsnn_cli.common import provenance
+from bsnn_cli.common.machine import choose_device
+from bsnn_cli.common.terminal import say
+from bsnn_cli.datasets import data
+from bsnn_cli.datasets.data import Dataset
+from bsnn_cli.errors import BsnnError, CheckpointError, ConfigError, Interrupted, StorageError
+from bsnn_cli.gpn import activation_file, custom
+from bsnn_cli.gpn.activations import normalise
+from bsnn_cli.networks import memory
+from bsnn_cli.networks.captured import CapturedFleet
+from bsnn_cli.networks.compiled import CompiledFleet
+from bsnn_cli.networks.fleet import Fleet
+from bsnn_cli.networks.members import Member
+from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
+from bsnn_cli.networks.training import EpochRecord, Position, Tick, Trainer, steps_per_epoch, train
+from bsnn_cli.runs import checkpoint
+from bsnn_cli.runs.directory import RunDirectory, RunResult
+from bsnn_cli.runs.interruption import StopFlag
+from bsnn_cli.runs.progress import ProgressBar
+from bsnn_cli.runs.session import Session, environment
+from bsnn_cli.runs.tensorboard import EventLog
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, TrainConfig
+from bsnn_cli.settings.identity import run_directory
+
+GPU_SHARE = 0.8
+"""Networks may take this share of the free memory of a GPU; temporaries and evaluation take some as well."""
+
+
+@dataclass
+class Run:
+    """A run that is to go on.
+
+    Attributes:
+        checkpoint: the newest one, or None if there is none; a fleet that is built takes it away.
+    """
+
+    config: TrainConfig
+    directory: RunDirectory
+    checkpoint: dict[str, Any] | None = None
+
+    def load(self) -> None:
+        """Read the newest checkpoint.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none of them can be read.
+        """
+        self.checkpoint, warnings = checkpoint.newest(self.directory.path)
+        for warning in warnings:
+            say(f"warning: {warning}; going on from the checkpoint before it")
+
+
+Fingerprint = Callable[[DatasetConfig], "str | None"]
+"""As `data.fingerprint`."""
+
+
+def prepare(config: TrainConfig, fingerprint: Fingerprint = data.fingerprint) -> TrainConfig:
+    """Fill in what needs a look at the machine or the data, and refuse what cannot run here.
+
+    Raises:
+        ConfigError: the device is not there, or the precision is not to be had on it; or as `identified`.
+        DataError: as `identified`.
+    """
+    device = choose_device(config.device)
+    if config.precision == "tf32" and device.type != "cuda":
+        raise ConfigError(f"precision=tf32: needs a CUDA device, and this run is on {device}; use fp32")
+    if config.precision == "tf32" and config.model.weights == "orthogonal":
+        raise ConfigError("precision=tf32: has three digits, and model.weights=orthogonal keeps five; use fp32")
+    return identified(config, fingerprint)
+
+
+def identified(config: TrainConfig, fingerprint: Fingerprint = data.fingerprint) -> TrainConfig:
+    """Fill in the fingerprints of what a run takes from files of the user's.
+
+    Raises:
+        ConfigError: a custom activation cannot be read, is none, or is not the one that the config was made for.
+        DataError: an image folder cannot be read.
+    """
+    dataset = dataclasses.replace(config.dataset, fingerprint=fingerprint(config.dataset))
+    return dataclasses.replace(config, activation=custom.identified(config.activation), dataset=dataset)
+
+
+def member(config: TrainConfig) -> tuple[Member, str | None]:
+    """What the fleet needs to know of one run, and which root b was taken (None without GPN)."""
+    activation: ActivationConfig = config.activation
+    phi, a, b, root = custom.activation(activation), 1.0, 0.0, None
+    if activation.gpn:
+        solution = normalise(phi, activation.root)
+        a, b, root = solution.a, solution.b, solution.root
+    return Member(activation=phi, a=a, b=b, seed=config.seed, lr=config.optim.lr), root
+
+
+def trainer(model: ModelConfig, device: torch.device) -> type[Fleet] | type[ReferenceTrainer]:
+    """The fast path of a device where it covers a network, the reference network elsewhere."""
+    if not covers(model):
+        return ReferenceTrainer
+    return CapturedFleet if device.type == "cuda" else CompiledFleet
+
+
+def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
+    """Bring runs that share shape and protocol to their end, from wherever they are.
+
+    A run that cannot be begun, such as one that another process works on, is left out until the others are finished.
+
+    Args:
+        configs: resolved and prepared.
+
+    Returns:
+        the result of each, also of those that were finished already.
+
+    Raises:
+        Interrupted: a signal arrived; every run can be resumed.
+        BsnnError: see the classes of `errors`; with a line for each run that was left out.
+    """
+    directories = [RunDirectory(run_directory(config)) for config in configs]
+    pending = []
+    for config, directory in zip(configs, directories, strict=True):
+        if config.force or directory.result() is None:
+            pending.append(Run(config, directory))
+        else:
+            directory.tidy(config.checkpoint.keep)
+            say(f"{directory.path}: finished already; force=true trains it again")
+    if pending:
+        _run_pending(pending)
+    results = [directory.result() for directory in directories]
+    return [result for result in results if result is not None]
+
+
+def _run_pending(pending: Sequence[Run]) -> None:
+    """Lock the runs, and train those that stand at the same step as one fleet."""
+    first = pending[0].config
+    if choose_device(first.device).type == "cpu":
+        needed = memory.training_bytes(first.model, first.optim.batch_size)
+        memory.require(needed, first.model, f"optim.batch_size={first.optim.batch_size}")
+    if first.threads is not None:
+        torch.set_num_threads(first.threads)
+    torch.set_float32_matmul_precision("high" if first.precision == "tf32" else "highest")
+    with StopFlag() as stop, contextlib.ExitStack() as locks:
+        with stop.at_once():
+            dataset = data.load(first.dataset, progress=first.progress)
+            samples = len(dataset.train.labels)
+            if first.optim.batch_size > samples:
+                limit = f"must be at most {samples}, the training samples"
+                raise ConfigError(f"optim.batch_size={first.optim.batch_size}: {limit}")
+            claimed, left_out = list[Run](), list[BsnnError]()
+            for run in pending:
+                try:
+                    if locks.enter_context(_held(run)):
+                        claimed.append(run)
+                except BsnnError as error:
+                    left_out.append(error)
+                    if len(pending) > 1:
+                        say(f"warning: {error}; going on without it")
+        try:
+            train_together(claimed, dataset.to(choose_device(first.device)), stop)
+        except Interrupted:
+            raise
+        except Exception as error:
+            for run in claimed:
+                if run.directory.result() is None:
+                    _note(run, error)
+            if isinstance(error, OSError):
+                hint = "what was saved before is intact, and the same command goes on from it"
+                raise StorageError(f"{error.filename}: cannot be written ({error.strerror}); {hint}") from error
+            raise
+    if left_out:
+        raise type(left_out[0])("\n".join(str(error) for error in left_out)) from left_out[0]
+
+
+@contextlib.contextmanager
+def _held(run: Run) -> Iterator[bool]:
+    """Lock a run, and begin an attempt at it from its newest checkpoint.
+
+    Yields:
+        whether there is anything to do: another process may have finished it while this one waited.
+
+    Raises:
+        BsnnError: it cannot be locked or begun; it is not held then.
+    """
+    with run.directory.lock(run.config.wait):
+        if run.config.force:
+            run.directory.clear()
+        unfinished = run.directory.result() is None
+        if unfinished:
+            run.directory.claim(run.config, activation_file.source(run.config.activation))
+            try:
+                run.load()
+            except CheckpointError as error:
+                _note(run, error)
+                raise
+        yield unfinished
+
+
+def _note(run: Run, error: Exception) -> None:
+    """Write down why a run has failed."""
+    with contextlib.suppress(OSError):  # what made the run fail may stop this too
+        run.directory.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def train_together(pending: Sequence[Run], dataset: Dataset, stop: StopFlag) -> None:
+    """Train runs as a fleet for each position they stand at; where the GPU's memory is too small, as two of half size.
+
+    Raises:
+        Interrupted: a signal arrived; what there is to save is saved.
+    """
+    for runs in (part for group in by_position(pending) for part in fitting(group, dataset.train.images.device)):
+        try:
+            _train_to_the_end(runs, dataset, stop)
+        except torch.OutOfMemoryError:
+            if len(runs) == 1:
+                raise
+            half = len(runs) // 2
+            say(f"{len(runs)} networks do not fit into the memory of {dataset.train.images.device}: training {half}")
+        else:
+            continue
+        for part in (runs[:half], runs[half:]):
+            with stop.at_once():
+                for run in part:
+                    run.load()
+            train_together(part, dataset, stop)
+
+
+def fitting(runs: Sequence[Run], device: torch.device) -> list[Sequence[Run]]:
+    """Parts of what stands at one position, each no larger than the free memory of a GPU promises to hold."""
+    config = runs[0].config
+    networks = int(GPU_SHARE * free_bytes(device) // memory.training_bytes(config.model, config.optim.batch_size))
+    size = max(1, min(networks, len(runs)))
+    return [runs[first : first + size] for first in range(0, len(runs), size)]
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory of a GPU that is free; of a CPU's the launcher has had a look, at a share of it."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else sys.float_info.max
+
+
+def _train_to_the_end(runs: Sequence[Run], dataset: Dataset, stop: StopFlag) -> None:
+    """A function of its own, so that nothing of a fleet is left where the memory has not been enough for it."""
+    with stop.at_once():
+        session = begin(runs, dataset)
+    work(session, stop)
+    session.finish()
+
+
+def by_position(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that stand at the same epoch and batch together, those that have come least far first."""
+    groups: dict[tuple[int, int], list[Run]] = {}
+    for run in runs:
+        state = run.checkpoint
+        groups.setdefault((-1, 0) if state is None else (state["epoch"], state["batch"]), []).append(run)
+    return [groups[position] for position in sorted(groups)]
+
+
+def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
+    """Build a fleet from checkpoints of one position, or from the seeds where there are none yet."""
+    configs, directories = [run.config for run in runs], [run.directory for run in runs]
+    states = [run.checkpoint for run in runs if run.checkpoint is not None]
+    for run in runs:
+        run.checkpoint = None  # as large as the fleet, which has values of its own
+    device, first = dataset.train.images.device, configs[0]
+    build = trainer(first.model, device)
+    if build is ReferenceTrainer:
+        say("the fast path does not cover this network; the reference network is trained, by autograd")
+    fleet: Trainer = build(
+        first.model,
+        [member(config)[0] for config in configs],
+        inputs=dataset.inputs,
+        classes=dataset.classes,
+        momentum=first.optim.momentum,
+        states=[state["tensors"] for state in states] or None,
+        device=device,
+    )
+    if states and states[0]["environment"] != environment(fleet):
+        say(f"warning: {states[0]['environment']} has become {environment(fleet)}; results may differ in rounding")
+    loss_sum = torch.tensor([state["loss_sum"] for state in states] or [0.0] * len(configs), dtype=torch.float64)
+    position = Position(epoch=0, batch=0, loss_sum=loss_sum.to(device))
+    if states:
+        position.epoch, position.batch = states[0]["epoch"], states[0]["batch"]
+        say(f"resuming after {position.epoch} epochs and {position.batch} batches ({int(fleet.steps[0])} steps)")
+    origin = provenance.collect(device) | {"trainer": build.__name__, "arithmetic": fleet.arithmetic}
+    if origin["commit"] is None:
+        say("the commit of this program is not known, so provenance.json has none")
+    for directory in directories:
+        directory.begin_session(origin)
+    records = [[EpochRecord(**record) for record in state["records"]] for state in states] or [[] for _ in configs]
+    before = max((state["elapsed_s"] for state in states), default=0.0)
+    now = time.monotonic()
+    return Session(
+        configs=configs,
+        directories=directories,
+        logs=[EventLog(directory.path, before) if first.logger == "tensorboard" else None for directory in directories],
+        dataset=dataset,
+        fleet=fleet,
+        position=position,
+        records=records,
+        elapsed_before_s=before,
+        started=now,
+        save_again_at=now + first.checkpoint.every_s,
+    )
+
+
+def work(session: Session, stop: StopFlag) -> None:
+    """Train to the end, saving now and then; or to the next step boundary after a signal.
+
+    Raises:
+        Interrupted: a signal arrived; the state is saved.
+    """
+    config, fleet = session.configs[0], session.fleet
+    assert config.optim.epochs is not None  # resolved
+    events = train(
+        fleet,
+        session.dataset,
+        session.position,
+        batch_size=config.optim.batch_size,
+        epochs=config.optim.epochs,
+        train_every=config.eval.train_every,
+        elapsed_s=session.elapsed_s,
+    )
+    per_epoch = steps_per_epoch(len(session.dataset.train.labels), config.optim.batch_size, config.model.norm)
+    done = session.position.epoch * per_epoch + session.position.batch
+    with ProgressBar(config.optim.epochs * per_epoch, done, config.progress) as bar:
+        for event in events:
+            if isinstance(event, Tick):
+                bar.tick(event)
+            else:
+                for k, record in enumerate(event):
+                    if fleet.alive[k]:  # the epochs of a member that has diverged mean nothing
+                        session.records[k].append(record)
+                bar.epoch(event)
+                session.publish()
+            if stop.received is not None:
+                session.save()
+                raise Interrupted(stop.received, "stopped; the state is saved, the same command goes on from here")
+            if time.monotonic() >= session.save_again_at:
+                session.save()

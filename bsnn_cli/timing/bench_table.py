@@ -1,0 +1,166 @@
+"""What `bsnn bench` has measured, as Markdown for a README."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bsnn_cli.common import provenance
+from bsnn_cli.common.text_table import markdown_table
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMS, split_label
+
+LABELS = {
+    "bsnn": "bsnn",
+    "plain": "plain PyTorch",
+    "plain_fused": "plain, fused SGD",
+    "plain_dataloader": "plain, DataLoader",
+    "plain_compiled": "plain, torch.compile",
+    "lightning": "Lightning",
+    "torch_matrix_exp": "parametrizations.orthogonal, matrix exponential",
+    "torch_cayley": "parametrizations.orthogonal, Cayley",
+    "torch_householder": "parametrizations.orthogonal, Householder",
+    "floor": "its matrix products alone",
+    "floor_bytes": "its bytes alone",
+}
+"""Of implementations, as a reader sees them."""
+
+WEIGHTS = {"unit_rows": "unit rows", "orthogonal": "orthogonal weights", "free": "free weights"}
+
+VARIED = {"depth": "depth (layers)", "width": "width (units)", "networks": "networks at once"}
+"""Comparisons that show how cost grows: their name is that of a column; as a reader sees it."""
+
+LEGEND = (
+    "Steps are medians in milliseconds, with quartiles. “× plain”, “× best”: how many times as many network-steps a "
+    "second as plain PyTorch, and as the fastest of the PyTorch variants; “/ floor”: time over that of {floor}; all "
+    "within the same rounds. Memory is beyond program and data; hours are for the {updates:.1f} million updates of the "
+    "paper's table, without evaluation."
+)
+
+PROJECTED = (
+    "Projected from training each of its fleets for as long as the table says; evaluation is timed and included, "
+    "checkpoints are counted with 2 %, the most they take."
+)
+
+
+def describe(table: pd.DataFrame, projected: pd.DataFrame | None, dataset: str, device: torch.device) -> str:
+    """A Markdown block: circumstances, a table for each comparison, how cost grows, the time of the paper's table.
+
+    Args:
+        table: `bench.csv`.
+        projected: from `projection.project`, or None.
+        dataset: name of the data.
+        device: that was timed.
+    """
+    of_gpu = device.type == "cuda"
+    about = provenance.collect(device)
+    machine = (
+        about["device"] if of_gpu else f"{about['device']}, {about['threads']} thread{'s' * (about['threads'] > 1)}"
+    )
+    first = table.iloc[0]
+    updates = first["table_hours"] * 3600 * first["network_steps_per_s"] / 1e6
+    floor = "the larger of both floors" if of_gpu else "the matrix products alone"
+    what = f"{first['precision']}, {dataset}, batches of {first['batch_size']}"
+    parts = [
+        f"{machine}, PyTorch {about['torch']}, {what}; commit {provenance.commit(about)}.",
+        LEGEND.format(floor=floor, updates=updates),
+    ]
+    for name, rows in table.groupby("comparison", sort=False):
+        parts += growth(str(name), rows) if name in VARIED else [f"**{heading(rows)}**", comparison(rows)]
+    if projected is not None:
+        parts += table_time(projected)
+    return "\n\n".join(parts) + "\n"
+
+
+def heading(rows: pd.DataFrame) -> str:
+    """Of a comparison: its networks."""
+    first = rows.iloc[0]
+    norm = "batch normalisation" if first["norm"] == "batch" else "no normalisation"
+    weights = " and ".join(text for name, text in WEIGHTS.items() if name in set(rows["weights"]))
+    return f"{first['depth']} layers of {first['width']} units, {activation(first)}, {norm}, {weights}"
+
+
+def activation(row: pd.Series) -> str:
+    """Such as SELU-GPN."""
+    base, form = split_label(row["activation"])
+    return ACTIVATION_LABELS[base] + FORMS[form]
+
+
+def comparison(rows: pd.DataFrame) -> str:
+    """Implementations beside each other."""
+    header = ("", "networks", "step", "network-steps/s", "× plain", "× best", "/ floor", "memory, MB", "hours")
+    return markdown_table(
+        header,
+        [
+            (
+                label(row),
+                str(row["networks"]),
+                f"{significant(row['step_ms'])} ({significant(row['step_ms_low'])}–{significant(row['step_ms_high'])})",
+                significant(row["network_steps_per_s"]),
+                significant(row["ratio_to_plain"]),
+                significant(row["ratio_to_best"]),
+                significant(row["ratio_to_floor"]),
+                "–" if pd.isna(row["peak_memory_mb"]) else f"{row['peak_memory_mb']:.0f}",
+                significant(row["table_hours"]),
+            )
+            for row in rows.to_dict("records")
+        ],
+    )
+
+
+def label(row: Mapping[Any, Any] | pd.Series) -> str:
+    """Of an implementation; orthogonal weights of our own are named."""
+    text = LABELS[str(row["implementation"])]
+    exact = row["implementation"] == "bsnn" and row["weights"] == "orthogonal"
+    return f"{text}, orthogonal" if exact else text
+
+
+def growth(name: str, rows: pd.DataFrame) -> list[str]:
+    """How the time of a step grows with one size: a table, and the fitted exponents."""
+    values = sorted(set(rows[name]))
+    lines = []
+    for implementation in rows["implementation"].unique():
+        own = rows[rows["implementation"] == implementation].set_index(name)["step_ms"]
+        cells = [significant(own[value]) if value in own.index else "–" for value in values]
+        lines.append((LABELS[implementation], *cells, f"{exponent(own):.2f}"))
+    return [
+        f"**Milliseconds of a step against {VARIED[name]}**",
+        markdown_table((VARIED[name], *map(str, values), "exponent"), lines),
+    ]
+
+
+def exponent(step_ms: pd.Series) -> float:
+    """Exponent p of the power law time ~ size^p through times by size, by least squares of logarithms."""
+    return float(np.polyfit(np.log(step_ms.index.to_numpy(float)), np.log(step_ms.to_numpy(float)), 1)[0])
+
+
+def table_time(projected: pd.DataFrame) -> list[str]:
+    """The paper's table, from a minute of each of its fleets."""
+    rows = [
+        (
+            row["dataset"],
+            "batch" if row["norm"] == "batch" else "none",
+            str(row["networks"]),
+            f"{row['measured_s']:.0f}",
+            significant(row["step_ms"]),
+            significant(row["evaluation_ms"]),
+            significant(row["hours"]),
+        )
+        for row in projected.to_dict("records")
+    ]
+    header = ("fleet", "norm", "networks", "measured, s", "step, ms", "batch evaluated, ms", "hours")
+    return [
+        f"**The paper's table: {significant(projected['hours'].sum())} hours**",
+        PROJECTED,
+        markdown_table(header, rows),
+    ]
+
+
+def significant(value: float | None) -> str:
+    """Three digits, without an exponent; a dash where there is no number."""
+    if value is None or pd.isna(value):
+        return "–"
+    return f"{value:.{max(0, 2 - int(np.floor(np.log10(abs(value)))))}f}" if value else "0"
