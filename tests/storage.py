@@ -24,7 +24,7 @@ PROVENANCE = {
     "host": "a-secret-name",
     "started": "2026-01-02T03:04:05+00:00",
     "ended": "2026-01-02T03:05:05+00:00",
-    "trainer": "CompiledFleet",
+    "trainer": "Fleet (CEngine)",
 }
 
 

@@ -46,7 +46,7 @@ def test_every_approach_trains_through_the_command(
     said = capsys.readouterr()
     [run] = tmp_path.glob("outputs/runs/*/*/*")
     trainer = json.loads((run / "provenance.json").read_text())["trainer"]
-    assert trainer == ("CompiledFleet" if name in FAST else "ReferenceTrainer")
+    assert trainer == ("Fleet (CEngine)" if name in FAST else "ReferenceTrainer")
     assert ("reference network" in said.err) == (name not in FAST)
     result = json.loads((run / "result.json").read_text())
     assert result["status"] == "done"

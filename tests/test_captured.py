@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from bsnn_cli.datasets.data import Dataset, Split
 from bsnn_cli.gpn.activations import ACTIVATIONS
-from bsnn_cli.networks import captured, fused, orthogonal
-from bsnn_cli.networks.captured import CapturedFleet, Lookback
+from bsnn_cli.networks import captured, orthogonal, torch_engine
+from bsnn_cli.networks.captured import DelayedRead
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
+from bsnn_cli.networks.torch_engine import TorchEngine
 from bsnn_cli.settings.config import ModelConfig
 from tests.test_fleet import make_member
 
@@ -52,8 +54,25 @@ def data() -> Dataset:
     return noise()
 
 
-def make(kind: type[Fleet], model: ModelConfig, members: list[Member], **options: Any) -> Fleet:
-    return kind(model, members, inputs=7, classes=3, momentum=0.5, **({"dtype": torch.float64} | options))
+def make(model: ModelConfig, members: list[Member], **options: Any) -> Fleet:
+    """Return a fleet of PyTorch's operations on a CPU, in double precision unless the options say otherwise."""
+    given = {"dtype": torch.float64, "engine": TorchEngine} | options
+    return Fleet(model, members, inputs=7, classes=3, momentum=0.5, **given)
+
+
+def make_as_on_gpu(model: ModelConfig, members: list[Member], **options: Any) -> Fleet:
+    """Return a fleet on a CPU that computes as one on a GPU does, but for the compiler and the capture."""
+    return make(model, members, **({"engine": partial(TorchEngine, on_gpu=True), "capture": True} | options))
+
+
+def make_on_gpu(model: ModelConfig, members: list[Member], **options: Any) -> Fleet:
+    return make(model, members, **({"device": "cuda", "engine": None} | options))
+
+
+def graphs(fleet: Fleet) -> set[int]:
+    """Return the batch sizes that a fleet has captured."""
+    assert fleet.captured is not None
+    return set(fleet.captured.graphs)
 
 
 def orders(members: int, epoch: int) -> tuple[Tensor, ...]:
@@ -86,18 +105,18 @@ def test_its_steps_are_those_of_a_fleet(
     norm: str, weights: str, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With chunks that do not divide the depth, a short last batch, and an epoch's order of its own."""
-    monkeypatch.setattr(captured, "MATRICES", 2)
+    monkeypatch.setattr(torch_engine, "MATRICES", 2)
     model = ModelConfig(depth=5, width=6, norm=norm, weights=weights)
-    plain, ours = make(Fleet, model, MIXED), make(CapturedFleet, model, MIXED)
+    plain, ours = make(model, MIXED), make_as_on_gpu(model, MIXED)
     torch.testing.assert_close(train(ours, data), train(plain, data), rtol=1e-12, atol=1e-12)
     assert_same(plain, ours, 1e-12)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation_is_lifted_and_lowered(name: str, data: Dataset) -> None:
+def test_every_activation_is_the_same_as_on_a_cpu(name: str, data: Dataset) -> None:
     model = ModelConfig(depth=3, width=6)
     members = [make_member(name, True), make_member(name, False)]
-    plain, ours = make(Fleet, model, members), make(CapturedFleet, model, members)
+    plain, ours = make(model, members), make_as_on_gpu(model, members)
     torch.testing.assert_close(train(ours, data, 1), train(plain, data, 1), rtol=1e-12, atol=1e-12)
 
 
@@ -106,14 +125,14 @@ def test_every_step_ends_in_its_retraction_where_the_limit_is_none(
 ) -> None:
     monkeypatch.setattr(orthogonal, "LIMIT", 0)
     model = ModelConfig(depth=4, width=6, weights="orthogonal")
-    plain, ours = make(Fleet, model, MIXED), make(CapturedFleet, model, MIXED)
+    plain, ours = make(model, MIXED), make_as_on_gpu(model, MIXED)
     torch.testing.assert_close(train(ours, data), train(plain, data), rtol=1e-12, atol=1e-12)
     assert_same(plain, ours, 1e-12)
 
 
 def test_orthogonality_holds_at_every_step_of_a_high_learning_rate(data: Dataset) -> None:
     model = ModelConfig(depth=6, width=30, weights="orthogonal")
-    fleet = make(CapturedFleet, model, [make_member("selu", True, lr=0.1)], dtype=torch.float32)
+    fleet = make_as_on_gpu(model, [make_member("selu", True, lr=0.1)], dtype=torch.float32)
     for _ in fleet.updates(data, orders(1, 0)):
         W = fleet.tensors["hidden.weight"].double()
         assert (W.mT @ W - torch.eye(30, dtype=torch.float64)).abs().max() <= 1e-5
@@ -127,7 +146,7 @@ def test_a_dead_member_stays_as_it_is_and_disturbs_nobody(weights: str, data: Da
     calm, wild = make_member("tanh", True, lr=0.01), make_member("tanh", True, seed=1, lr=1e200)
     if weights == "orthogonal":  # nothing grows there
         wild = Member(activation=wild.activation, a=float("inf"), b=0.0, seed=1, lr=0.1)
-    fleet, lone = make(CapturedFleet, model, [calm, wild]), make(CapturedFleet, model, [calm])
+    fleet, lone = make_as_on_gpu(model, [calm, wild]), make_as_on_gpu(model, [calm])
     before = fleet.tensors["hidden.weight"][1].clone()
     for epoch in range(2):
         batches = orders(2, epoch)
@@ -145,7 +164,7 @@ def test_a_dead_member_stays_as_it_is_and_disturbs_nobody(weights: str, data: Da
 
 def test_going_on_in_the_middle_of_an_epoch_takes_the_same_samples(data: Dataset) -> None:
     model = ModelConfig(depth=3, width=6, norm="batch")
-    straight, first = make(CapturedFleet, model, MIXED), make(CapturedFleet, model, MIXED)
+    straight, first = make_as_on_gpu(model, MIXED), make_as_on_gpu(model, MIXED)
     train(straight, data, 2)
     train(first, data, 1)
     for loss, _ in zip(first.updates(data, orders(3, 1)), range(2), strict=False):
@@ -153,7 +172,7 @@ def test_going_on_in_the_middle_of_an_epoch_takes_the_same_samples(data: Dataset
         if first.steps[0] == 6:
             break
     states = [{name: tensor.clone() for name, tensor in first.member_state(k).items()} for k in range(3)]
-    resumed = make(CapturedFleet, model, MIXED, states=states)
+    resumed = make_as_on_gpu(model, MIXED, states=states)
     for _ in resumed.updates(data, orders(3, 1)[2:]):
         pass
     for name, tensor in straight.tensors.items():
@@ -176,8 +195,8 @@ def test_flags_are_read_some_steps_late_and_only_after_their_event(monkeypatch: 
     numbers = itertools.count()
     empty_like = torch.empty_like
     monkeypatch.setattr(torch, "empty_like", lambda like, **_: empty_like(like))  # pinning needs a GPU
-    lookback = Lookback(torch.tensor([0]), 2, lambda: FakeEvent(log, next(numbers)))
-    seen = [lookback.push(torch.tensor([step])) for step in range(5)]
+    delayed = DelayedRead(torch.tensor([0]), 2, lambda: FakeEvent(log, next(numbers)))
+    seen = [delayed.push(torch.tensor([step])) for step in range(5)]
     assert [None if value is None else value.item() for value in seen] == [None, None, 0, 1, 2]
     assert log == [
         ("record", 0),
@@ -191,12 +210,13 @@ def test_compiled_functions_are_traced_whole_and_once_for_all_layers(norm: str, 
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     model = ModelConfig(depth=4, width=6, norm=norm)
-    plain, ours = make(Fleet, model, MIXED), make(CapturedFleet, model, MIXED)
-    assert isinstance(ours, CapturedFleet)
-    ours._fused = fused.compiled(ours._fused, backend="aot_eager")
+    engine = partial(TorchEngine, on_gpu=True, compile_options={"backend": "aot_eager"})
+    plain, ours = make(model, MIXED), make_as_on_gpu(model, MIXED, engine=engine)
     torch.testing.assert_close(train(ours, data, 1), train(plain, data, 1), rtol=1e-12, atol=1e-12)
     assert_same(plain, ours, 1e-12)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 5  # lift and lower for two batch sizes, move
+    assert (
+        torch._dynamo.utils.counters["stats"]["unique_graphs"] == 5
+    )  # forward and backward for two batch sizes, update
 
 
 def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(data: Dataset) -> None:
@@ -205,10 +225,9 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(data: Dataset) -
 
     torch._dynamo.reset()
     model = ModelConfig(depth=3, width=6)
-    plain, ours = make(Fleet, model, MIXED), make(CapturedFleet, model, MIXED)
-    assert isinstance(ours, CapturedFleet)
-    ours._fused = fused.compiled(ours._fused, backend=broken)
-    with pytest.warns(UserWarning, match=r"(lift|lower|move) is not compiled .*no compiler here") as warned:
+    engine = partial(TorchEngine, on_gpu=True, compile_options={"backend": broken})
+    plain, ours = make(model, MIXED), make_as_on_gpu(model, MIXED, engine=engine)
+    with pytest.warns(UserWarning, match=r"(forward|backward|update) is not compiled .*no compiler here") as warned:
         losses = train(ours, data, 1)
     assert len(warned) == 3
     torch.testing.assert_close(losses, train(plain, data, 1), rtol=1e-12, atol=1e-12)
@@ -224,34 +243,32 @@ def on_gpu(test: Any) -> Any:
 def test_a_graph_gives_the_numbers_of_a_cpu(norm: str, weights: str, data: Dataset) -> None:
     """Five epochs: the first three whole batches and short ones are steps of single kernels, the others replays."""
     model = ModelConfig(depth=5, width=8, norm=norm, weights=weights)
-    plain, ours = make(Fleet, model, MIXED), make(CapturedFleet, model, MIXED, device="cuda")
+    plain, ours = make(model, MIXED), make_on_gpu(model, MIXED)
     torch.testing.assert_close(train(ours, data, 5), train(plain, data, 5), rtol=1e-10, atol=1e-10)
     assert_same(plain, ours, 1e-10)
-    assert isinstance(ours, CapturedFleet)
-    assert set(ours._graphs) == {6, 4}
+    assert graphs(ours) == {6, 4}
 
 
 @on_gpu
 def test_a_graph_at_full_width_agrees_with_single_kernels(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ModelConfig(depth=30, width=500)
     calm = [make_member(name, True, seed, lr=1e-3) for seed, name in enumerate(("selu", "selu", "tanh"))]
-    ours = make(CapturedFleet, model, calm, device="cuda", dtype=torch.float32)
+    ours = make_on_gpu(model, calm, dtype=torch.float32)
     losses = train(ours, data, 5)
     monkeypatch.setattr(captured, "WARM_UP", 10**9)
-    single = make(CapturedFleet, model, calm, device="cuda", dtype=torch.float32)
+    single = make_on_gpu(model, calm, dtype=torch.float32)
     torch.testing.assert_close(train(single, data, 5), losses, rtol=1e-5, atol=1e-6)
-    assert isinstance(single, CapturedFleet)
-    assert not single._graphs
+    assert not graphs(single)
 
 
 @on_gpu
 def test_members_of_a_captured_fleet_equal_lone_runs(data: Dataset) -> None:
     model = ModelConfig(depth=10, width=8)
-    fleet = make(CapturedFleet, model, MIXED, device="cuda")
+    fleet = make_on_gpu(model, MIXED)
     train(fleet, data, 5)
     moved = data.to("cuda")
     for k, member in enumerate(MIXED):
-        lone = make(CapturedFleet, model, [member], device="cuda")
+        lone = make_on_gpu(model, [member])
         for epoch in range(5):
             for _ in lone.updates(moved, [batch[k : k + 1].cuda() for batch in orders(3, epoch)]):
                 pass
@@ -263,7 +280,7 @@ def test_members_of_a_captured_fleet_equal_lone_runs(data: Dataset) -> None:
 def test_a_member_dies_inside_a_graph(data: Dataset) -> None:
     model = ModelConfig(depth=3, width=8, weights="free")
     calm, wild = make_member("tanh", True, lr=0.01), make_member("tanh", True, seed=1, lr=0.01)
-    fleet = make(CapturedFleet, model, [calm, wild], device="cuda")
+    fleet = make_on_gpu(model, [calm, wild])
     train(fleet, data, 4)
     fleet.tensors["output.weight"][1] *= 1e200  # as seen from the graph, in the middle of a training
     before = fleet.tensors["hidden.weight"][1].clone()
@@ -281,7 +298,7 @@ def test_a_member_dies_inside_a_graph(data: Dataset) -> None:
 @on_gpu
 def test_a_captured_fleet_stays_orthogonal_at_a_high_learning_rate(data: Dataset) -> None:
     model = ModelConfig(depth=12, width=60, weights="orthogonal")
-    fleet = make(CapturedFleet, model, [make_member("selu", True, lr=0.1)], device="cuda", dtype=torch.float32)
+    fleet = make_on_gpu(model, [make_member("selu", True, lr=0.1)], dtype=torch.float32)
     moved = data.to("cuda")
     for epoch in range(6):
         for _ in fleet.updates(moved, [batch.cuda() for batch in orders(1, epoch)]):
@@ -295,15 +312,15 @@ def test_a_captured_fleet_stays_orthogonal_at_a_high_learning_rate(data: Dataset
 @pytest.mark.parametrize("weights", ["unit_rows", "orthogonal"])
 def test_going_on_on_a_gpu_is_exact_to_the_byte(weights: str, data: Dataset) -> None:
     model = ModelConfig(depth=5, width=40, norm="batch", weights=weights)
-    options: dict[str, Any] = {"device": "cuda", "dtype": torch.float32}
-    straight, first = (make(CapturedFleet, model, MIXED, **options) for _ in range(2))
+    options: dict[str, Any] = {"dtype": torch.float32}
+    straight, first = (make_on_gpu(model, MIXED, **options) for _ in range(2))
     train(straight, data, 5)
     moved = data.to("cuda")
     for epoch, count in enumerate((4, 4, 4, 2)):
         for _ in first.updates(moved, [batch.cuda() for batch in orders(3, epoch)[:count]]):
             pass
     states = [{name: tensor.clone() for name, tensor in first.member_state(k).items()} for k in range(3)]
-    resumed = make(CapturedFleet, model, MIXED, states=states, **options)
+    resumed = make_on_gpu(model, MIXED, states=states, **options)
     for epoch, start in ((3, 2), (4, 0)):
         for _ in resumed.updates(moved, [batch.cuda() for batch in orders(3, epoch)[start:]]):
             pass
@@ -320,7 +337,7 @@ def test_tf32_rounds_differently_and_trains(data: Dataset) -> None:
     try:
         for precision in ("highest", "high"):
             torch.set_float32_matmul_precision(precision)
-            losses[precision] = train(make(CapturedFleet, model, members, device="cuda", dtype=torch.float32), data, 8)
+            losses[precision] = train(make_on_gpu(model, members, dtype=torch.float32), data, 8)
     finally:
         torch.set_float32_matmul_precision(before)
     assert not torch.equal(losses["high"], losses["highest"])
@@ -331,24 +348,24 @@ def test_tf32_rounds_differently_and_trains(data: Dataset) -> None:
 @on_gpu
 def test_where_there_is_no_compiler_a_graph_is_captured_of_the_functions_as_they_are(data: Dataset) -> None:
     model = ModelConfig(depth=5, width=8)
-    plain, ours = make(Fleet, model, MIXED), make(CapturedFleet, model, MIXED, device="cuda")
-    assert isinstance(ours, CapturedFleet)
-    ours._fused = fused.functions(ours._groups, unit_rows=True)
+    engine = partial(TorchEngine, compile_options={"disable": True})
+    plain, ours = make(model, MIXED), make_on_gpu(model, MIXED, engine=engine)
     torch.testing.assert_close(train(ours, data, 5), train(plain, data, 5), rtol=1e-10, atol=1e-10)
-    assert set(ours._graphs) == {6, 4}
+    assert graphs(ours) == {6, 4}
 
 
 @on_gpu
 def test_what_cannot_be_captured_goes_on_kernel_by_kernel(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ModelConfig(depth=3, width=8)
-    plain, ours = make(Fleet, model, MIXED), make(CapturedFleet, model, MIXED, device="cuda")
-    next_step = CapturedFleet._next_step
+    plain, ours = make(model, MIXED), make_on_gpu(model, MIXED)
+    step = Fleet.step
 
-    def looking(self: CapturedFleet, size: int) -> None:
-        next_step(self, size)
+    def looking(self: Fleet, inputs: Tensor, labels: Tensor) -> Tensor:
+        loss = step(self, inputs, labels)
         self.alive.tolist()  # waits for the device, which a capture forbids
+        return loss
 
-    monkeypatch.setattr(CapturedFleet, "_next_step", looking)
+    monkeypatch.setattr(Fleet, "step", looking)
     with pytest.warns(UserWarning, match="no CUDA graph"):
         losses = train(ours, data, 5)
     torch.testing.assert_close(losses, train(plain, data, 5), rtol=1e-10, atol=1e-10)
@@ -358,7 +375,7 @@ def test_what_cannot_be_captured_goes_on_kernel_by_kernel(data: Dataset, monkeyp
 def test_a_fleet_that_did_not_fit_leaves_the_memory_free(data: Dataset) -> None:
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    fleet = make(CapturedFleet, ModelConfig(depth=5, width=100), MIXED, device="cuda", dtype=torch.float32)
+    fleet = make_on_gpu(ModelConfig(depth=5, width=100), MIXED, dtype=torch.float32)
     train(fleet, data, 5)
     assert torch.cuda.memory_allocated() > before
     del fleet

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from bsnn_cli.datasets.data import load
 from bsnn_cli.gpn.activations import get, normalise
 from bsnn_cli.networks import orthogonal
-from bsnn_cli.networks.compiled import CompiledFleet
+from bsnn_cli.networks.engine import EngineFactory
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Network
-from bsnn_cli.networks.workers import Workers, intra_op_threads
+from bsnn_cli.networks.torch_engine import TorchEngine
+from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.choices import AUTO_ROOT, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig
 
@@ -38,15 +39,17 @@ def make_fleet(
     model: ModelConfig,
     members: Sequence[Member],
     momentum: float = 0.5,
-    kind: type[Fleet] = Fleet,
+    engine: EngineFactory | None = TorchEngine,
     dtype: torch.dtype = torch.float64,
     states: list[dict[str, Tensor]] | None = None,
 ) -> Fleet:
-    return kind(model, members, inputs=INPUTS, classes=CLASSES, momentum=momentum, dtype=dtype, states=states)
+    return Fleet(
+        model, members, inputs=INPUTS, classes=CLASSES, momentum=momentum, dtype=dtype, states=states, engine=engine
+    )
 
 
-each_kind = pytest.mark.parametrize("kind", [Fleet, CompiledFleet])
-"""By PyTorch's operations, and by kernels of our own."""
+each_engine = pytest.mark.parametrize("engine", [TorchEngine, None])
+"""PyTorch's operations, and the engine that is chosen: C kernels, where they cover the activations."""
 
 
 def batches(members: int, steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:
@@ -86,7 +89,7 @@ def assert_same(network: Network, fleet: Fleet, k: int, tolerance: float) -> Non
         assert error <= tolerance, f"{name}: relative error {error:.1e}"
 
 
-@each_kind
+@each_engine
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 @pytest.mark.parametrize(
     ("norm", "weights"), [("none", "unit_rows"), ("batch", "unit_rows"), ("none", "free"), ("batch", "free")]
@@ -94,25 +97,25 @@ def assert_same(network: Network, fleet: Fleet, k: int, tolerance: float) -> Non
 @pytest.mark.parametrize("gpn", [False, True])
 @pytest.mark.parametrize("name", AUTO_ROOT)
 def test_five_steps_equal_autograd(
-    name: str, gpn: bool, norm: str, weights: str, momentum: float, kind: type[Fleet]
+    name: str, gpn: bool, norm: str, weights: str, momentum: float, engine: EngineFactory | None
 ) -> None:
     model = ModelConfig(depth=4, width=5, norm=norm, weights=weights)
     member = make_member(name, gpn)
     data = batches(1)
     network, losses = train_reference(model, name, gpn, member, momentum, [(x[0], y[0]) for x, y in data])
-    fleet = make_fleet(model, [member], momentum, kind)
+    fleet = make_fleet(model, [member], momentum, engine)
     assert [fleet.step(x, y).item() for x, y in data] == pytest.approx(losses, rel=1e-12)
     assert_same(network, fleet, 0, 1e-12)
     probe = torch.randn(4, INPUTS, dtype=torch.float64)
     torch.testing.assert_close(fleet.logits(probe)[0], network.eval()(probe), rtol=1e-11, atol=1e-12)
 
 
-@each_kind
-def test_the_golden_trajectory(kind: type[Fleet]) -> None:
+@each_engine
+def test_the_golden_trajectory(engine: EngineFactory | None) -> None:
     """Losses of eight steps in float32. A change that moves them beyond rounding raises `records.NUMERICS_VERSION`."""
     model = ModelConfig(depth=10, width=20)
     member = make_member("tanh", True, lr=0.02)
-    fleet = make_fleet(model, [member], kind=kind, dtype=torch.float32)
+    fleet = make_fleet(model, [member], engine=engine, dtype=torch.float32)
     losses = [fleet.step(x.float(), y).item() for x, y in batches(1, steps=8)]
     golden = [0.957126, 1.251351, 1.223829, 0.928167, 1.397512, 1.282933, 1.240566, 1.001284]
     assert losses == pytest.approx(golden, abs=5e-6)
@@ -140,13 +143,13 @@ def train_densely(
     return network, losses
 
 
-@each_kind
+@each_engine
 @pytest.mark.parametrize("limit", [0, math.inf])
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.parametrize("gpn", [False, True])
 @pytest.mark.parametrize("name", AUTO_ROOT)
 def test_five_orthogonal_steps_equal_dense_algebra(
-    name: str, gpn: bool, norm: str, limit: float, monkeypatch: pytest.MonkeyPatch, kind: type[Fleet]
+    name: str, gpn: bool, norm: str, limit: float, monkeypatch: pytest.MonkeyPatch, engine: EngineFactory | None
 ) -> None:
     """With a limit of 0 every step ends in its polar factor, with an infinite one none does."""
     monkeypatch.setattr(orthogonal, "LIMIT", limit)
@@ -154,25 +157,25 @@ def test_five_orthogonal_steps_equal_dense_algebra(
     member = make_member(name, gpn)
     data = batches(1)
     network, losses = train_densely(model, name, gpn, member, [(x[0], y[0]) for x, y in data], polar=limit == 0)
-    fleet = make_fleet(model, [member], kind=kind)
+    fleet = make_fleet(model, [member], engine=engine)
     assert [fleet.step(x, y).item() for x, y in data] == pytest.approx(losses, rel=1e-12)
     assert_same(network, fleet, 0, 1e-12)
     probe = torch.randn(4, INPUTS, dtype=torch.float64)
     torch.testing.assert_close(fleet.logits(probe)[0], network.eval()(probe), rtol=1e-11, atol=1e-12)
 
 
-@each_kind
+@each_engine
 @pytest.mark.parametrize("limit", [0, math.inf])
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_members_of_an_orthogonal_fleet_equal_dense_algebra(
-    norm: str, limit: float, monkeypatch: pytest.MonkeyPatch, kind: type[Fleet]
+    norm: str, limit: float, monkeypatch: pytest.MonkeyPatch, engine: EngineFactory | None
 ) -> None:
     monkeypatch.setattr(orthogonal, "LIMIT", limit)
     model = ModelConfig(depth=6, width=6, norm=norm, weights="orthogonal")
     choices = [("selu", True, 0, 0.05), ("selu", False, 1, 0.02), ("tanh", True, 2, 0.1)]
     members = [make_member(*choice) for choice in choices]
     data = batches(3)
-    fleet = make_fleet(model, members, kind=kind)
+    fleet = make_fleet(model, members, engine=engine)
     for x, y in data:
         fleet.step(x, y)
     for k, (name, gpn, _, _) in enumerate(choices):
@@ -188,35 +191,35 @@ def measured(fleet: Fleet) -> Tensor:
 
 
 def orthogonal_fleet(
-    lr: float, members: int = 1, dtype: torch.dtype = torch.float32, kind: type[Fleet] = Fleet
+    lr: float, members: int = 1, dtype: torch.dtype = torch.float32, engine: EngineFactory | None = TorchEngine
 ) -> Fleet:
     model = ModelConfig(depth=12, width=60, weights="orthogonal", input_init="norm_preserving")
     choices = [make_member("selu", True, seed=seed, lr=lr / 100**seed) for seed in range(members)]
-    return make_fleet(model, choices, kind=kind, dtype=dtype)
+    return make_fleet(model, choices, engine=engine, dtype=dtype)
 
 
-@each_kind
+@each_engine
 def test_orthogonality_holds_at_every_step_of_a_high_learning_rate(
-    monkeypatch: pytest.MonkeyPatch, kind: type[Fleet]
+    monkeypatch: pytest.MonkeyPatch, engine: EngineFactory | None
 ) -> None:
     """By the retraction: without it, it does not."""
-    fleet = orthogonal_fleet(lr=0.1, kind=kind)
+    fleet = orthogonal_fleet(lr=0.1, engine=engine)
     for x, y in batches(1, steps=20):
         fleet.step(x.float(), y)
         assert measured(fleet).max() <= 1e-5
     assert fleet.alive.all()
     assert fleet.orthogonality_error().item() <= 1e-5
     monkeypatch.setattr(orthogonal, "LIMIT", math.inf)
-    unretracted = orthogonal_fleet(lr=0.1, kind=kind)
+    unretracted = orthogonal_fleet(lr=0.1, engine=engine)
     for x, y in batches(1, steps=20):
         unretracted.step(x.float(), y)
     assert measured(unretracted).max() > 1e-5
 
 
-@each_kind
-def test_drift_is_reported_from_before_the_retraction(kind: type[Fleet]) -> None:
+@each_engine
+def test_drift_is_reported_from_before_the_retraction(engine: EngineFactory | None) -> None:
     """Three learning rates in one fleet: retracted every step, now and then, and never."""
-    fleet = orthogonal_fleet(lr=0.1, members=3, kind=kind)
+    fleet = orthogonal_fleet(lr=0.1, members=3, engine=engine)
     history = [measured(fleet)]
     for x, y in batches(3, steps=120):
         fleet.step(x.float(), y)
@@ -247,9 +250,11 @@ def test_the_bound_of_the_drift_holds_and_is_no_exaggeration(monkeypatch: pytest
     assert (bound < 10 * error).all()
 
 
-@each_kind
+@each_engine
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_members_of_a_mixed_fleet_equal_lone_runs_also_beside_one_that_diverges(norm: str, kind: type[Fleet]) -> None:
+def test_members_of_a_mixed_fleet_equal_lone_runs_also_beside_one_that_diverges(
+    norm: str, engine: EngineFactory | None
+) -> None:
     """Each activation of the paper, GPN and plain, with seeds and learning rates of their own; one is far too fast."""
     model = ModelConfig(depth=5, width=6, norm=norm)
     choices = enumerate(itertools.product(PAPER_ACTIVATIONS, (True, False)))
@@ -257,7 +262,7 @@ def test_members_of_a_mixed_fleet_equal_lone_runs_also_beside_one_that_diverges(
     wild = 7
     members.insert(wild, make_member("elu", True, seed=20, lr=1e150))
     data = batches(len(members), steps=20)
-    fleet, losses, weights_of_the_wild = make_fleet(model, members, kind=kind), [], []
+    fleet, losses, weights_of_the_wild = make_fleet(model, members, engine=engine), [], []
     for x, y in data:
         losses.append(fleet.step(x, y))
         weights_of_the_wild.append(fleet.tensors["hidden.weight"][wild].clone())
@@ -267,7 +272,7 @@ def test_members_of_a_mixed_fleet_equal_lone_runs_also_beside_one_that_diverges(
     assert torch.equal(weights_of_the_wild[-1], weights_of_the_wild[steps - 1])
     assert torch.isfinite(weights_of_the_wild[-1]).all()
     for k, member in enumerate(members):
-        lone, own = make_fleet(model, [member], kind=kind), slice(k, k + 1)
+        lone, own = make_fleet(model, [member], engine=engine), slice(k, k + 1)
         expected = [lone.step(x[own], y[own]) for x, y in data]
         torch.testing.assert_close(
             torch.stack(losses)[:, own], torch.stack(expected), rtol=1e-10, atol=0, equal_nan=True
@@ -286,7 +291,7 @@ def test_a_gradient_may_be_long_if_the_step_is_not(weights: str) -> None:
     members = [make_member("tanh", True, lr=lr) for lr in (1e-4, 1.0)]
     model = ModelConfig(depth=3, width=5, weights=weights)
     fleet = Fleet(model, members, inputs=INPUTS, classes=CLASSES, momentum=0.5)
-    w, _ = fleet._signals_of(BATCH)
+    w = fleet._signals_of(BATCH)
     w.loss.zero_()
     w.bound.fill_(3e19)
     assert fleet._finite(w, {"input.bias": torch.ones(2, 5)}).tolist() == [weights == "unit_rows", False]
@@ -295,9 +300,9 @@ def test_a_gradient_may_be_long_if_the_step_is_not(weights: str) -> None:
     assert not fleet._finite(w, {"input.bias": torch.full((2, 5), 3e38)}).any()
 
 
-@each_kind
-def test_a_member_that_diverges_at_once_stays_at_its_start(kind: type[Fleet]) -> None:
-    fleet = make_fleet(ModelConfig(depth=3, width=5), [make_member("elu", True)], kind=kind)
+@each_engine
+def test_a_member_that_diverges_at_once_stays_at_its_start(engine: EngineFactory | None) -> None:
+    fleet = make_fleet(ModelConfig(depth=3, width=5), [make_member("elu", True)], engine=engine)
     before = {name: tensor.clone() for name, tensor in fleet.member_state(0).items()}
     [(x, y)] = batches(1, steps=1)
     x[0, 0, 0] = torch.inf
@@ -307,19 +312,19 @@ def test_a_member_that_diverges_at_once_stays_at_its_start(kind: type[Fleet]) ->
     assert all(torch.equal(fleet.member_state(0)[name], before[name]) for name in before.keys() - {"alive"})
 
 
-@each_kind
+@each_engine
 @pytest.mark.parametrize("weights", ["unit_rows", "orthogonal"])
-def test_going_on_from_saved_states_is_exact(weights: str, kind: type[Fleet]) -> None:
+def test_going_on_from_saved_states_is_exact(weights: str, engine: EngineFactory | None) -> None:
     model = ModelConfig(depth=3, width=5, norm="batch", weights=weights)
     members = [make_member("gelu", True), make_member("gelu", False, seed=1, lr=1e-3)]
     data = batches(2)
-    straight, first = (make_fleet(model, members, kind=kind) for _ in range(2))
+    straight, first = (make_fleet(model, members, engine=engine) for _ in range(2))
     for x, y in data:
         straight.step(x, y)
     for x, y in data[:2]:
         first.step(x, y)
     states = [{name: tensor.clone() for name, tensor in first.member_state(k).items()} for k in range(2)]
-    resumed = make_fleet(model, members, kind=kind, states=states)
+    resumed = make_fleet(model, members, engine=engine, states=states)
     for x, y in data[2:]:
         resumed.step(x, y)
     for name, tensor in straight.tensors.items():
@@ -327,29 +332,20 @@ def test_going_on_from_saved_states_is_exact(weights: str, kind: type[Fleet]) ->
 
 
 @pytest.mark.parametrize(("norm", "weights"), [("none", "unit_rows"), ("batch", "unit_rows"), ("none", "orthogonal")])
-def test_a_step_shared_out_to_threads_is_the_same(norm: str, weights: str) -> None:
-    """Twice with three workers: the same bytes, whoever does a part. With none, the same but for rounding."""
+def test_the_bound_of_a_gradient_is_no_shorter_and_not_much_longer(norm: str, weights: str) -> None:
     model = ModelConfig(depth=6, width=8, norm=norm, weights=weights)
-    members = [make_member("gelu", True), make_member("gelu", False, seed=1)]
-    fleets = [make_fleet(model, members) for _ in range(3)]
-    for fleet, count in zip(fleets, (3, 3, 1), strict=True):
-        fleet._workers = Workers(count)
+    fleet = make_fleet(model, [make_member("gelu", True), make_member("gelu", False, seed=1)])
     for x, y in batches(2):
-        for fleet in fleets:
-            fleet.step(x, y)
-    for name, tensor in fleets[0].tensors.items():
-        assert torch.equal(tensor, fleets[1].tensors[name]), name
-        torch.testing.assert_close(tensor, fleets[2].tensors[name], rtol=1e-11, atol=1e-12)
-    for fleet in fleets:
-        w, _ = fleet._signals[SHORT_BATCH]
-        gradients = torch.linalg.matrix_norm(w.d.mT @ w.x[:-1])
-        assert (gradients <= w.bound * (1 + 1e-12)).all()
-        assert (w.bound <= 3 * gradients).all()
+        fleet.step(x, y)
+    w = fleet._signals_of(SHORT_BATCH)
+    gradients = torch.linalg.matrix_norm(w.d.mT @ w.x[:-1])
+    assert (gradients <= w.bound * (1 + 1e-12)).all()
+    assert (w.bound <= 3 * gradients).all()
 
 
-@pytest.mark.parametrize(("width", "norm", "within"), [(500, "none", 1), (500, "batch", 3), (20, "none", 3)])
-def test_torch_s_own_threads_leave_the_cores_to_the_workers(
-    width: int, norm: str, within: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("engine", "within"), [(None, 1), (TorchEngine, 3)])
+def test_torch_s_own_threads_leave_the_cores_to_the_kernels(
+    engine: EngineFactory | None, within: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
     step = Fleet.step
@@ -361,23 +357,24 @@ def test_torch_s_own_threads_leave_the_cores_to_the_workers(
     monkeypatch.setattr(Fleet, "step", watched)
     data = load(DatasetConfig(kind="digits"))
     with intra_op_threads(3):
-        model = ModelConfig(depth=1, width=width, norm=norm)
-        fleet = Fleet(model, [make_member("tanh", True)], inputs=data.inputs, classes=data.classes, momentum=0.5)
+        member = make_member("tanh", True)
+        sizes = {"inputs": data.inputs, "classes": data.classes}
+        fleet = Fleet(ModelConfig(depth=1, width=20), [member], **sizes, momentum=0.5, engine=engine)
         for _ in fleet.updates(data, [torch.arange(6).unsqueeze(0)] * 2):
             assert torch.get_num_threads() == 3
     assert seen == [within] * 2
 
 
-@each_kind
-def test_a_resumed_run_retracts_at_the_same_steps(kind: type[Fleet]) -> None:
+@each_engine
+def test_a_resumed_run_retracts_at_the_same_steps(engine: EngineFactory | None) -> None:
     data = batches(2, steps=60)
-    straight, first = (orthogonal_fleet(lr=0.003, members=2, kind=kind) for _ in range(2))
+    straight, first = (orthogonal_fleet(lr=0.003, members=2, engine=engine) for _ in range(2))
     for x, y in data:
         straight.step(x.float(), y)
     for x, y in data[:25]:
         first.step(x.float(), y)
     states = [{name: tensor.clone() for name, tensor in first.member_state(k).items()} for k in range(2)]
-    resumed = make_fleet(first.model, first.members, kind=kind, states=states, dtype=torch.float32)
+    resumed = make_fleet(first.model, first.members, engine=engine, states=states, dtype=torch.float32)
     for x, y in data[25:]:
         resumed.step(x.float(), y)
     for name, tensor in straight.tensors.items():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bsnn_cli.networks import memory
-from bsnn_cli.networks.compiled import CompiledFleet
+from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.memory import training_bytes
 from bsnn_cli.runs import checkpoint, runner, session
 from bsnn_cli.runs.checkpoint import CURRENT
@@ -118,14 +118,14 @@ def test_networks_that_do_not_fit_a_gpu_together_are_trained_in_halves(
 ) -> None:
     sizes = []
 
-    class SmallGpu(CompiledFleet):
+    class SmallGpu(Fleet):
         def __init__(self, model: ModelConfig, members: list[object], **options: object) -> None:
             sizes.append(len(members))
             if len(members) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             super().__init__(model, members, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner, "CompiledFleet", SmallGpu)
+    monkeypatch.setattr(runner, "Fleet", SmallGpu)
     runs = [dataclasses.replace(config(seed=seed), output_root=str(tmp_path)) for seed in range(5)]
     assert [result.status for result in runner.run(runs)] == ["done"] * 5
     assert sizes == [5, 2, 3, 1, 2]
@@ -137,7 +137,7 @@ def test_a_fleet_that_runs_out_of_memory_in_mid_training_goes_on_in_halves(
 ) -> None:
     """From its last checkpoint, with the networks that halves trained from the start would have given."""
 
-    class SmallGpu(CompiledFleet):
+    class SmallGpu(Fleet):
         def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             if len(self.members) > 2 and self.steps[0] == 5:
                 raise torch.OutOfMemoryError("CUDA out of memory")
@@ -148,7 +148,7 @@ def test_a_fleet_that_runs_out_of_memory_in_mid_training_goes_on_in_halves(
         for name in ("straight", "broken")
     )
     expected = [*runner.run(straight[:1]), *runner.run(straight[1:])]
-    monkeypatch.setattr(runner, "CompiledFleet", SmallGpu)
+    monkeypatch.setattr(runner, "Fleet", SmallGpu)
     monkeypatch.setattr(session, "SAVING_SHARE", math.inf)
     for one in broken:
         one.checkpoint.every_s = 0
@@ -166,14 +166,14 @@ def test_a_fleet_that_runs_out_of_memory_in_mid_training_goes_on_in_halves(
 def test_fleets_are_no_larger_than_the_free_memory_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 
-    class Counting(CompiledFleet):
+    class Counting(Fleet):
         def __init__(self, model: ModelConfig, members: list[object], **options: object) -> None:
             sizes.append(len(members))
             super().__init__(model, members, **options)  # type: ignore[arg-type]
 
     runs = [dataclasses.replace(config(seed=seed), output_root=str(tmp_path)) for seed in range(5)]
     one = memory.training_bytes(runs[0].model, runs[0].optim.batch_size)
-    monkeypatch.setattr(runner, "CompiledFleet", Counting)
+    monkeypatch.setattr(runner, "Fleet", Counting)
     monkeypatch.setattr(runner, "free_bytes", lambda _: 2.6 * one)
     assert [result.status for result in runner.run(runs)] == ["done"] * 5
     assert sizes == [2, 2, 1]

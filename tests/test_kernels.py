@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import os
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -14,21 +14,24 @@ import torch
 from torch import Tensor
 
 from bsnn_cli.datasets.data import Dataset
-from bsnn_cli.gpn.activations import ACTIVATIONS
-from bsnn_cli.networks.captured import CapturedFleet
+from bsnn_cli.gpn.activations import get, normalise
+from bsnn_cli.gpn.tailored import tailored
 from bsnn_cli.networks.fleet import Fleet
-from bsnn_cli.networks.members import FAMILIES, Member, covered
+from bsnn_cli.networks.members import Member, kernel_forms
+from bsnn_cli.networks.torch_engine import TorchEngine
 from bsnn_cli.settings.config import ModelConfig
-from tests.test_captured import CASES, make, noise, on_gpu, orders, train
+from tests.test_captured import CASES, graphs, make, make_on_gpu, noise, on_gpu, orders, train
 from tests.test_fleet import make_member
+from tests.test_native import COVERED
 
 pytest.importorskip("triton", reason="Triton is not to be had on this system")
 
 from bsnn_cli.networks import kernels
+from bsnn_cli.networks.triton_engine import TritonEngine
 
 MEMBERS = [
     make_member(name, gpn, seed, lr=0.1 / (1 + seed))
-    for seed, (name, gpn) in enumerate((name, gpn) for name in FAMILIES for gpn in (True, False))
+    for seed, (name, gpn) in enumerate((name, gpn) for name in COVERED for gpn in (True, False))
 ]
 """All activations that there is code for."""
 
@@ -65,13 +68,10 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return kernels
 
 
-def with_kernels(module: types.ModuleType, model: ModelConfig, members: list[Member], exact: bool = True) -> Fleet:
-    """A fleet on the CPU that does as one on a GPU does, by interpreted kernels."""
-    fleet = make(CapturedFleet, model, members, dtype=torch.float32)
-    assert isinstance(fleet, CapturedFleet)
-    unit_rows = model.weights == "unit_rows"
-    fleet._kernels = module.Kernels(fleet.members, unit_rows=unit_rows, exact=exact, like=fleet._norm)
-    return fleet
+def with_kernels(model: ModelConfig, members: list[Member]) -> Fleet:
+    """Return a fleet on the CPU that computes as one on a GPU does, by interpreted kernels."""
+    engine = functools.partial(TritonEngine, exact=True)
+    return make(model, members, dtype=torch.float32, engine=engine, capture=True)
 
 
 def largest_difference(one: Fleet, other: Fleet) -> float:
@@ -93,28 +93,25 @@ def trained(fleet: Fleet, data: Dataset, batches: Sequence[Tensor]) -> Fleet:
 
 def assert_as_exact_as_the_library(ours: Fleet, single: Fleet, double: Fleet, luck: float = 4) -> None:
     """Kernels may differ from float64 as much as single precision differs from it otherwise, but for luck."""
-    assert isinstance(ours, CapturedFleet)
-    assert ours._kernels is not None, "the kernels were given up"
+    assert isinstance(ours.engine, TritonEngine), "the kernels were given up"
     difference = largest_difference(double, ours)
     assert 0 < difference < luck * largest_difference(double, single) + 1e-6
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(("norm", "weights"), CASES)
 def test_steps_are_those_of_a_fleet(
     norm: str,
     weights: str,
     data: Dataset,
-    interpreted: types.ModuleType,
 ) -> None:
     """A whole batch and a short one, blocks that do not divide the width, and what is measured afterwards."""
     model = ModelConfig(depth=2, width=20, norm=norm, weights=weights)
     members = [MEMBERS[0], MEMBERS[3], MEMBERS[10], MEMBERS[12]]
     batches = orders(4, 0)[-2:]
-    ours = trained(with_kernels(interpreted, model, members), data, batches)
-    double = trained(make(Fleet, model, members), data, batches)
-    assert_as_exact_as_the_library(
-        ours, trained(make(Fleet, model, members, dtype=torch.float32), data, batches), double
-    )
+    ours = trained(with_kernels(model, members), data, batches)
+    double = trained(make(model, members), data, batches)
+    assert_as_exact_as_the_library(ours, trained(make(model, members, dtype=torch.float32), data, batches), double)
     images = data.standardise(data.test.images, torch.float64)
     error = (ours.logits(images.float()) - double.logits(images)).abs().max() / double.logits(images).abs().max()
     assert error < (1e-2 if norm == "batch" else 1e-5), "rows have not been measured for an evaluation"
@@ -123,40 +120,44 @@ def test_steps_are_those_of_a_fleet(
     )
 
 
-def test_every_activation_has_its_code(data: Dataset, interpreted: types.ModuleType) -> None:
+@pytest.mark.usefixtures("interpreted")
+def test_every_activation_has_its_code(data: Dataset) -> None:
     model, batches = ModelConfig(depth=2, width=16), orders(len(MEMBERS), 0)[:1]
-    ours = trained(with_kernels(interpreted, model, MEMBERS), data, batches)
-    single = trained(make(Fleet, model, MEMBERS, dtype=torch.float32), data, batches)
-    assert_as_exact_as_the_library(ours, single, trained(make(Fleet, model, MEMBERS), data, batches))
+    ours = trained(with_kernels(model, MEMBERS), data, batches)
+    single = trained(make(model, MEMBERS, dtype=torch.float32), data, batches)
+    assert_as_exact_as_the_library(ours, single, trained(make(model, MEMBERS), data, batches))
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("blocks", [(16, False), (32, False), (64, True)])
 def test_a_product_may_be_divided_in_several_ways(
     blocks: tuple[int, bool],
     data: Dataset,
-    interpreted: types.ModuleType,
 ) -> None:
     model, batches = ModelConfig(depth=2, width=70), orders(1, 0)[:1]
-    ours = with_kernels(interpreted, model, MEMBERS[:1])
-    assert isinstance(ours, CapturedFleet)
-    assert ours._kernels is not None
-    ours._kernels._up, ours._kernels._down = kernels.Blocks(blocks[0]), kernels.Blocks(*blocks)
+    ours = with_kernels(model, MEMBERS[:1])
+    assert isinstance(ours.engine, TritonEngine)
+    ours.engine.kernels.blocks_forward, ours.engine.kernels.blocks_backward = (
+        kernels.Blocks(blocks[0]),
+        kernels.Blocks(*blocks),
+    )
     trained(ours, data, batches)
-    single = trained(make(Fleet, model, MEMBERS[:1], dtype=torch.float32), data, batches)
-    assert_as_exact_as_the_library(ours, single, trained(make(Fleet, model, MEMBERS[:1]), data, batches))
+    single = trained(make(model, MEMBERS[:1], dtype=torch.float32), data, batches)
+    assert_as_exact_as_the_library(ours, single, trained(make(model, MEMBERS[:1]), data, batches))
 
 
-def test_a_dead_member_stays_as_it_is(data: Dataset, interpreted: types.ModuleType) -> None:
+@pytest.mark.usefixtures("interpreted")
+def test_a_dead_member_stays_as_it_is(data: Dataset) -> None:
     model = ModelConfig(depth=2, width=20)
     members = [make_member("tanh", True), make_member("elu", True, seed=1)]
-    fleet = with_kernels(interpreted, model, members)
+    fleet = with_kernels(model, members)
     fleet.tensors["output.weight"][1] = torch.nan
     before = {name: tensor.clone() for name, tensor in fleet.member_state(1).items()}
     trained(fleet, data, orders(2, 0)[:2])
     assert fleet.alive.tolist() == [True, False]
     for name in ("hidden.weight", "momentum.hidden.weight", "steps"):
         assert torch.equal(fleet.member_state(1)[name], before[name])
-    lone = trained(with_kernels(interpreted, model, members[:1]), data, [batch[:1] for batch in orders(2, 0)[:2]])
+    lone = trained(with_kernels(model, members[:1]), data, [batch[:1] for batch in orders(2, 0)[:2]])
     for name, tensor in lone.member_state(0).items():
         torch.testing.assert_close(fleet.member_state(0)[name], tensor, rtol=1e-5, atol=1e-7, msg=name)
 
@@ -165,7 +166,7 @@ def product(module: types.ModuleType, x: Tensor, V: Tensor, exact: bool) -> Tens
     """xVᵀ by the kernels, of (K, B, n) and (K, n, n)."""
     own = module.Kernels([make_member("identity", False)] * len(x), unit_rows=False, exact=exact, like=V)
     h, above, one = torch.empty_like(x), torch.empty_like(x), torch.ones_like(x[:, :1])
-    own.lift(x, V, one, one, h, above, None)
+    own.forward(x, V, one, one, h, above, None)
     return h
 
 
@@ -188,47 +189,59 @@ def test_products_have_the_digits_that_were_asked_for(interpreted: types.ModuleT
     assert bias < 2e-5
 
 
-@pytest.mark.parametrize("kernel", ["lift", "lower", "move"])
+@pytest.mark.parametrize("kernel", ["forward", "backward", "update"])
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_where_a_kernel_cannot_be_made_the_fleet_goes_on_without_them(
     norm: str, kernel: str, data: Dataset, interpreted: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also for a short batch after steps that have left it to kernels to measure the rows of V."""
     model, members = ModelConfig(depth=2, width=20, norm=norm), MEMBERS[:2]
-    plain, ours = make(Fleet, model, members, dtype=torch.float32), with_kernels(interpreted, model, members)
-    assert isinstance(ours, CapturedFleet)
+    plain, ours = make(model, members, dtype=torch.float32), with_kernels(model, members)
     whole, short = orders(2, 0)[:1], orders(2, 0)[-1:]
     trained(ours, data, whole)
-    assert ours._kernels is not None
+    assert isinstance(ours.engine, TritonEngine)
+    assert ours.captured is not None
 
     def failing(*_: object, **__: object) -> None:
         raise RuntimeError("no compiler here")
 
     monkeypatch.setattr(interpreted.Kernels, kernel, failing)
-    ours._graphs[6] = "of steps by the kernels"  # type: ignore[assignment]
+    ours.captured.graphs[6] = "of steps by the kernels"  # type: ignore[assignment]
     with pytest.warns(UserWarning, match="no compiler here"):
         trained(ours, data, short)
-    assert ours._kernels is None
-    assert not ours._graphs
+    assert isinstance(ours.engine, TorchEngine)
+    assert not graphs(ours)
     trained(ours, data, whole)
     for batches in (whole, short, whole):
         trained(plain, data, batches)
     assert largest_difference(plain, ours) < (1e-3 if norm == "batch" else 2e-6)
 
 
-def test_a_batch_may_be_too_large(interpreted: types.ModuleType) -> None:
-    ours = with_kernels(interpreted, ModelConfig(depth=2, width=20), MEMBERS[:1])
-    assert isinstance(ours, CapturedFleet)
+@pytest.mark.usefixtures("interpreted")
+def test_a_batch_may_be_too_large() -> None:
+    ours = with_kernels(ModelConfig(depth=2, width=20), MEMBERS[:1])
     with pytest.warns(UserWarning, match="batches of up to 128, and this one has 129"):
         ours.step(torch.zeros(1, 129, 7), torch.zeros(1, 129, dtype=torch.int64))
-    assert ours._kernels is None
+    assert isinstance(ours.engine, TorchEngine)
 
 
-def test_what_there_is_no_code_for_is_left_to_others() -> None:
-    assert covered(MEMBERS)
-    assert not covered([*MEMBERS, make_member("mish", True)])
-    namesake = dataclasses.replace(ACTIVATIONS["gelu"], phi=torch.tanh)
-    assert not covered([Member(activation=namesake, a=1, b=0, seed=0, lr=0.1)])
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", ["tanh", "lrelu", "elu", "selu", "gelu", "silu"])
+def test_depth_aware_activations_have_their_code(name: str, data: Dataset) -> None:
+    activation = tailored(get(name), 0.3, 200)
+    solution = normalise(activation)
+    members = [Member(activation=activation, a=solution.a, b=solution.b, seed=0, lr=0.05)]
+    model, batches = ModelConfig(depth=2, width=16), orders(1, 0)[:1]
+    single, double = (
+        trained(make(model, members, dtype=dtype), data, batches) for dtype in (torch.float32, torch.float64)
+    )
+    assert_as_exact_as_the_library(trained(with_kernels(model, members), data, batches), single, double)
+
+
+def test_what_there_is_no_code_for_is_refused() -> None:
+    assert len(kernel_forms(MEMBERS)) == len(MEMBERS)
+    with pytest.raises(ValueError, match="no code for mish"):
+        kernel_forms([*MEMBERS, make_member("mish", True)])
 
 
 @on_gpu
@@ -243,12 +256,11 @@ def test_steps_on_a_gpu_are_those_of_a_fleet(norm: str, weights: str, width: int
         for one in MEMBERS[: 2 if width == 100 else 12]
     ]
     model = ModelConfig(depth=4, width=width, norm=norm, weights=weights)
-    double, single = (make(Fleet, model, members, dtype=dtype) for dtype in (torch.float64, torch.float32))
-    ours = make(CapturedFleet, model, members, device="cuda", dtype=torch.float32)
+    double, single = (make(model, members, dtype=dtype) for dtype in (torch.float64, torch.float32))
+    ours = make_on_gpu(model, members, dtype=torch.float32)
     for fleet in (double, single, ours):
         train(fleet, data, 3)
-    assert isinstance(ours, CapturedFleet)
-    assert set(ours._graphs) == {6}
+    assert graphs(ours) == {6}
     assert_as_exact_as_the_library(ours, single, double, luck=10)  # 12 steps
 
 
@@ -259,8 +271,8 @@ def test_steps_of_the_papers_size_on_a_gpu(batch: int, norm: str, exact: bool) -
     """Twelve networks of 500 units, batches of 64 and more: other divisions of products than small batches have."""
     model, members = ModelConfig(depth=3, width=500, norm=norm), MEMBERS[:12] if exact else SMOOTH
     torch.set_float32_matmul_precision("highest" if exact else "high")
-    double, single = (make(Fleet, model, members, dtype=dtype) for dtype in (torch.float64, torch.float32))
-    ours = make(CapturedFleet, model, members, device="cuda", dtype=torch.float32)
+    double, single = (make(model, members, dtype=dtype) for dtype in (torch.float64, torch.float32))
+    ours = make_on_gpu(model, members, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         x = torch.randn(12, batch, 7, generator=generator, dtype=torch.float64)
@@ -300,12 +312,8 @@ def test_products_on_a_gpu_are_more_exact_than_those_of_its_library() -> None:
 def test_what_no_kernel_covers_is_trained_by_the_library(data: Dataset) -> None:
     members = [make_member("mish", True), make_member("tanh", True, seed=1)]
     model = ModelConfig(depth=4, width=100)
-    plain, ours = (
-        make(kind, model, members, **options)
-        for kind, options in ((Fleet, {}), (CapturedFleet, {"device": "cuda", "dtype": torch.float32}))
-    )
-    assert isinstance(ours, CapturedFleet)
-    assert ours._kernels is None
+    plain, ours = make(model, members), make_on_gpu(model, members, dtype=torch.float32)
+    assert isinstance(ours.engine, TorchEngine)
     train(ours, data, 3)
     train(plain, data, 3)
     assert largest_difference(plain, ours) < 1e-4

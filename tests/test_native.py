@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import itertools
 import os
 import shutil
@@ -18,20 +19,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from bsnn_cli.networks import compiled, native
-from bsnn_cli.networks.compiled import CompiledFleet
+from bsnn_cli.gpn.activations import ACTIVATIONS, get, normalise
+from bsnn_cli.gpn.kernel_form import Family
+from bsnn_cli.gpn.tailored import tailored
+from bsnn_cli.networks import c_engine, native
+from bsnn_cli.networks.c_engine import CEngine
 from bsnn_cli.networks.fleet import Fleet
-from bsnn_cli.networks.members import FAMILIES, Family, Member
+from bsnn_cli.networks.members import Member
+from bsnn_cli.networks.torch_engine import TorchEngine
 from bsnn_cli.networks.workers import intra_op_threads
+from bsnn_cli.settings.choices import CORNERED, TAILORED_BY
 from bsnn_cli.settings.config import ModelConfig
 from tests.test_fleet import CLASSES, INPUTS, make_fleet, make_member
 
 pytestmark = pytest.mark.skipif(shutil.which(native.compiler()) is None, reason="no C compiler on this machine")
 
+COVERED = sorted((name for name in ACTIVATIONS if get(name).kernel is not None), key=lambda name: get(name).kernel[0])
 MIXED = [
-    make_member(name, gpn, seed=seed) for seed, (name, gpn) in enumerate(itertools.product(FAMILIES, (True, False)))
+    make_member(name, gpn, seed=seed) for seed, (name, gpn) in enumerate(itertools.product(COVERED, (True, False)))
 ]
-"""All activations that there is code for."""
+"""All named activations that there is code for."""
 
 MODELS = list(itertools.product(("none", "batch"), ("unit_rows", "free", "orthogonal")))
 
@@ -39,7 +46,7 @@ MODELS = list(itertools.product(("none", "batch"), ("unit_rows", "free", "orthog
 @pytest.fixture(autouse=True)
 def _shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cores share out small networks too."""
-    monkeypatch.setattr(compiled, "SHARED_WEIGHTS", 0)
+    monkeypatch.setattr(c_engine, "SHARED_WEIGHTS", 0)
 
 
 def steps(fleet: Fleet, size: int, count: int = 3) -> Tensor:
@@ -66,10 +73,10 @@ def test_steps_are_those_of_a_fleet(norm: str, weights: str, width: int, batch: 
     model = ModelConfig(depth=3, width=width, norm=norm, weights=weights)
     members = MIXED[:3]
     with intra_op_threads(2):
-        ours, theirs = (make_fleet(model, members, kind=kind) for kind in (CompiledFleet, Fleet))
+        ours, theirs = (make_fleet(model, members, engine=engine) for engine in (CEngine, TorchEngine))
     torch.testing.assert_close(steps(ours, batch), steps(theirs, batch), rtol=1e-11, atol=1e-12)
     assert_close(ours, theirs, 1e-10)
-    w, _ = ours._signals_of(batch)
+    w = ours._signals_of(batch)
     gradients = torch.linalg.matrix_norm(w.d.mT @ w.x[:-1])
     assert (gradients <= w.bound * (1 + 1e-12)).all()
 
@@ -77,32 +84,31 @@ def test_steps_are_those_of_a_fleet(norm: str, weights: str, width: int, batch: 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_every_activation_has_its_code(norm: str) -> None:
     model = ModelConfig(depth=3, width=20, norm=norm)
-    ours, theirs = (make_fleet(model, MIXED, kind=kind) for kind in (CompiledFleet, Fleet))
+    ours, theirs = (make_fleet(model, MIXED, engine=engine) for engine in (CEngine, TorchEngine))
     torch.testing.assert_close(steps(ours, 16), steps(theirs, 16), rtol=1e-10, atol=1e-12)
     assert_close(ours, theirs, 1e-9)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", COVERED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_activations_and_slopes_are_exact_everywhere(name: str, dtype: torch.dtype) -> None:
     """Preactivations from 1e-30 to 90 of both signs, and 0. The network has one layer, which passes them on."""
     member = Member(activation=make_member(name, False).activation, a=1, b=0, seed=0, lr=0)
     magnitudes = torch.logspace(-30, 1.954, 2000, dtype=torch.float64)
     h = torch.cat([-magnitudes.flip(0), torch.zeros(1), magnitudes]).to(dtype).view(1, -1, 1)
-    fleet = make_fleet(ModelConfig(depth=1, width=1, weights="free"), [member], kind=CompiledFleet, dtype=dtype)
-    assert isinstance(fleet, CompiledFleet)
-    assert fleet._native is not None
+    fleet = make_fleet(ModelConfig(depth=1, width=1, weights="free"), [member], engine=CEngine, dtype=dtype)
     fleet.tensors["hidden.weight"].fill_(1)
-    w, _ = fleet._signals_of(h.shape[1])
+    w = fleet._signals_of(h.shape[1])
     w.x[0].copy_(h)
-    fleet._native.rise(w)
-    fleet._native.fall(w, torch.ones_like(h))
+    fleet.engine.forward(w)
+    fleet.engine.backward(w, torch.ones_like(h))
     exact, rounding = h.double(), torch.finfo(dtype).eps
     value, slope = member.activation.phi(exact), member.activation.derivative(exact)
     if name == "tanh":
         slope = torch.cosh(exact) ** -2  # where 1 − φ² has no digits left
     assert torch.equal(w.h[0], h)
-    family, p, _ = FAMILIES[name]
+    assert member.activation.kernel is not None
+    family, p, *_ = member.activation.kernel
     # The rounding of ph is one of σ(ph), and the slope of a swish passes through 0.
     digits = 4 * rounding * (1 + (p * exact).abs() if family is Family.SWISH else 1)
     smallest = 1e-36  # less than that has not all its digits in single precision
@@ -118,7 +124,7 @@ def test_no_digit_depends_on_the_number_of_threads(norm: str, weights: str, memb
     fleets = []
     for threads in (1, 2, 3):
         with intra_op_threads(threads):
-            fleets.append(make_fleet(model, MIXED[:members], kind=CompiledFleet, dtype=torch.float32))
+            fleets.append(make_fleet(model, MIXED[:members], engine=CEngine, dtype=torch.float32))
     first, *others = ({"loss": steps(fleet, 32)} | fleet.tensors for fleet in fleets)
     for other, (name, tensor) in itertools.product(others, first.items()):
         assert torch.equal(other[name], tensor), name
@@ -129,25 +135,24 @@ def test_nobody_waits_for_a_core_that_is_taken_away(norm: str) -> None:
     """One that has claimed a panel of every layer and never comes back; in the end it does, and changes nothing."""
     model = ModelConfig(depth=5, width=200, norm=norm)
     with intra_op_threads(2):
-        fleet = make_fleet(model, MIXED[:1], kind=CompiledFleet)
-    assert isinstance(fleet, CompiledFleet)
-    kernels = fleet._native
-    assert kernels is not None
-    w, _ = fleet._signals_of(10)
+        fleet = make_fleet(model, MIXED[:1], engine=CEngine)
+    engine = fleet.engine
+    assert isinstance(engine, CEngine)
+    w = fleet._signals_of(10)
     w.x[0].normal_()
     g = torch.randn_like(w.x[0])
-    kernels.rise(w)
-    kernels.fall(w, g)
+    engine.forward(w)
+    engine.backward(w, g)
     expected = [tensor.clone() for tensor in (w.x, w.h, w.d, w.g)]
     for tensor in (w.x[1:], w.h, w.d, w.g):
         tensor.zero_()
-    memory = w.h.new_empty(kernels._room("room", 10))
-    for code in (kernels._code.rise, kernels._code.fall):
-        claims = torch.zeros_like(kernels._claims)
+    memory = w.h.new_empty(engine._size("size_of_memory", 10))
+    for code in (engine._code.forward, engine._code.backward):
+        claims = torch.zeros_like(engine._claims)
         claims.view(model.depth + 1, -1)[:, 1] = 1
         for part in (0, 1):
             code(
-                ctypes.byref(kernels._of(w)[0]), ctypes.c_int64(part), ctypes.c_int64(2),
+                ctypes.byref(engine._describe(w)[0]), ctypes.c_int64(part), ctypes.c_int64(2),
                 ctypes.c_void_p(memory.data_ptr()), ctypes.c_void_p(claims.data_ptr()),
             )  # fmt: skip
             assert (claims == 2).all()
@@ -156,7 +161,7 @@ def test_nobody_waits_for_a_core_that_is_taken_away(norm: str) -> None:
 
 
 def test_a_dead_member_stays_as_it_is() -> None:
-    fleet = make_fleet(ModelConfig(depth=3, width=70), MIXED[:3], kind=CompiledFleet)
+    fleet = make_fleet(ModelConfig(depth=3, width=70), MIXED[:3], engine=CEngine)
     fleet.alive[1] = False
     before = {name: tensor.clone() for name, tensor in fleet.member_state(1).items()}
     start = fleet.tensors["hidden.weight"].clone()
@@ -174,13 +179,17 @@ def test_single_precision_is_as_exact_as_the_library(norm: str, weights: str) ->
         make_fleet(
             model,
             smooth,
-            kind=kind,
+            engine=engine,
             dtype=dtype,
             states=[
                 {name: one.to(dtype) if one.is_floating_point() else one for name, one in s.items()} for s in states
             ],
         )
-        for kind, dtype in ((Fleet, torch.float64), (Fleet, torch.float32), (CompiledFleet, torch.float32))
+        for engine, dtype in (
+            (TorchEngine, torch.float64),
+            (TorchEngine, torch.float32),
+            (CEngine, torch.float32),
+        )
     )
     for fleet in (double, single, ours):
         steps(fleet, 64)
@@ -190,12 +199,30 @@ def test_single_precision_is_as_exact_as_the_library(norm: str, weights: str) ->
         assert 0 < errors[1] < 2 * errors[0] + 1e-7 * expected.norm(), name
 
 
+@pytest.mark.parametrize("name", [name for name in COVERED if name in TAILORED_BY])
+@pytest.mark.parametrize("parameter", ["gain", "share"])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_depth_aware_activations_have_their_code(name: str, parameter: str, norm: str) -> None:
+    if parameter == "gain" and name in CORNERED:
+        pytest.skip("no gain flattens a corner")
+    activation = tailored(get(name), 0.3, 200, parameter)
+    solution = normalise(activation)
+    members = [Member(activation=activation, a=solution.a, b=solution.b, seed=seed, lr=0.05) for seed in range(2)]
+    model = ModelConfig(depth=4, width=20, norm=norm)
+    ours, theirs = (make_fleet(model, members, engine=engine) for engine in (None, TorchEngine))
+    assert isinstance(ours.engine, CEngine)
+    torch.testing.assert_close(steps(ours, 16), steps(theirs, 16), rtol=1e-10, atol=1e-12)
+    assert_close(ours, theirs, 1e-9)
+
+
 def test_what_there_is_no_code_for_is_left_to_pytorch() -> None:
-    fleet = make_fleet(ModelConfig(depth=2, width=5), [make_member("mish", True)], kind=CompiledFleet)
-    assert isinstance(fleet, CompiledFleet)
-    assert fleet._native is None
-    expected = make_fleet(ModelConfig(depth=2, width=5), [make_member("mish", True)])
-    assert torch.equal(steps(fleet, 4), steps(expected, 4))
+    members = [make_member("mish", True), make_member("tanh", True)]
+    fleet = make_fleet(ModelConfig(depth=2, width=5), members, engine=None)
+    assert isinstance(fleet.engine, TorchEngine)
+    assert fleet.slow_because == "the fast kernels have no code for the activation mish"
+    namesake = dataclasses.replace(get("gelu"), phi=torch.tanh, kernel=None)
+    fleet = make_fleet(ModelConfig(depth=2, width=5), [dataclasses.replace(members[1], activation=namesake)])
+    assert isinstance(fleet.engine, TorchEngine)
 
 
 @pytest.fixture
@@ -208,23 +235,23 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("compiler", ["there-is-no-such-command", "false", sys.executable + " -c raise(SystemExit(3))"])
-def test_without_a_compiler_there_is_a_warning_and_a_fleet(
+def test_without_a_compiler_there_is_a_reason_and_a_fleet(
     compiler: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", compiler)
-    with pytest.warns(UserWarning, match="which is slower"):
-        fleet = make_fleet(ModelConfig(depth=2, width=5), MIXED[:1], kind=CompiledFleet)
-    make_fleet(ModelConfig(depth=2, width=5), MIXED[:1], kind=CompiledFleet)  # warned once
-    assert torch.equal(steps(fleet, 4), steps(make_fleet(ModelConfig(depth=2, width=5), MIXED[:1]), 4))
+    fleet = make_fleet(ModelConfig(depth=2, width=5), MIXED[:1], engine=None)
+    assert isinstance(fleet.engine, TorchEngine)
+    assert str(fleet.slow_because).startswith("the C kernels cannot be compiled (")
+    assert steps(fleet, 4).isfinite().all()
     assert not list(cache.iterdir())
 
 
 def test_what_has_been_compiled_is_used_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert native.library(torch.float32) is not None
+    assert isinstance(native.library(torch.float32), ctypes.CDLL)
     [made] = cache.iterdir()
     monkeypatch.setattr(subprocess, "run", None)
     native.library.cache_clear()
-    assert native.library(torch.float32) is not None
+    assert isinstance(native.library(torch.float32), ctypes.CDLL)
     monkeypatch.setattr(native, "processor", lambda: "another one")
     native.library.cache_clear()
     with pytest.raises(TypeError):
@@ -233,30 +260,29 @@ def test_what_has_been_compiled_is_used_again(cache: Path, monkeypatch: pytest.M
 
 
 def test_a_damaged_file_is_compiled_again(cache: Path) -> None:
-    assert native.library(torch.float32) is not None
+    assert isinstance(native.library(torch.float32), ctypes.CDLL)
     [made] = cache.iterdir()
     made.unlink()  # not truncated: it is loaded here
     made.touch()
     native.library.cache_clear()
-    assert native.library(torch.float32) is not None
+    assert isinstance(native.library(torch.float32), ctypes.CDLL)
     assert made.stat().st_size > 0
 
 
 def test_a_column_that_is_no_number_is_seen() -> None:
-    fleet = make_fleet(ModelConfig(depth=2, width=9, weights="orthogonal"), MIXED[:1], kind=CompiledFleet)
-    assert isinstance(fleet, CompiledFleet)
-    assert fleet._native is not None
+    fleet = make_fleet(ModelConfig(depth=2, width=9, weights="orthogonal"), MIXED[:1], engine=CEngine)
     steps(fleet, 4, count=1)
     fleet.tensors["momentum.hidden.weight"][0, 1, 3, 2] = torch.nan
-    w, _ = fleet._signals_of(4)
-    assert fleet._native.turn(w, 0, slice(0, 2), 0.5).isnan().tolist() == [False, True]
+    w = fleet._signals_of(4)
+    assert isinstance(fleet.engine, CEngine)
+    assert fleet.engine.gradient_of_orthogonal(w, 0, slice(0, 2)).isnan().tolist() == [False, True]
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
 def test_a_cache_that_cannot_be_written_is_done_without(cache: Path) -> None:
     cache.mkdir()
     cache.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    assert native.library(torch.float32) is not None
+    assert isinstance(native.library(torch.float32), ctypes.CDLL)
     assert not list(cache.iterdir())
 
 
@@ -264,17 +290,16 @@ def test_a_cache_that_cannot_be_made_is_done_without(cache: Path, monkeypatch: p
     cache.write_text("a file")
     (cache.parent / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(cache.parent / "temporary"))
-    assert native.library(torch.float32) is not None
+    assert isinstance(native.library(torch.float32), ctypes.CDLL)
     assert not list((cache.parent / "temporary").iterdir())
 
 
 def test_a_fleet_of_few_weights_is_left_to_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "SHARED_WEIGHTS", 500)
+    monkeypatch.setattr(c_engine, "SHARED_WEIGHTS", 500)
     counts = []
     with intra_op_threads(2):
         for width in (10, 20):
-            fleet = make_fleet(ModelConfig(depth=2, width=width), MIXED[:1], kind=CompiledFleet)
-            assert isinstance(fleet, CompiledFleet)
-            counts.append(fleet._workers.count)
-            assert fleet._threads == 1
+            fleet = make_fleet(ModelConfig(depth=2, width=width), MIXED[:1], engine=CEngine)
+            assert isinstance(fleet.engine, CEngine)
+            counts.append(fleet.engine.workers.count)
     assert counts == [1, 2]

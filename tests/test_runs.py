@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import weakref
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch
 from bsnn_cli import load_run
 from bsnn_cli.datasets.data import load
 from bsnn_cli.errors import Interrupted, RunDirectoryError, RunLockedError
+from bsnn_cli.networks import native
 from bsnn_cli.networks.training import evaluate, train
 from bsnn_cli.runs import checkpoint, runner
 from bsnn_cli.runs.directory import RunDirectory, read_config
@@ -24,7 +26,7 @@ from bsnn_cli.runs.listing import overview
 from bsnn_cli.runs.loading import load_all
 from bsnn_cli.runs.runner import prepare, run
 from bsnn_cli.runs.session import Session
-from bsnn_cli.settings.config import DatasetConfig, ModelConfig, OptimConfig, TrainConfig
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
 
@@ -51,6 +53,30 @@ def test_load_run_gives_the_network_that_was_trained(tmp_path: Path) -> None:
         predicted = network(digits.standardise(digits.test.images)).argmax(1)
     accuracy = 100 * (predicted == digits.test.labels).double().mean().item()
     assert accuracy == pytest.approx(result.test_accuracy)
+
+
+@pytest.mark.parametrize(
+    ("activation", "model", "reason"),
+    [
+        (ActivationConfig(name="mish"), {}, "the fast kernels have no code for the activation mish"),
+        (ActivationConfig(name="selu"), {"norm": "layer"}, "a fleet does not cover this network"),
+        (ActivationConfig(name="selu", gpn=True, separation=0.3), {}, None),
+        (ActivationConfig(name="tanh", gpn=True, separation=0.3), {}, None),
+    ],
+)
+def test_a_run_says_once_why_it_is_slow(
+    activation: ActivationConfig,
+    model: dict[str, str],
+    reason: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if shutil.which(native.compiler()) is None:
+        pytest.skip("no C compiler on this machine")
+    run([small(tmp_path, activation=activation, model=ModelConfig(depth=200, width=4, **model))])
+    output = capsys.readouterr().err
+    assert output.count("this trains more slowly than usual: ") == (reason is not None)
+    assert reason is None or reason in output
 
 
 def test_load_run_says_what_is_missing(tmp_path: Path) -> None:

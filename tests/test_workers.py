@@ -18,7 +18,7 @@ def test_every_part_is_done_once_by_a_thread_that_has_one_core() -> None:
         if part < 3:  # so that no worker takes all
             all_at_work.wait(60)
 
-    Workers(3).each(work, range(60))
+    Workers(3).run(work, range(60))
     assert sorted(part for part, _, _ in done) == list(range(60))
     assert {intra for _, intra, _ in done} == {1}
     assert len({name for _, _, name in done}) == 3
@@ -27,7 +27,7 @@ def test_every_part_is_done_once_by_a_thread_that_has_one_core() -> None:
 
 def test_a_lone_worker_is_the_caller() -> None:
     names: list[str] = []
-    Workers(1).each(lambda _: names.append(threading.current_thread().name), [1, 2])
+    Workers(1).run(lambda _: names.append(threading.current_thread().name), [1, 2])
     assert names == [threading.current_thread().name] * 2
 
 
@@ -38,4 +38,4 @@ def test_a_failure_reaches_the_caller(count: int) -> None:
             raise RuntimeError("part 5")
 
     with pytest.raises(RuntimeError, match="part 5"):
-        Workers(count).each(work, range(10))
+        Workers(count).run(work, range(10))

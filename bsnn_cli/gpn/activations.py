@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double, require_elementwise
 from bsnn_cli.gpn.gaussian import REACH, IntegrationError, Rule, moment_rule
+from bsnn_cli.gpn.kernel_form import Family, KernelForm
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.knobs import complaint
 
@@ -88,9 +89,7 @@ class Activation:
         pull_back: (g, h) → g·φ'(h), the gradient of h from that of φ(h), for float32 and float64; not differentiable
             itself. Leaves both alone, φ' is finite for all finite h, and autograd's at a kink. No control flow on data.
         pull_back_by_value: the same from (g, φ(h)), where φ' follows from the value of φ and costs far less that way.
-        kernel: the family of functions of h, p and q that the fast kernels have code for, then p and q: "tanh" is
-            tanh(h); "rectifier" is h, or ph below 0; "elu" is qh, or qp(exp(h) − 1) below 0; "swish" is hσ(ph). None
-            if φ is in no family.
+        kernel: what the fast kernels have code for; None if they do not cover φ.
     """
 
     name: str
@@ -98,7 +97,7 @@ class Activation:
     phi: Phi
     pull_back: PullBack
     pull_back_by_value: PullBack | None = None
-    kernel: tuple[str, float, float] | None = None
+    kernel: KernelForm | None = None
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -129,7 +128,7 @@ def _entry(
     pull_back: PullBack,
     pull_back_by_value: PullBack | None = None,
     *,
-    kernel: tuple[str, float, float] | None = None,
+    kernel: KernelForm | None = None,
 ) -> Activation:
     return Activation(name, ACTIVATION_LABELS[name], phi, pull_back, pull_back_by_value, kernel)
 
@@ -140,34 +139,34 @@ _ENTRIES = (
         torch.tanh,
         lambda g, h: _aten.tanh_backward(g, torch.tanh(h)),
         _aten.tanh_backward,
-        kernel=("tanh", 0.0, 0.0),
+        kernel=KernelForm(Family.TANH),
     ),
-    _entry("relu", torch.relu, lambda g, h: _aten.threshold_backward(g, h, 0), kernel=("rectifier", 0.0, 0.0)),
+    _entry("relu", torch.relu, lambda g, h: _aten.threshold_backward(g, h, 0), kernel=KernelForm(Family.RECTIFIER)),
     _entry(
         "lrelu",
         nn.functional.leaky_relu,
         lambda g, h: _aten.leaky_relu_backward(g, h, LRELU_SLOPE, False),
-        kernel=("rectifier", LRELU_SLOPE, 0.0),
+        kernel=KernelForm(Family.RECTIFIER, LRELU_SLOPE),
     ),
-    _entry("elu", nn.functional.elu, *_elu_pull_backs(1, 1), kernel=("elu", 1.0, 1.0)),
+    _entry("elu", nn.functional.elu, *_elu_pull_backs(1, 1), kernel=KernelForm(Family.ELU, 1.0, 1.0)),
     _entry(
         "selu",
         nn.functional.selu,
         *_elu_pull_backs(SELU_ALPHA, SELU_SCALE),
-        kernel=("elu", SELU_ALPHA, SELU_SCALE),
+        kernel=KernelForm(Family.ELU, SELU_ALPHA, SELU_SCALE),
     ),
     _entry(
         "gelu",
         _sigmoid_gelu,
         lambda g, h: _aten.silu_backward(g, GELU_SHARPNESS * h),
-        kernel=("swish", GELU_SHARPNESS, 0.0),
+        kernel=KernelForm(Family.SWISH, GELU_SHARPNESS),
     ),
     _entry("gelu_exact", _gelu, _gelu_pull_back),
-    _entry("silu", nn.functional.silu, _aten.silu_backward, kernel=("swish", 1.0, 0.0)),
+    _entry("silu", nn.functional.silu, _aten.silu_backward, kernel=KernelForm(Family.SWISH, 1.0)),
     _entry("mish", nn.functional.mish, _aten.mish_backward),
     _entry("softplus", _softplus, lambda g, h: _aten.softplus_backward(g, h, 1, 40)),
     _entry("sigmoid", torch.sigmoid, lambda g, h: _aten.sigmoid_backward(g, torch.sigmoid(h)), _aten.sigmoid_backward),
-    _entry("identity", _identity, lambda g, _: g.clone(), kernel=("rectifier", 1.0, 0.0)),
+    _entry("identity", _identity, lambda g, _: g.clone(), kernel=KernelForm(Family.RECTIFIER, 1.0)),
 )
 ACTIVATIONS = {activation.name: activation for activation in _ENTRIES}
 """All named activations; `lrelu` has slope 0.01 and `elu` α = 1, torch's defaults.

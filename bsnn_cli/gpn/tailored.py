@@ -270,6 +270,7 @@ def _tailored(base: Activation, separation: float, depth: int, parameter: str | 
         f"{base.name}_d",
         base.label,
         *functions,
+        kernel=None if base.kernel is None else base.kernel.tailored(tailoring.gain, tailoring.share),
         base=base,
         tailoring=tailoring,
         parameter=moved,

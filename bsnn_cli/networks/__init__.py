@@ -1,1 +1,1 @@
-"""The networks: the readable reference, the fleet that trains many at once, and the loop that both go through."""
+"""The networks: the reference to read, the fleet that trains many at once by an engine, and the training loop."""

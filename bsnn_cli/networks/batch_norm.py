@@ -6,7 +6,6 @@ one network after the other, which on a CPU passes over a signal less than half 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,18 +48,16 @@ class Normalised(NamedTuple):
 
 
 class BatchNorm:
-    """What batch normalisation keeps of a training batch between the way up and the way down.
+    """What batch normalisation keeps of a training batch between the forward and the backward pass.
 
     Attributes:
         all: statistics of all layers, (L, K, n).
-        layers: those of each, views.
-        members: of each layer those of each member, views.
+        layers: those of each layer, views.
     """
 
     def __init__(self, shape: tuple[int, int, int], like: Tensor) -> None:
         self.all = Statistics(*(like.new_zeros(shape) for _ in Statistics._fields))
         self.layers = [Statistics(*views) for views in zip(*self.all, strict=True)]
-        self.members = [[Statistics(*views) for views in zip(*layer, strict=True)] for layer in self.layers]
 
     def finish(self, a: Tensor, gain: Tensor, out: Tensor) -> None:
         """After the last layer: Σ_batch h ∂E/∂h, but for a, into `out` (L, K, n), and the factor a into the gradients.
@@ -100,33 +97,21 @@ def denormalise(u: Tensor, h_hat: Tensor, gain: Tensor, scale: Tensor, batch: St
     out.mul_((gain * batch.inverse_std).unsqueeze(1) * scale)
 
 
-def normalise_each(
-    h: Sequence[Tensor],
-    gain: Sequence[Tensor],
-    shift: Sequence[Tensor],
-    batch: Sequence[Statistics],
-    out: Sequence[Tensor],
-) -> None:
-    """Replace `out`, (B, n) of each member, by γĥ + β; h stays, and the statistics are filled in part."""
-    for h_k, gain_k, shift_k, one, out_k in zip(h, gain, shift, batch, out, strict=True):
-        saved = out_k, torch.empty_like(one.mean), one.inverse_std
+def normalise_natively(h: Tensor, gain: Tensor, shift: Tensor, batch: Statistics, out: Tensor) -> None:
+    """Replace `out` (K, B, n) by γĥ + β, by PyTorch's kernel; h stays, and `batch` is filled in part."""
+    for k, h_k in enumerate(h):
+        saved = out[k], torch.empty_like(batch.mean[k]), batch.inverse_std[k]
         # At momentum 1 the running statistics are those of the batch.
-        torch.native_batch_norm(h_k, gain_k, shift_k, one.mean, one.variance, True, 1.0, NORM_EPS, out=saved)
+        running = batch.mean[k], batch.variance[k]
+        torch.native_batch_norm(h_k, gain[k], shift[k], *running, True, 1.0, NORM_EPS, out=saved)
 
 
-def denormalise_each(
-    u: Sequence[Tensor],
-    h: Sequence[Tensor],
-    gain: Sequence[Tensor],
-    scale: Sequence[Tensor],
-    batch: Sequence[Statistics],
-    out: Sequence[Tensor],
-) -> None:
-    """As `denormalise`, member by member, from h as `normalise_each` leaves it."""
-    for u_k, h_k, gain_k, scale_k, one, out_k in zip(u, h, gain, scale, batch, out, strict=True):
+def denormalise_natively(u: Tensor, h: Tensor, gain: Tensor, scale: Tensor, batch: Statistics, out: Tensor) -> None:
+    """Turn the gradient of γĥ + β into that of h as `denormalise` does, from h as `normalise_natively` leaves it."""
+    for k, u_k in enumerate(u):
         below, along, shift = torch.ops.aten.native_batch_norm_backward(
-            u_k, h_k, gain_k, None, None, one.mean, one.inverse_std, True, NORM_EPS, [True] * 3
+            u_k, h[k], gain[k], None, None, batch.mean[k], batch.inverse_std[k], True, NORM_EPS, [True] * 3
         )
-        one.gain_gradient.copy_(along)
-        one.shift_gradient.copy_(shift)
-        torch.mul(below, scale_k, out=out_k)
+        batch.gain_gradient[k].copy_(along)
+        batch.shift_gradient[k].copy_(shift)
+        torch.mul(below, scale[k], out=out[k])

@@ -1,15 +1,15 @@
-"""Kernels of a fleet on a GPU: each product of a step together with all that is done to what comes out of it.
+"""Triton kernels of a fleet on a GPU: each matrix product of a step together with the operations on its result.
 
-Between two products of the chain lie a few passes over signals, and after the product of a gradient the update of V
-and M, unless V is to stay orthogonal. As kernels of their own they take as long as the products: each waits for its
-turn and for the memory. Here a block of a product is finished where it has been made, in registers. It can be, since a
-block holds all samples of its units: what batch normalisation, tangent term and lengths of rows sum up is there.
+Between two products of the chain there are a few passes over signals, and after the product of a gradient the update of
+V and M, unless V is to stay orthogonal. As kernels of their own they take as long as the products: each waits to be
+launched and for the memory. Here a block of a product is finished in registers, where it has been computed. It holds
+all samples of its units, so the sums of batch normalisation, tangent term and lengths of rows need no other block.
 
 Tensor cores take factors of eleven binary digits. A float32 number is the sum of its nearest such number and a rest
 that is one too, but for its last digits. Three products of these parts, of which the one of both rests is left out,
 have the error of float32 and take a third of the time that float32 arithmetic takes.
 
-Triton makes machine code of these functions when they are first called. What they do not cover runs by `fused`.
+Triton compiles these functions when they are first called.
 """
 
 from __future__ import annotations
@@ -23,15 +23,20 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
+from bsnn_cli.gpn.kernel_form import Family
 from bsnn_cli.networks.batch_norm import NORM_EPS, Normalised, Statistics
-from bsnn_cli.networks.members import FAMILIES, Family, Member
+from bsnn_cli.networks.members import Member, kernel_forms
 
 TANH, RECTIFIER, ELU, SWISH = (tl.constexpr(family.value) for family in Family)
 
+CONSTANTS = tl.constexpr(6)
+"""Numbers of each member: a, b, and p, q, gain and share as in `kernel_form`."""
+
 
 @triton.jit
-def _phi(family, p, q, h):
+def _phi(family, p, q, gain, share, signal):
     """φ(h) of a member."""
+    h = gain * signal
     value = h
     if family == TANH:
         value = libdevice.tanh(h)
@@ -41,12 +46,13 @@ def _phi(family, p, q, h):
         value = q * tl.where(h > 0, h, p * libdevice.expm1(h))
     else:
         value = h * tl.sigmoid(p * h)
-    return value
+    return tl.where(share != 0, value + share * (signal - value), value)
 
 
 @triton.jit
-def _slope(family, p, q, h):
+def _slope(family, p, q, gain, share, signal):
     """φ'(h) of a member."""
+    h = gain * signal
     slope = h
     if family == TANH:
         value = libdevice.tanh(h)
@@ -56,9 +62,10 @@ def _slope(family, p, q, h):
     elif family == ELU:
         slope = q * tl.where(h > 0, 1.0, p * tl.exp(h))
     else:
-        share = tl.sigmoid(p * h)
-        slope = share * (1 + p * h * (1 - share))
-    return slope
+        gate = tl.sigmoid(p * h)
+        slope = gate * (1 + p * h * (1 - gate))
+    slope *= gain
+    return tl.where(share != 0, slope + share * (1 - slope), slope)
 
 
 @triton.jit
@@ -92,19 +99,22 @@ def _dot(left, right, total, EXACT: tl.constexpr):
 
 
 @triton.jit
-def _lift(
+def _forward(
     x, V, member_stride, inverse_norm, scale, h, above, families, constants,
     gain, shift, norm_stride, mean, variance, inverse_std, y, eps,
     B: tl.constexpr, n: tl.constexpr, UNIT_ROWS: tl.constexpr, NORM: tl.constexpr, EXACT: tl.constexpr,
     SAMPLES: tl.constexpr, UNITS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    """See `Kernels.lift`; here for some units of one member."""
+    """Compute `Kernels.forward` for some units of one member."""
     k = tl.program_id(1)
     samples, units = tl.arange(0, SAMPLES), tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     there = units < n
     own, signal = k * n + units, k * B * n
-    family, a, b = tl.load(families + k), tl.load(constants + 4 * k), tl.load(constants + 4 * k + 1)
-    p, q = tl.load(constants + 4 * k + 2), tl.load(constants + 4 * k + 3)
+    family = tl.load(families + k)
+    constants += CONSTANTS * k
+    a, b = tl.load(constants), tl.load(constants + 1)
+    p, q = tl.load(constants + 2), tl.load(constants + 3)
+    gain_of_phi, share = tl.load(constants + 4), tl.load(constants + 5)
     V += k.to(tl.int64) * member_stride
     product = tl.zeros((SAMPLES, UNITS), dtype=tl.float32)
     squares = tl.zeros((INNER, UNITS), dtype=tl.float32)
@@ -135,25 +145,28 @@ def _lift(
         product *= tl.load(gain + k * norm_stride + units, mask=there, other=0.0)[None, :]
         product += tl.load(shift + k * norm_stride + units, mask=there, other=0.0)[None, :]
         tl.store(y + place, product, mask=inside)
-    tl.store(above + place, a * _phi(family, p, q, product) + b, mask=inside)
+    tl.store(above + place, a * _phi(family, p, q, gain_of_phi, share, product) + b, mask=inside)
 
 
 @triton.jit
-def _lower(
+def _backward(
     g, d_above, V, member_stride, scale, h, d, s, families, constants,
     gain, norm_stride, inverse_std, gain_gradient, shift_gradient,
     B: tl.constexpr, n: tl.constexpr, UNIT_ROWS: tl.constexpr, NORM: tl.constexpr, EXACT: tl.constexpr,
     MULTIPLY: tl.constexpr, KEEP: tl.constexpr, UNITS_FIRST: tl.constexpr,
     SAMPLES: tl.constexpr, UNITS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    """See `Kernels.lower`; here for some units of one member."""
+    """Compute `Kernels.backward` for some units of one member."""
     k = tl.program_id(1)
     samples, units = tl.arange(0, SAMPLES), tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     there = units < n
     inside = (samples[:, None] < B) & there[None, :]
     own, signal = k * n + units, k * B * n
     place = signal + samples[:, None] * n + units[None, :]
-    family, p, q = tl.load(families + k), tl.load(constants + 4 * k + 2), tl.load(constants + 4 * k + 3)
+    family = tl.load(families + k)
+    constants += CONSTANTS * k
+    p, q = tl.load(constants + 2), tl.load(constants + 3)
+    gain_of_phi, share = tl.load(constants + 4), tl.load(constants + 5)
     value = tl.load(h + place, mask=inside, other=0.0)
     factor = tl.load(scale + own, mask=there, other=0.0)
     argument = value
@@ -181,7 +194,7 @@ def _lower(
             below = tl.trans(below)
         if KEEP:
             tl.store(g + place, below, mask=inside)
-    u = below * _slope(family, p, q, argument)
+    u = below * _slope(family, p, q, gain_of_phi, share, argument)
     if NORM:
         sum_of_u, along = tl.sum(u, 0), tl.sum(u * value, 0)
         tl.store(shift_gradient + own, sum_of_u, mask=there)
@@ -193,12 +206,12 @@ def _lower(
 
 
 @triton.jit(do_not_specialize=["K", "L"])
-def _move(
+def _update(
     V, M, d, x, tangent, step_size, alive, momentum, K, L,
     B: tl.constexpr, n: tl.constexpr, UNIT_ROWS: tl.constexpr, EXACT: tl.constexpr,
     SAMPLES: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """See `Kernels.move`; here for a block of one matrix."""
+    """Compute `Kernels.update` for a block of one matrix."""
     across: tl.constexpr = (n + COLS - 1) // COLS
     blocks: tl.constexpr = (n + ROWS - 1) // ROWS * across
     matrix, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
@@ -246,27 +259,27 @@ class Kernels:
     """The kernels of one fleet. Shapes as in `signals.Signals`; all work in place.
 
     Args:
-        members: of activations that are in `FAMILIES`.
+        members: of activations with a `kernel`.
         unit_rows: whether rows of V are scaled to length 1.
         exact: products with the error of float32, not of TF32.
         like: a float32 tensor on the device.
     """
 
     def __init__(self, members: Sequence[Member], *, unit_rows: bool, exact: bool, like: Tensor) -> None:
-        families = [FAMILIES[one.activation.name] for one in members]
-        constants = [[one.a, one.b, p, q] for one, (_, p, q) in zip(members, families, strict=True)]
-        numbers = torch.tensor([family.value for family, _, _ in families], dtype=torch.int32, device=like.device)
-        self._functions = numbers, like.new_tensor(constants)
+        forms = kernel_forms(members)
+        families = [form.family.value for form in forms]
+        constants = [[member.a, member.b, *form[1:]] for member, form in zip(members, forms, strict=True)]
+        self._functions = torch.tensor(families, dtype=torch.int32, device=like.device), like.new_tensor(constants)
         self._options = {"UNIT_ROWS": unit_rows, "EXACT": exact}
         self._like = like
         K, n = len(members), like.shape[-1]
         few = Blocks(32 if K * triton.cdiv(n, 32) >= BUSY else 16)
         many = K * triton.cdiv(n, 64) >= BUSY
-        self._up = Blocks(64) if many and not exact else few
-        self._down = Blocks(64, units_first=True) if many else few
+        self.blocks_forward = Blocks(64) if many and not exact else few
+        self.blocks_backward = Blocks(64, units_first=True) if many else few
 
-    def rehearse(self, batch: int, *, norm: bool, keep: bool) -> None:
-        """Have the machine code of all kernels made, by a step of two layers of ones that nobody wants.
+    def compile(self, batch: int, *, norm: bool, keep: bool) -> None:
+        """Compile all kernels, by a step of two layers of ones whose result is not used.
 
         Args:
             batch: samples in it.
@@ -274,7 +287,7 @@ class Kernels:
             keep: with every g, as orthogonal weights need it.
 
         Raises:
-            whatever there is in the way of it: no compiler, too little memory in a multiprocessor, too many samples.
+            Exception: of any kind; no compiler, too little memory in a multiprocessor, too many samples.
         """
         n, ones = self._like.shape[-1], self._like.new_ones
         V, M, signals, row, unit = (
@@ -286,12 +299,12 @@ class Kernels:
         )
         x, h, d = signals
         normalised = Normalised(unit, unit, Statistics(*ones(5, 1, n)), d[0]) if norm else None
-        self.lift(x[0], V[:, 0], row, row.clone(), h[0], x[1], normalised)
-        self.lower(x[0], None, row, h[1], d[1], unit.clone(), normalised, keep=keep)
-        self.lower(x[0], (d[1], V[:, 1]), row, h[0], d[0], unit.clone(), normalised, keep=keep)
-        self.move(V, M, d, x, ones(2, 1, n, 1), ones(1), torch.ones_like(unit[0, :1], dtype=torch.bool), 0.5)
+        self.forward(x[0], V[:, 0], row, row.clone(), h[0], x[1], normalised)
+        self.backward(x[0], None, row, h[1], d[1], unit.clone(), normalised, keep=keep)
+        self.backward(x[0], (d[1], V[:, 1]), row, h[0], d[0], unit.clone(), normalised, keep=keep)
+        self.update(V, M, d, x, ones(2, 1, n, 1), ones(1), torch.ones_like(unit[0, :1], dtype=torch.bool), 0.5)
 
-    def lift(  # noqa: D417
+    def forward(  # noqa: D417
         self, x: Tensor, V: Tensor, inverse_norm: Tensor, scale: Tensor, h: Tensor, above: Tensor,
         norm: Normalised | None,
     ) -> None:  # fmt: skip
@@ -305,15 +318,15 @@ class Kernels:
         """
         K, B, n = x.shape
         gain, shift, batch, y = norm or ABSENT
-        units, _ = self._up
-        _lift[(triton.cdiv(n, units), K)](
+        units, _ = self.blocks_forward
+        _forward[(triton.cdiv(n, units), K)](
             x, V, V.stride(0), inverse_norm, scale, h, above, *self._functions,
             gain, shift, 0 if gain is None else gain.stride(0), batch.mean, batch.variance, batch.inverse_std, y,
             NORM_EPS, B, n, **self._options, NORM=norm is not None,
             SAMPLES=_samples(B), UNITS=units, INNER=64, num_warps=4, num_stages=3,
         )  # fmt: skip
 
-    def lower(  # noqa: D417
+    def backward(  # noqa: D417
         self, g: Tensor, above: tuple[Tensor, Tensor] | None, scale: Tensor, h: Tensor, d: Tensor, s: Tensor,
         norm: Normalised | None, *, keep: bool,
     ) -> None:  # fmt: skip
@@ -331,15 +344,15 @@ class Kernels:
         K, B, n = h.shape
         gain, _, batch, _ = norm or ABSENT
         d_above, V = above or (None, None)
-        units, units_first = self._down
-        _lower[(triton.cdiv(n, units), K)](
+        units, units_first = self.blocks_backward
+        _backward[(triton.cdiv(n, units), K)](
             g, d_above, V, 0 if V is None else V.stride(0), scale, h, d, s, *self._functions,
             gain, 0 if gain is None else gain.stride(0), batch.inverse_std, batch.gain_gradient, batch.shift_gradient,
             B, n, **self._options, NORM=norm is not None, MULTIPLY=above is not None, KEEP=keep,
             UNITS_FIRST=units_first, SAMPLES=_samples(B), UNITS=units, INNER=64, num_warps=4, num_stages=3,
         )  # fmt: skip
 
-    def move(  # noqa: D417
+    def update(  # noqa: D417
         self, V: Tensor, M: Tensor, d: Tensor, x: Tensor, tangent: Tensor, step_size: Tensor, alive: Tensor,
         momentum: float,
     ) -> None:  # fmt: skip
@@ -354,7 +367,7 @@ class Kernels:
         """
         L, K, B, n = d.shape
         rows, cols = 64, 32
-        _move[(K * L * triton.cdiv(n, rows) * triton.cdiv(n, cols),)](
+        _update[(K * L * triton.cdiv(n, rows) * triton.cdiv(n, cols),)](
             V, M, d, x, tangent, step_size, alive.view(torch.uint8), momentum, K, L, B, n, **self._options,
             SAMPLES=_samples(B), ROWS=rows, COLS=cols, num_warps=4, num_stages=1,
         )  # fmt: skip

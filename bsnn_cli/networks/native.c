@@ -1,15 +1,15 @@
-/* The way up, the way down and the update of one network on a CPU, each in one call for many layers.
+/* The forward pass, the backward pass and the update of one network on a CPU, each in one call for many layers.
 
    PyTorch makes some eight passes over the signals of a layer and three over each matrix, and its library copies the
-   matrices before it multiplies. Here a product is a sum of outer products in registers, over matrices as they lie in
-   memory, and what follows it is done while its result is still in the core's cache: matrices pass through a core once
-   on the way up, once on the way down, and once with their momentum in the update.
+   matrices before it multiplies. Here a product is a sum of outer products in registers, over matrices as they are in
+   memory, and its result is processed while it is still in the core's cache. A matrix passes through a core once in the
+   forward pass, once in the backward pass, and once with its momentum in the update.
 
-   Matrices (n, n) and signals (B, n) are contiguous. Cores that share a network share out the units of each layer, some
-   of them with all samples at a time, so that the statistics of batch normalisation need nobody else, and no digit depends on how
-   many cores there are, or on which of them does what.
+   Matrices (n, n) and signals (B, n) are contiguous. Cores that share a network share the units of each layer. A core
+   takes some of them with all samples, so that the statistics of batch normalisation need no other core, and no digit
+   depends on how many cores there are, or on which of them computes what.
 
-   `native.py` compiles this file for the machine that it runs on, and calls it. */
+   `native.py` compiles this file for the machine that it runs on, and `c_engine.py` calls it. */
 
 #include <stdatomic.h>
 #include <stdint.h>
@@ -35,10 +35,10 @@ enum { LANES = BYTES / sizeof(real), PANEL = LANES * COLS, LINE = 64 / sizeof(re
 /* Units of a layer that a core claims at a time, whole panels of them. */
 enum { UNITS = 64 };
 
-/* Rows of a matrix that are multiplied at a time on the way down, and samples in the update: what caches hold. */
+/* Rows of a matrix that are multiplied at a time in the backward pass, and samples in the update: what caches hold. */
 enum { DEEP = 128 };
 
-/* Looks at a core that has claimed units and not finished: some 30 microseconds, as long as these take. */
+/* How often a core checks one that has claimed units and not finished: 30 microseconds, as long as the units take. */
 enum { PATIENCE = 1000 };
 #if defined(__x86_64__) || defined(__i386__)
 #define PAUSE __builtin_ia32_pause()
@@ -57,18 +57,23 @@ typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_a
 
 enum { TANH, RECTIFIER, ELU, SWISH };
 
+/* The constants of an activation, see `KernelForm`. */
+typedef struct { real p, q, gain, share; } constants;
+
 /* One network. Lengths in values from one layer to the next: of matrices, signals, ∂E/∂x, and values of a unit.
    x, h, d, g: signals; s, inverse_norm, scale and the statistics of batch normalisation: (n,) of each layer.
    gain is null without batch normalisation. top: ∂E/∂x above the highest layer.
-   turned: the other way round, (n, B), for products, the last `kept` signals x. */
+   transposed: the last `kept` signals x as (n, B), for products. */
 typedef struct {
     size depth, units, samples, kept, matrix, signal, signal_below, row, parameters;
     int64_t family, unit_rows;
-    real a, b, p, q, eps;
+    real a, b;
+    constants form;
+    real eps;
     real *V, *M, *x, *h, *d, *g, *s, *norm;
     const real *inverse_norm, *scale, *gain, *shift;
     real *mean, *variance, *inverse_std, *gain_gradient, *shift_gradient;
-    real *turned;
+    real *transposed;
     const real *top;
 } network;
 
@@ -140,7 +145,7 @@ INLINE float exponential_less_one(float x)
 }
 #endif
 
-INLINE real phi(int64_t family, real p, real q, real h)
+INLINE real value_of_family(int64_t family, real p, real q, real h)
 {
     if (family == TANH) {
         real e = exponential_less_one(-2 * fabs(h));
@@ -151,7 +156,7 @@ INLINE real phi(int64_t family, real p, real q, real h)
     return h / (1 + exponential(-p * h));
 }
 
-INLINE real slope(int64_t family, real p, real q, real h)
+INLINE real slope_of_family(int64_t family, real p, real q, real h)
 {
     if (family == TANH) {
         real e = exponential(-2 * fabs(h));
@@ -159,21 +164,34 @@ INLINE real slope(int64_t family, real p, real q, real h)
     }
     if (family == RECTIFIER) return h > 0 ? 1 : p;
     if (family == ELU) return q * (h > 0 ? 1 : p * exponential(h > 0 ? 0 : h));
-    real e = exponential(-p * h), share = 1 / (1 + e);
-    return share * (1 + p * h * (e * share));
+    real e = exponential(-p * h), gate = 1 / (1 + e);
+    return gate * (1 + p * h * (e * gate));
 }
 
-/* Some units of a layer, at most UNITS: what is known of each lies in local arrays, where nothing else writes, as the
-   compiler knows. */
+INLINE real phi(int64_t family, constants form, real h)
+{
+    real value = value_of_family(family, form.p, form.q, form.gain * h);
+    return form.share != 0 ? value + form.share * (h - value) : value;
+}
+
+INLINE real slope(int64_t family, constants form, real h)
+{
+    real value = form.gain * slope_of_family(family, form.p, form.q, form.gain * h);
+    return form.share != 0 ? value + form.share * (1 - value) : value;
+}
+
+/* The following functions process some units of a layer, at most UNITS. The statistics of each unit are in local arrays:
+   the compiler knows that nothing else writes there. */
 
 INLINE void activate(int64_t family, const network *net, size layer, size first, size width)
 {
     size n = net->units, B = net->samples, own = layer * net->row + first;
     const real *restrict h = net->h + layer * net->signal + first;
-    real *restrict above = net->x + (layer + 1) * net->signal + first, a = net->a, b = net->b, p = net->p, q = net->q;
+    real *restrict above = net->x + (layer + 1) * net->signal + first, a = net->a, b = net->b;
+    const constants form = net->form;
     if (net->gain == NULL) {
         for (size t = 0; t < B; t++)
-            for (size j = 0; j < width; j++) above[t * n + j] = a * phi(family, p, q, h[t * n + j]) + b;
+            for (size j = 0; j < width; j++) above[t * n + j] = a * phi(family, form, h[t * n + j]) + b;
         return;
     }
     const real *gain = net->gain + layer * net->parameters + first, *shift = net->shift + layer * net->parameters + first;
@@ -193,23 +211,24 @@ INLINE void activate(int64_t family, const network *net, size layer, size first,
     }
     for (size t = 0; t < B; t++)
         for (size j = 0; j < width; j++)
-            above[t * n + j] = a * phi(family, p, q, steep[j] * (h[t * n + j] - mean[j]) + offset[j]) + b;
+            above[t * n + j] = a * phi(family, form, steep[j] * (h[t * n + j] - mean[j]) + offset[j]) + b;
 }
 
-/* From ∂E/∂x above a layer to d, and to s or to the gradients of batch normalisation. Like all that `together` calls, it
-   writes nothing but what is to stay where others may look. */
+/* Compute d from ∂E/∂x above a layer, and s or the gradients of batch normalisation. Like all functions that
+   `share_units` calls, it writes only final values to memory that other cores read. */
 INLINE void pull_back(int64_t family, const network *net, const real *restrict g, size layer, real *restrict memory,
                       size first, size width)
 {
     size n = net->units, B = net->samples, own = layer * net->row + first;
     const real *restrict h = net->h + layer * net->signal + first;
-    real *restrict d = net->d + layer * net->signal + first, p = net->p, q = net->q;
+    real *restrict d = net->d + layer * net->signal + first;
+    const constants form = net->form;
     real along[UNITS] = {0}, scale[UNITS];
     for (size j = 0; j < width; j++) scale[j] = net->scale[own + j];
     if (net->gain == NULL) {
         for (size t = 0; t < B; t++)
             for (size j = 0; j < width; j++) {
-                real u = g[t * n + j] * slope(family, p, q, h[t * n + j]);
+                real u = g[t * n + j] * slope(family, form, h[t * n + j]);
                 along[j] += u * h[t * n + j];
                 d[t * n + j] = u * scale[j];
             }
@@ -227,7 +246,7 @@ INLINE void pull_back(int64_t family, const network *net, const real *restrict g
     }
     for (size t = 0; t < B; t++)
         for (size j = 0; j < width; j++) {
-            real away = h[t * n + j] - mean[j], u = g[t * n + j] * slope(family, p, q, steep[j] * away + offset[j]);
+            real away = h[t * n + j] - mean[j], u = g[t * n + j] * slope(family, form, steep[j] * away + offset[j]);
             total[j] += u;
             along[j] += u * away;
             memory[t * UNITS + j] = u;
@@ -252,8 +271,8 @@ INLINE void pull_back(int64_t family, const network *net, const real *restrict g
     default: call(SWISH, __VA_ARGS__); \
     }
 
-/* h of some units, from the signals below it the other way round: (n, PANEL) for each panel of samples. */
-static void multiply_up(const network *net, size layer, size begin, size width, const real *below)
+/* Compute h of some units from the transposed signals below: (n, PANEL) for each panel of samples. */
+static void multiply_forward(const network *net, size layer, size begin, size width, const real *below)
 {
     size n = net->units, B = net->samples;
     const real *V = net->V + layer * net->matrix, *inverse_norm = net->inverse_norm + layer * net->row;
@@ -263,7 +282,7 @@ static void multiply_up(const network *net, size layer, size begin, size width, 
             real block[ROWS][PANEL], *h = net->h + layer * net->signal + first * n + j;
             vec sum[ROWS][COLS] = {0};
             for (int i = 0; i < ROWS; i++) row[i] = least(i, rows - 1) * n;
-            for (size k = 0; k < n; k += PANEL) { /* what comes next is fetched little by little */
+            for (size k = 0; k < n; k += PANEL) { /* fetch what comes next little by little */
                 for (int i = 0; i < ROWS && first == 0 && j + 2 * ROWS <= n; i++) fetch(V + (j + ROWS + i) * n + k, 0);
                 multiply(sum, least(PANEL, n - k), V + j * n + k, row, 1, below + k * PANEL, PANEL);
             }
@@ -277,25 +296,25 @@ static void multiply_up(const network *net, size layer, size begin, size width, 
         }
 }
 
-/* Some units of the signal above a layer, also the other way round; `layer` is -1 for x^1, which is there. */
-static void lift(const network *net, size layer, size first, real *memory)
+/* Compute some units of the signal above a layer, and transpose them; `layer` is -1 for x^1, which is computed already. */
+static void forward_units(const network *net, size layer, size first, real *memory)
 {
     (void)memory;
     size n = net->units, B = net->samples, signal = panels(B) * PANEL * n, width = least(UNITS, n - first);
     if (layer >= 0) {
-        multiply_up(net, layer, first, width, net->turned + layer % net->kept * signal);
+        multiply_forward(net, layer, first, width, net->transposed + layer % net->kept * signal);
         BY_FAMILY(activate, net, layer, first, width)
     }
     const real *x = net->x + (layer + 1) * net->signal + first;
-    real *turned = net->turned + (layer + 1) % net->kept * signal + first * PANEL;
+    real *transposed = net->transposed + (layer + 1) % net->kept * signal + first * PANEL;
     for (size t = 0; t < panels(B) * PANEL; t++) {
-        real *to = turned + t / PANEL * n * PANEL + t % PANEL;
+        real *to = transposed + t / PANEL * n * PANEL + t % PANEL;
         for (size j = 0; j < width; j++) to[j * PANEL] = t < B ? x[t * n + j] : 0;
     }
 }
 
-/* Some units of dV into `below`. A few rows of V at a time meet all samples; sums that are not complete wait in memory. */
-static void multiply_down(const network *net, size layer, size begin, size width, real *below, real *memory)
+/* Compute some units of dV into `below`. A few rows of V at a time are multiplied by all samples; `memory` holds the sums. */
+static void multiply_backward(const network *net, size layer, size begin, size width, real *below, real *memory)
 {
     size n = net->units, B = net->samples, tiles = (B + ROWS - 1) / ROWS;
     const real *V = net->V + layer * net->matrix + begin, *d = net->d + layer * net->signal;
@@ -322,23 +341,23 @@ static void multiply_down(const network *net, size layer, size begin, size width
             memcpy(below + t * n + begin + j, sums + j * tiles * ROWS + t * PANEL, least(PANEL, width - j) * sizeof *sums);
 }
 
-/* Some units of ∂E/∂x below a layer, and of d of the next one down; `layer` is the depth for that of the top. */
-static void lower(const network *net, size layer, size first, real *memory)
+/* Compute some units of ∂E/∂x below a layer, and of d of the next lower one; `layer` is the depth for d of the top. */
+static void backward_units(const network *net, size layer, size first, real *memory)
 {
     size width = least(UNITS, net->units - first);
     const real *g = net->top + first;
     if (layer < net->depth) {
         real *below = net->g + layer * net->signal_below;
-        multiply_down(net, layer, first, width, below, memory);
+        multiply_backward(net, layer, first, width, below, memory);
         g = below + first;
     }
     if (layer > 0) BY_FAMILY(pull_back, net, g, layer - 1, memory, first, width)
 }
 
-/* Have all units of a layer made, UNITS of them by the core that claims them: first those of its own, which lie together
-   in memory, then what is left. Nobody waits for a core that another program has taken away: the others make what it has
-   claimed and not finished, and should it come back, it writes the same values to the same place. */
-static void together(void (*make)(const network *, size, size, real *), const network *net, size layer, size part,
+/* Compute all units of a layer, UNITS of them by the core that claims them: first a share of its own that is contiguous in
+   memory, then what is left. No core waits for one that the system has stopped: the others compute what it has claimed
+   and not finished, and when it goes on, it writes the same values to the same place. */
+static void share_units(void (*compute)(const network *, size, size, real *), const network *net, size layer, size part,
                      size parts, real *memory, atomic_int *claims)
 {
     enum { FREE, CLAIMED, DONE };
@@ -350,27 +369,27 @@ static void together(void (*make)(const network *, size, size, real *), const ne
             if (!again && !atomic_compare_exchange_strong(claims + share, &state, CLAIMED)) continue;
             for (int tries = 0; again && tries < PATIENCE && atomic_load(claims + share) != DONE; tries++) PAUSE;
             if (atomic_load(claims + share) == DONE) continue;
-            make(net, layer, share * UNITS, memory);
+            compute(net, layer, share * UNITS, memory);
             atomic_store(claims + share, DONE);
         }
 }
 
-/* Fill h and x upwards from the lowest x. Every core that takes part calls it, with its number.
-   memory: of the core, see `room`. claims: of all, (depth + 1) * shares(n), 0 before. */
-void rise(const network *net, size part, size parts, real *memory, atomic_int *claims)
+/* Fill h and x upwards from x^1. Every core that takes part calls it, with its number.
+   memory: of the core, see `size_of_memory`. claims: of all, (depth + 1) * shares(n), 0 before. */
+void forward(const network *net, size part, size parts, real *memory, atomic_int *claims)
 {
     for (size layer = -1; layer < net->depth; layer++, claims += shares(net->units))
-        together(lift, net, layer, part, parts, memory, claims);
+        share_units(forward_units, net, layer, part, parts, memory, claims);
 }
 
-/* Fill d, g and s downwards from `top`; otherwise as `rise`. */
-void fall(const network *net, size part, size parts, real *memory, atomic_int *claims)
+/* Fill d, g and s downwards from `top`; otherwise as `forward`. */
+void backward(const network *net, size part, size parts, real *memory, atomic_int *claims)
 {
     for (size layer = net->depth; layer >= 0; layer--, claims += shares(net->units))
-        together(lower, net, layer, part, parts, memory, claims);
+        share_units(backward_units, net, layer, part, parts, memory, claims);
 }
 
-/* A block of a matrix, of at most ROWS rows and a panel; one that is less lies in a copy with zeros around. */
+/* A block of a matrix, at most ROWS rows of a panel; a smaller one is copied and padded with zeros. */
 typedef struct {
     real *at;
     size rows, cols, step, row[ROWS];
@@ -396,7 +415,7 @@ INLINE void put_back(const block *one, real *matrix, size n, size r, size j)
 /* The vectors of a block. */
 #define PART(block) (*(vec *)((block).at + i * (block).step + c * LANES))
 
-/* The squared length of a row so far, with one more vector of it. */
+/* Add a vector of a row to its squared length. */
 INLINE vec longer(vec squares, vec weight) { return squares + weight * weight; }
 
 INLINE real length(vec squares)
@@ -406,7 +425,7 @@ INLINE real length(vec squares)
     return sqrt(total);
 }
 
-/* The lengths of the rows of V, to the digit as `move` would measure them: a run that goes on must not notice. */
+/* Measure the lengths of the rows of V to the digit as `update` does, so that a resumed run computes the same. */
 void measure(const real *V, real *norm, size n)
 {
     for (size r = 0; r < n; r += ROWS) {
@@ -422,8 +441,8 @@ void measure(const real *V, real *norm, size n)
 
 /* M <- momentum * M + dᵀx - tangent * V and V <- V - lr * M for some layers, and the lengths of the rows of V.
    tangent: (n,) of each layer; unused, as the lengths are, unless rows are kept at length 1.
-   packed: memory of the core, see `room_to_move`. */
-void move(const network *net, const real *tangent, real momentum, real lr, size begin, size end, real *packed)
+   packed: memory of the core, see `size_of_update`. */
+void update(const network *net, const real *tangent, real momentum, real lr, size begin, size end, real *packed)
 {
     size n = net->units;
     for (size layer = begin; layer < end; layer++)
@@ -440,7 +459,7 @@ void move(const network *net, const real *tangent, real momentum, real lr, size 
                     take(&v, V, n, r, j);
                     take(&m, M, n, r, j);
                     EACH_SUM sum[i][c] = keep * PART(m);
-                    for (int i = 0; i < ROWS; i++) { /* what comes next is fetched little by little */
+                    for (int i = 0; i < ROWS; i++) { /* fetch what comes next little by little */
                         size first = samples * i / ROWS, last = samples * (i + 1) / ROWS, next = (r + ROWS + i) * n + j;
                         if (r + 2 * ROWS <= n) {
                             fetch(V + next, 1);
@@ -471,7 +490,7 @@ void move(const network *net, const real *tangent, real momentum, real lr, size 
 
 /* M <- momentum * M + (dᵀx - hᵀg) / 2 for some layers, with g below them.
    longest: of each, filled with the largest squared length of a column. */
-void turn(const network *net, real *longest, real momentum, size begin, size end, real *packed)
+void update_orthogonal(const network *net, real *longest, real momentum, size begin, size end, real *packed)
 {
     size n = net->units;
     for (size layer = begin; layer < end; layer++, longest++) {
@@ -508,9 +527,9 @@ void turn(const network *net, real *longest, real momentum, size begin, size end
     }
 }
 
-/* Values that `turned` holds for each signal that is kept; that the memory of a core has to hold on the way; and on an
-   update. And numbers in the claims of a way. */
-size room_turned(size n, size B) { return n * panels(B) * PANEL; }
-size room(size B) { return (DEEP + B + ROWS) * UNITS; }
-size room_to_move(size n) { return panels(n) * PANEL * (2 * DEEP + 1); }
-size room_for_claims(size n, size depth) { return (depth + 1) * shares(n); }
+/* Values of `transposed` for each signal that is kept; of the memory of a core in a pass, and in an update; and the number
+   of claims in a pass. */
+size size_of_transposed(size n, size B) { return n * panels(B) * PANEL; }
+size size_of_memory(size B) { return (DEEP + B + ROWS) * UNITS; }
+size size_of_update(size n) { return panels(n) * PANEL * (2 * DEEP + 1); }
+size count_of_claims(size n, size depth) { return (depth + 1) * shares(n); }

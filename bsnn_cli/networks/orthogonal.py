@@ -1,4 +1,4 @@
-"""Random streams, Haar-uniform orthogonal matrices, the distance to orthogonality, and steps that stay close to it."""
+"""Haar-uniform orthogonal matrices, the distance to orthogonality, and steps that stay close to it."""
 
 from __future__ import annotations
 
@@ -117,6 +117,28 @@ class Drift:
         self.growth[k, layers] = growth
         held.copy_(~(bound <= LIMIT) & alive)  # what is not a number passes the limit
         return held
+
+    def step(self, k: int, layers: slice, V: Tensor, M: Tensor, c_squared: Tensor, lr: float) -> None:
+        """Make the step V ← V − lr·M of some matrices of a living member, each retracted if it needs be.
+
+        Args:
+            k: the member.
+            layers: c of them, counted from 0.
+            V: (c, n, n), changed in place.
+            M: (c, n, n).
+            c_squared: (c,) `longest_column` of M.
+            lr: the learning rate.
+        """
+        held = self.advance(k, layers, c_squared, lr, torch.ones((), dtype=torch.bool))
+        if not held.any():
+            V.add_(M, alpha=-lr)
+            return
+        first = layers.start
+        for place, holding in enumerate(held.tolist()):
+            if holding:
+                self.complete(k, first + place, V[place], M[place], lr)
+            else:
+                V[place].add_(M[place], alpha=-lr)
 
     def complete(self, k: int, layer: int, W: Tensor, M: Tensor, lr: float) -> None:
         """The step W ← W − lr·M of a matrix that was held back: measure first, retract if it needs be.

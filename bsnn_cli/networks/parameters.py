@@ -79,7 +79,7 @@ def initialise(state: State, model: ModelConfig, seed: int) -> None:
 
     threads = torch.get_num_threads()
     with intra_op_threads(1):
-        Workers(threads).each(start, range(model.depth))
+        Workers(threads).run(start, range(model.depth))
     initialise_ends(state, model, seed)
 
 

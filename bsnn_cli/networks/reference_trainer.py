@@ -22,7 +22,7 @@ from bsnn_cli.settings.config import ModelConfig
 
 
 def covers(model: ModelConfig) -> bool:
-    """Whether the fast path, `fleet.Fleet`, trains networks of this kind."""
+    """Return whether a fleet trains networks of this kind."""
     return (
         model.norm in ("none", "batch")
         and model.weights not in ("weight_norm", "spectral_norm")
@@ -38,6 +38,7 @@ class ReferenceTrainer:
     """
 
     arithmetic = "PyTorch"
+    description = "ReferenceTrainer"
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class ReferenceTrainer:
     ) -> None:
         self.model, self.members = model, tuple(members)
         self.device, self.dtype = torch.device(device), dtype
+        self.slow_because: str | None = "a fleet does not cover this network; autograd trains the reference network"
         self.networks = [
             Network(model, Phi(one.activation, one.a, one.b), inputs, classes, one.seed).to(self.device, dtype)
             for one in members

@@ -63,15 +63,21 @@ class EpochRecord:
 
 
 class Trainer(Protocol):
-    """What trains K networks: `Fleet`, which has the meanings, `CapturedFleet` on a GPU, or `ReferenceTrainer`."""
+    """Trains K networks: `Fleet`, which explains the attributes, or `ReferenceTrainer`."""
 
     model: ModelConfig
     members: tuple[Member, ...]
     device: torch.device
     dtype: torch.dtype
-    arithmetic: str
+    slow_because: str | None
     steps: Tensor
     alive: Tensor
+
+    @property
+    def arithmetic(self) -> str: ...  # noqa: D102
+
+    @property
+    def description(self) -> str: ...  # noqa: D102
 
     def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]: ...  # noqa: D102
 

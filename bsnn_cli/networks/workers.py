@@ -45,8 +45,8 @@ class Workers:
         self.count = count
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) if count > 1 else None
 
-    def each(self, work: Callable[[Part], None], parts: Sequence[Part]) -> None:
-        """Call `work` with every part; whoever is free takes the next one. A lone part is left to the caller.
+    def run(self, work: Callable[[Part], None], parts: Sequence[Part]) -> None:
+        """Call `work` with every part; a free worker takes the next one. A single part is left to the caller.
 
         Raises:
             whatever `work` raised, once all workers have stopped.

@@ -189,7 +189,7 @@ def step_seconds(config: TrainConfig) -> float:
     depth = min(config.model.depth, PROBE_LAYERS)
     width, batch = config.model.width, config.optim.batch_size
     device = machine.choose_device(config.device)
-    trainer = runner.trainer(config.model, device)(
+    trainer = runner.trainer(config.model)(
         dataclasses.replace(config.model, depth=depth),
         [runner.member(config)[0]],
         inputs=width,

@@ -22,8 +22,6 @@ from bsnn_cli.errors import BsnnError, CheckpointError, ConfigError, Interrupted
 from bsnn_cli.gpn import activation_file, custom
 from bsnn_cli.gpn.activations import normalise
 from bsnn_cli.networks import memory
-from bsnn_cli.networks.captured import CapturedFleet
-from bsnn_cli.networks.compiled import CompiledFleet
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
@@ -104,11 +102,9 @@ def member(config: TrainConfig) -> tuple[Member, str | None]:
     return Member(activation=phi, a=a, b=b, seed=config.seed, lr=config.optim.lr), root
 
 
-def trainer(model: ModelConfig, device: torch.device) -> type[Fleet] | type[ReferenceTrainer]:
-    """The fast path of a device where it covers a network, the reference network elsewhere."""
-    if not covers(model):
-        return ReferenceTrainer
-    return CapturedFleet if device.type == "cuda" else CompiledFleet
+def trainer(model: ModelConfig) -> type[Fleet] | type[ReferenceTrainer]:
+    """Return the fleet where it covers a network, and the reference network elsewhere."""
+    return Fleet if covers(model) else ReferenceTrainer
 
 
 def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
@@ -271,9 +267,7 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     for run in runs:
         run.checkpoint = None  # as large as the fleet, which has values of its own
     device, first = dataset.train.images.device, configs[0]
-    build = trainer(first.model, device)
-    if build is ReferenceTrainer:
-        say("the fast path does not cover this network; the reference network is trained, by autograd")
+    build = trainer(first.model)
     fleet: Trainer = build(
         first.model,
         [member(config)[0] for config in configs],
@@ -283,6 +277,8 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
         states=[state["tensors"] for state in states] or None,
         device=device,
     )
+    if fleet.slow_because is not None:
+        say(f"this trains more slowly than usual: {fleet.slow_because}")
     if states and states[0]["environment"] != environment(fleet):
         say(f"warning: {states[0]['environment']} has become {environment(fleet)}; results may differ in rounding")
     loss_sum = torch.tensor([state["loss_sum"] for state in states] or [0.0] * len(configs), dtype=torch.float64)
@@ -290,7 +286,7 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     if states:
         position.epoch, position.batch = states[0]["epoch"], states[0]["batch"]
         say(f"resuming after {position.epoch} epochs and {position.batch} batches ({int(fleet.steps[0])} steps)")
-    origin = provenance.collect(device) | {"trainer": build.__name__, "arithmetic": fleet.arithmetic}
+    origin = provenance.collect(device) | {"trainer": fleet.description, "arithmetic": fleet.arithmetic}
     if origin["commit"] is None:
         say("the commit of this program is not known, so provenance.json has none")
     for directory in directories:

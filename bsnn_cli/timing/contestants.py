@@ -65,7 +65,7 @@ def fleet_of(
 ) -> Trainer:
     """A fleet whose members all start from the same weights: of many it would take minutes to draw them."""
     make_fleet = functools.partial(
-        trainer(model, device), model, inputs=dataset.inputs, classes=dataset.classes, momentum=optim.momentum
+        trainer(model), model, inputs=dataset.inputs, classes=dataset.classes, momentum=optim.momentum
     )
     state = make_fleet(members[:1]).member_state(0)
     return make_fleet(members, states=[state] * len(members), device=device)

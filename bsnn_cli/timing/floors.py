@@ -16,10 +16,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bsnn_cli.networks.fleet import PARALLEL_WIDTH
 from bsnn_cli.networks.workers import Workers
 from bsnn_cli.settings.config import ModelConfig
 from bsnn_cli.timing.stopwatch import Step, timed
+
+PARALLEL_WIDTH = 200
+"""From this width on, a product with one matrix takes a core long enough to be worth handing to it."""
 
 PASSES = 6
 """Over as many bytes as the weights have; a copy makes two."""
@@ -52,8 +54,8 @@ def products(networks: int, model: ModelConfig, batch_size: int, device: torch.d
         share = -(-batch_size // workers.count)
 
         def step() -> None:
-            workers.each(chains, [slice(first, first + share) for first in range(0, batch_size, share)])
-            workers.each(gradient, range(L))
+            workers.run(chains, [slice(first, first + share) for first in range(0, batch_size, share)])
+            workers.run(gradient, range(L))
 
         return step
 

@@ -1,0 +1,176 @@
+"""C kernels as the engine of a fleet on a CPU. Its numbers do not depend on the number of threads."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bsnn_cli.networks import native
+from bsnn_cli.networks.batch_norm import NORM_EPS
+from bsnn_cli.networks.hidden_layers import HiddenLayers
+from bsnn_cli.networks.members import kernel_forms
+from bsnn_cli.networks.native import REALS, STRUCTURES
+from bsnn_cli.networks.signals import Signals
+from bsnn_cli.networks.workers import Workers
+
+LAYERS_AT_ONCE = 5
+"""Layers of one network that one core updates: enough to be worth the call, few enough for cores to end together."""
+
+SHARED_WEIGHTS = 1_000_000
+"""From so many hidden weights of a fleet on, a step takes longer than handing parts of it to other cores."""
+
+
+class CEngine:
+    """An engine of the kernels in `native.c`; see `engine.Engine` for its methods.
+
+    Args:
+        hidden: the layers to compute, of activations with a `kernel`.
+
+    Raises:
+        RuntimeError: the kernels cannot be compiled.
+    """
+
+    def __init__(self, hidden: HiddenLayers) -> None:
+        code = native.library(hidden.dtype)
+        if isinstance(code, str):
+            raise RuntimeError(code)
+        self.hidden, self.arithmetic, self._code = hidden, native.name(hidden.dtype), code
+        self.threads = 1  # idle threads of PyTorch would keep busy the cores that the workers need
+        self.workers = Workers(torch.get_num_threads() if hidden.V.numel() >= SHARED_WEIGHTS else 1)
+        self._real = REALS[hidden.dtype]
+        for name in ("size_of_transposed", "size_of_memory", "size_of_update", "count_of_claims"):
+            getattr(code, name).restype = ctypes.c_int64
+        depth, K, n = hidden.norm.shape
+        self._chunks = [slice(first, min(first + LAYERS_AT_ONCE, depth)) for first in range(0, depth, LAYERS_AT_ONCE)]
+        self._networks: dict[int, list[ctypes.Structure]] = {}
+        self._transposed: list[Tensor] = []
+        self._claims = torch.zeros(self._size("count_of_claims", n, depth), dtype=torch.int32)
+        self._alone = K - K % self.workers.count
+        """So many networks are each left to one core: whole rounds of them. The others are shared by all cores."""
+        if hidden.unit_rows:
+            matrices = [(hidden.V[k, layer], hidden.norm[layer, k]) for k in range(K) for layer in range(depth)]
+            self.workers.run(self._measure, matrices)
+        hidden.rescale()
+
+    @property
+    def every_g(self) -> bool:
+        """Orthogonal weights need every g; so do cores that share a network, where one may fall behind the others."""
+        return self.hidden.drift is not None or self._alone < len(self.hidden.members)
+
+    def prepare(self, batch: int) -> None:
+        """Do nothing: the kernels are compiled already."""
+
+    def measure_rows(self) -> None:
+        """Do nothing: `update` measures the rows."""
+
+    def forward(self, signals: Signals) -> None:
+        """Fill `x`, `h` and what batch normalisation keeps, from `x[0]`."""
+        self._pass(self._code.forward, signals)
+
+    def backward(self, signals: Signals, gradient: Tensor) -> None:
+        """Fill `d`, `g`, `s` or the gradients of batch normalisation, and `bound`, from ∂E/∂x of the top, (K, B, n)."""
+        gradient = gradient.contiguous()
+        for network, top in zip(self._describe(signals), gradient, strict=True):
+            network.top = top.data_ptr()
+        self._pass(self._code.backward, signals)
+        self.workers.run(signals.measure_bound, self._chunks)
+
+    def update(self, signals: Signals) -> None:
+        """M ← μM + ∂E/∂V and V ← V − lr·M of the living members, and the factors that depend on V."""
+        hidden = self.hidden
+        places = [(k, layers) for k, alive in enumerate(hidden.alive.tolist()) if alive for layers in self._chunks]
+        if hidden.drift is None:
+            tangent = hidden.tangent(signals).contiguous()
+            self.workers.run(lambda place: self._update(signals, *place, tangent), places)
+        else:
+            self.workers.run(lambda place: self._update_orthogonal(signals, *place), places)
+        hidden.rescale()
+
+    def complete_held_steps(self) -> None:
+        """Do nothing: `update` completes its steps."""
+
+    def _update(self, signals: Signals, k: int, layers: slice, tangent: Tensor) -> None:
+        self._call_update(self._code.update, signals, k, layers, tangent[0, k], self.hidden.members[k].lr)
+
+    def _update_orthogonal(self, signals: Signals, k: int, layers: slice) -> None:
+        hidden = self.hidden
+        assert hidden.drift is not None
+        longest = self.gradient_of_orthogonal(signals, k, layers)
+        hidden.drift.step(k, layers, hidden.V[k, layers], hidden.M[k, layers], longest, hidden.members[k].lr)
+
+    def gradient_of_orthogonal(self, signals: Signals, k: int, layers: slice) -> Tensor:
+        """M ← μM + ½(dᵀx − hᵀg) of c matrices that stay orthogonal; return `longest_column` of each, (c,)."""
+        longest = signals.s.new_empty(layers.stop - layers.start)
+        self._call_update(self._code.update_orthogonal, signals, k, layers, longest)
+        return longest
+
+    def _call_update(
+        self, code: Callable[..., object], signals: Signals, k: int, layers: slice, rows: Tensor, *lr: float
+    ) -> None:
+        packed = signals.h.new_empty(self._size("size_of_update", signals.h.shape[3]))
+        code(
+            ctypes.byref(self._describe(signals)[k]), ctypes.c_void_p(rows.data_ptr()),
+            *(self._real(number) for number in (self.hidden.momentum, *lr)),
+            ctypes.c_int64(layers.start), ctypes.c_int64(layers.stop), ctypes.c_void_p(packed.data_ptr()),
+        )  # fmt: skip
+
+    def _measure(self, matrix: tuple[Tensor, Tensor]) -> None:
+        V, norm = matrix
+        self._code.measure(ctypes.c_void_p(V.data_ptr()), ctypes.c_void_p(norm.data_ptr()), ctypes.c_int64(len(norm)))
+
+    def _pass(self, code: Callable[..., object], signals: Signals) -> None:
+        """Give whole networks to each core while there is one for every core; share the others among all cores."""
+        networks, cores = self._describe(signals), self.workers.count
+        size = self._size("size_of_memory", signals.h.shape[2])
+
+        def work(place: tuple[int, int, int], claims: Tensor | None = None) -> None:
+            k, part, parts = place
+            memory, claims = signals.h.new_empty(size), torch.zeros_like(self._claims) if claims is None else claims
+            code(
+                ctypes.byref(networks[k]), ctypes.c_int64(part), ctypes.c_int64(parts),
+                ctypes.c_void_p(memory.data_ptr()), ctypes.c_void_p(claims.data_ptr()),
+            )  # fmt: skip
+
+        self.workers.run(work, [(k, 0, 1) for k in range(self._alone)])
+        for k in range(self._alone, len(networks)):
+            shared = functools.partial(work, claims=self._claims.zero_())
+            self.workers.run(shared, [(k, part, cores) for part in range(cores)])
+
+    def _size(self, name: str, *sizes: int) -> int:
+        size: int = getattr(self._code, name)(*map(ctypes.c_int64, sizes))
+        return size
+
+    def _describe(self, signals: Signals) -> list[ctypes.Structure]:
+        """Return the C structure of each member, for signals of this batch size."""
+        batch = signals.h.shape[2]
+        if batch not in self._networks:
+            self._networks[batch] = [self._structure(signals, k) for k in range(len(self.hidden.members))]
+        return self._networks[batch]
+
+    def _structure(self, signals: Signals, k: int) -> ctypes.Structure:
+        hidden = self.hidden
+        depth, K, B, n = signals.h.shape
+        member = hidden.members[k]
+        family, p, q, gain, share = kernel_forms(hidden.members)[k]
+        kept = depth + 1 if k >= self._alone else 2
+        self._transposed.append(signals.h.new_empty(kept * self._size("size_of_transposed", n, B)))
+        tensors = {
+            "V": hidden.V[k],
+            "M": hidden.M[k],
+            **{name: getattr(signals, name)[:, k] for name in ("x", "h", "d", "g", "s")},
+            **{name: getattr(hidden, name)[:, k] for name in ("norm", "inverse_norm", "scale")},
+            "transposed": self._transposed[-1],
+        }
+        if signals.norm is not None:
+            tensors |= {name: statistic[:, k] for name, statistic in signals.norm.all._asdict().items()}
+            tensors |= {"gain": hidden.tensors["norm.weight"][k], "shift": hidden.tensors["norm.bias"][k]}
+        return STRUCTURES[hidden.dtype](
+            depth=depth, units=n, samples=B, kept=kept, matrix=n * n, signal=K * B * n,
+            signal_below=signals.g.stride(0), row=K * n, parameters=n, family=family, unit_rows=hidden.unit_rows,
+            a=member.a, b=member.b, p=p, q=q, gain_of_phi=gain, share=share, eps=NORM_EPS,
+            **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+        )  # fmt: skip

@@ -1,0 +1,74 @@
+"""The hidden layers of a fleet as stacked tensors: what an engine computes with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bsnn_cli.networks.batch_norm import Normalised
+from bsnn_cli.networks.members import Member, grouped
+from bsnn_cli.networks.orthogonal import Drift
+from bsnn_cli.networks.parameters import NORM_WEIGHTS
+from bsnn_cli.networks.signals import Signals
+from bsnn_cli.settings.config import ModelConfig
+
+
+class HiddenLayers:
+    """L hidden layers of K networks. With V the free matrix of a layer, W_i = v_i/‖v_i‖ are its unit rows.
+
+    Args:
+        model: the shape and constraint that all members share.
+        members: in contiguous groups of equal activations.
+        tensors: all tensors of the fleet by name, see `parameters.shapes`; they are changed in place.
+        momentum: μ of the gradient sum.
+
+    Attributes:
+        V, M: (K, L, n, n) matrices and their momentum.
+        alive: (K,) False for a member that has diverged.
+        a: (K, 1, 1) factor of each activation.
+        step_size: (K,) −lr.
+        norm: (L, K, n) lengths of the rows of V; 1 unless rows are scaled.
+        inverse_norm, scale: (L, K, 1, n), 1/‖v‖ and a/‖v‖: factors of the signals forwards and backwards.
+        groups: members with equal activations.
+        drift: the bookkeeping of orthogonal matrices, or None.
+    """
+
+    def __init__(
+        self, model: ModelConfig, members: Sequence[Member], tensors: dict[str, Tensor], momentum: float
+    ) -> None:
+        self.model, self.members, self.tensors, self.momentum = model, tuple(members), tensors, momentum
+        self.V, self.M, self.alive = tensors["hidden.weight"], tensors["momentum.hidden.weight"], tensors["alive"]
+        self.device, self.dtype = self.V.device, self.V.dtype
+        self.unit_rows = model.weights == "unit_rows"
+        self.a = self.V.new_tensor([member.a for member in members]).view(-1, 1, 1)
+        self.step_size = self.V.new_tensor([-member.lr for member in members])
+        self.norm = self.V.new_ones(model.depth, len(members), model.width)
+        self.inverse_norm = self.norm.new_empty(model.depth, len(members), 1, model.width)
+        self.scale = torch.empty_like(self.inverse_norm)
+        self.groups = grouped(members, self.norm)
+        self.drift = Drift(tensors, momentum) if model.weights == "orthogonal" else None
+
+    def measure_rows(self) -> None:
+        """Measure the lengths of the rows of V, and derive the factors of the signals from them."""
+        if self.unit_rows:
+            for layer, norm in enumerate(self.norm):
+                torch.linalg.vector_norm(self.V[:, layer], dim=-1, out=norm)
+        self.rescale()
+
+    def rescale(self) -> None:
+        """Derive the factors of the signals from `norm`."""
+        torch.reciprocal(self.norm.unsqueeze(2), out=self.inverse_norm)
+        torch.mul(self.inverse_norm, self.a, out=self.scale)
+
+    def tangent(self, signals: Signals) -> Tensor:
+        """Return s/‖v‖² of each row, (L, K, n, 1): what the gradient of V subtracts per unit of V."""
+        return (signals.s.unsqueeze(2) * self.scale * self.inverse_norm).mT
+
+    def normalisation(self, signals: Signals, layer: int) -> Normalised | None:
+        """Return the batch normalisation of a layer. γĥ + β lies in d until d itself is known."""
+        if signals.norm is None:
+            return None
+        gain, shift = (self.tensors[name][:, layer] for name in NORM_WEIGHTS)
+        return Normalised(gain, shift, signals.norm.layers[layer], signals.layers[layer].d)
