@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bsnn_cli.networks import native
 from bsnn_cli.networks.batch_norm import NORM_EPS
+from bsnn_cli.networks.engine import Engine
 from bsnn_cli.networks.hidden_layers import HiddenLayers
 from bsnn_cli.networks.members import kernel_forms
 from bsnn_cli.networks.native import REALS, STRUCTURES
@@ -24,8 +26,8 @@ SHARED_WEIGHTS = 1_000_000
 """From so many hidden weights of a fleet on, a step takes longer than handing parts of it to other cores."""
 
 
-class CEngine:
-    """An engine of the kernels in `native.c`; see `engine.Engine` for its methods.
+class CEngine(Engine):
+    """An engine of the kernels in `native.c`.
 
     Args:
         hidden: the layers to compute, of activations with a `kernel`.
@@ -38,7 +40,8 @@ class CEngine:
         code = native.library(hidden.dtype)
         if isinstance(code, str):
             raise RuntimeError(code)
-        self.hidden, self.arithmetic, self._code = hidden, native.name(hidden.dtype), code
+        super().__init__(hidden)
+        self.arithmetic, self._code = native.name(hidden.dtype), code
         self.threads = 1  # idle threads of PyTorch would keep busy the cores that the workers need
         self.workers = Workers(torch.get_num_threads() if hidden.V.numel() >= SHARED_WEIGHTS else 1)
         self._real = REALS[hidden.dtype]
@@ -57,30 +60,25 @@ class CEngine:
         hidden.rescale()
 
     @property
+    @override
     def every_g(self) -> bool:
-        """Orthogonal weights need every g; so do cores that share a network, where one may fall behind the others."""
-        return self.hidden.drift is not None or self._alone < len(self.hidden.members)
+        # Of cores that share a network, one may fall behind the others.
+        return super().every_g or self._alone < len(self.hidden.members)
 
-    def prepare(self, batch: int) -> None:
-        """Do nothing: the kernels are compiled already."""
-
-    def measure_rows(self) -> None:
-        """Do nothing: `update` measures the rows."""
-
+    @override
     def forward(self, signals: Signals) -> None:
-        """Fill `x`, `h` and what batch normalisation keeps, from `x[0]`."""
         self._pass(self._code.forward, signals)
 
+    @override
     def backward(self, signals: Signals, gradient: Tensor) -> None:
-        """Fill `d`, `g`, `s` or the gradients of batch normalisation, and `bound`, from ∂E/∂x of the top, (K, B, n)."""
         gradient = gradient.contiguous()
         for network, top in zip(self._describe(signals), gradient, strict=True):
             network.top = top.data_ptr()
         self._pass(self._code.backward, signals)
         self.workers.run(signals.measure_bound, self._chunks)
 
+    @override
     def update(self, signals: Signals) -> None:
-        """M ← μM + ∂E/∂V and V ← V − lr·M of the living members, and the factors that depend on V."""
         hidden = self.hidden
         places = [(k, layers) for k, alive in enumerate(hidden.alive.tolist()) if alive for layers in self._chunks]
         if hidden.drift is None:
@@ -89,9 +87,6 @@ class CEngine:
         else:
             self.workers.run(lambda place: self._update_orthogonal(signals, *place), places)
         hidden.rescale()
-
-    def complete_held_steps(self) -> None:
-        """Do nothing: `update` completes its steps."""
 
     def _update(self, signals: Signals, k: int, layers: slice, tangent: Tensor) -> None:
         self._call_update(self._code.update, signals, k, layers, tangent[0, k], self.hidden.members[k].lr)

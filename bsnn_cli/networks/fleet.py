@@ -29,7 +29,8 @@ from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.batch_norm import NORM_EPS, NORM_MOMENTUM, BatchNorm
 from bsnn_cli.networks.captured import CapturedSteps, delayed_read
-from bsnn_cli.networks.engine import EngineFactory, choose
+from bsnn_cli.networks.engine import EngineFactory
+from bsnn_cli.networks.engine_choice import choose
 from bsnn_cli.networks.hidden_layers import HiddenLayers
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.orthogonal import Drift, orthogonality_error
@@ -51,7 +52,7 @@ class Fleet:
         momentum: μ of the gradient sum.
         states: what `member_state` returned for each member; None starts from the members' seeds.
         device, dtype: where and in which precision to compute.
-        engine: computes the hidden layers; None: `engine.choose`.
+        engine: computes the hidden layers; None: `engine_choice.choose`.
         capture: gather batches on the device and capture steps as CUDA graphs; None: on a GPU.
 
     Attributes:

@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bsnn_cli.networks import batch_norm
 from bsnn_cli.networks.batch_norm import Statistics
+from bsnn_cli.networks.engine import Engine
 from bsnn_cli.networks.hidden_layers import HiddenLayers
 from bsnn_cli.networks.members import Group
 from bsnn_cli.networks.orthogonal import longest_column
@@ -143,8 +145,8 @@ def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Callable
     return call
 
 
-class TorchEngine:
-    """An engine of PyTorch's operations; see `engine.Engine` for its methods.
+class TorchEngine(Engine):
+    """An engine of PyTorch's operations.
 
     Args:
         hidden: the layers to compute.
@@ -157,24 +159,16 @@ class TorchEngine:
     def __init__(
         self, hidden: HiddenLayers, *, on_gpu: bool | None = None, compile_options: dict[str, Any] | None = None
     ) -> None:
-        self.hidden = hidden
+        super().__init__(hidden)
         self.on_gpu = hidden.device.type == "cuda" if on_gpu is None else on_gpu
-        self.threads = torch.get_num_threads()
-        self.every_g = hidden.drift is not None
         self._functions = functions(hidden.groups, unit_rows=hidden.unit_rows, on_gpu=self.on_gpu)
         if hidden.device.type == "cuda" or compile_options is not None:
             self._functions = compiled(self._functions, **(compile_options or {}))
         self._values: list[list[Tensor | None]] = []
         hidden.measure_rows()
 
-    def prepare(self, batch: int) -> None:
-        """Do nothing: these operations need no preparation."""
-
-    def measure_rows(self) -> None:
-        """Do nothing: `update` measures the rows."""
-
+    @override
     def forward(self, signals: Signals) -> None:
-        """Fill `x` and `h` of all hidden layers upwards, from `x[0]`."""
         hidden = self.hidden
         self._values.clear()
         for layer, (x, h, above, *_) in enumerate(signals.layers):
@@ -186,8 +180,8 @@ class TorchEngine:
                 values = self._functions.forward_normalised(h, hidden.inverse_norm[layer], *norm, above)
             self._values.append(values)
 
+    @override
     def backward(self, signals: Signals, gradient: Tensor) -> None:
-        """Fill `d`, `g`, `s` and `bound` downwards, from ∂E/∂x of the top, (K, B, n)."""
         hidden, g = self.hidden, gradient
         for layer in reversed(range(hidden.model.depth)):
             _, h, _, d, below, s = signals.layers[layer]
@@ -199,8 +193,8 @@ class TorchEngine:
             g = torch.bmm(d, hidden.V[:, layer], out=below)
         signals.measure_bound()
 
+    @override
     def update(self, signals: Signals) -> None:
-        """M ← μM + ∂E/∂V and V ← V − lr·M of the living members, and the factors that depend on V."""
         if self.on_gpu:
             self.update_chunks(signals)
         else:
@@ -248,8 +242,8 @@ class TorchEngine:
                 alive = (alive & ~held).view(-1, 1, 1)
             self._functions.update(V, M, tangent[layers, k], step_size, alive, hidden.norm[layers, k])
 
+    @override
     def complete_held_steps(self) -> None:
-        """Make the steps of orthogonal matrices that `update_chunks` has held back. The host waits for the device."""
         hidden = self.hidden
         if hidden.drift is None:
             return

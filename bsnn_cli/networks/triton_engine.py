@@ -7,15 +7,17 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bsnn_cli.networks import kernels
+from bsnn_cli.networks.engine import Engine
 from bsnn_cli.networks.hidden_layers import HiddenLayers
 from bsnn_cli.networks.signals import Signals
 from bsnn_cli.networks.torch_engine import TorchEngine
 
 
-class TritonEngine:
-    """An engine of the kernels in `kernels`; see `engine.Engine` for its methods.
+class TritonEngine(Engine):
+    """An engine of the kernels in `kernels`.
 
     Orthogonal matrices are updated by PyTorch's operations. The rows of V are measured by the forward pass.
 
@@ -27,9 +29,7 @@ class TritonEngine:
     arithmetic = "Triton"
 
     def __init__(self, hidden: HiddenLayers, exact: bool | None = None) -> None:
-        self.hidden = hidden
-        self.threads = torch.get_num_threads()
-        self.every_g = hidden.drift is not None
+        super().__init__(hidden)
         self.kernels = kernels.Kernels(
             hidden.members,
             unit_rows=hidden.unit_rows,
@@ -44,17 +44,17 @@ class TritonEngine:
         on_gpu = self.hidden.device.type == "cuda"
         return torch.cuda.device(self.hidden.device) if on_gpu else contextlib.nullcontext()
 
+    @override
     def prepare(self, batch: int) -> None:
-        """Compile all kernels. Whatever hinders it is raised, such as too little memory in a multiprocessor."""
         with self._device():
             self.kernels.compile(batch, norm=self.hidden.model.norm == "batch", keep=self.every_g)
 
+    @override
     def measure_rows(self) -> None:
-        """Measure the rows of V, which the kernels do in the forward pass only."""
         self.hidden.measure_rows()
 
+    @override
     def forward(self, signals: Signals) -> None:
-        """Fill `x` and `h` of all hidden layers upwards, from `x[0]`."""
         hidden = self.hidden
         with self._device():
             for layer, (x, h, above, *_) in enumerate(signals.layers):
@@ -62,8 +62,8 @@ class TritonEngine:
                 norm = hidden.normalisation(signals, layer)
                 self.kernels.forward(x, hidden.V[:, layer], *scales, h, above, norm)
 
+    @override
     def backward(self, signals: Signals, gradient: Tensor) -> None:
-        """Fill `d`, `g`, `s` and `bound` downwards, from ∂E/∂x of the top, (K, B, n)."""
         hidden, g, above = self.hidden, gradient, None
         with self._device():
             for layer in reversed(range(hidden.model.depth)):
@@ -74,8 +74,8 @@ class TritonEngine:
             torch.bmm(signals.d[0], hidden.V[:, 0], out=g)
         signals.measure_bound()
 
+    @override
     def update(self, signals: Signals) -> None:
-        """M ← μM + ∂E/∂V and V ← V − lr·M of the living members."""
         hidden = self.hidden
         if self._orthogonal is not None:
             self._orthogonal.update_chunks(signals)
@@ -86,7 +86,7 @@ class TritonEngine:
                 hidden.momentum,
             )  # fmt: skip
 
+    @override
     def complete_held_steps(self) -> None:
-        """Make the steps of orthogonal matrices that `update` has held back."""
         if self._orthogonal is not None:
             self._orthogonal.complete_held_steps()

@@ -1,0 +1,39 @@
+"""The choice of the engine of a fleet."""
+
+from __future__ import annotations
+
+import torch
+
+from bsnn_cli.networks import native
+from bsnn_cli.networks.c_engine import CEngine
+from bsnn_cli.networks.engine import Engine, EngineFactory
+from bsnn_cli.networks.hidden_layers import HiddenLayers
+from bsnn_cli.networks.torch_engine import TorchEngine
+
+
+def choose(hidden: HiddenLayers) -> tuple[Engine, str | None]:
+    """Return the fastest engine that covers these layers, and in words why it is PyTorch's operations, if it is."""
+    uncovered = sorted({member.activation.name for member in hidden.members if member.activation.kernel is None})
+    if uncovered:
+        return TorchEngine(hidden), f"the fast kernels have no code for the activation {', '.join(uncovered)}"
+    factory = _of_gpu(hidden) if hidden.device.type == "cuda" else _of_cpu(hidden)
+    if isinstance(factory, str):
+        return TorchEngine(hidden), factory
+    return factory(hidden), None
+
+
+def _of_cpu(hidden: HiddenLayers) -> EngineFactory | str:
+    code = native.library(hidden.dtype)
+    return code if isinstance(code, str) else CEngine
+
+
+def _of_gpu(hidden: HiddenLayers) -> EngineFactory | str:
+    try:
+        from bsnn_cli.networks.triton_engine import TritonEngine
+    except ImportError:
+        return "Triton is not installed"
+    if hidden.dtype != torch.float32:
+        return "the fast kernels compute in float32"
+    if torch.cuda.get_device_capability(hidden.device) < (8, 0):
+        return "this GPU has no tensor cores for TF32"
+    return TritonEngine
