@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ cli.main()
 """
 """The program of a child process: the command `bsnn`, which stops when its parent dies."""
 
+STOPPED = "stopped; what is done is kept, and the same command goes on from here"
+
 OF_THIS_MACHINE = ("output_root", "data_root", "device", "export")
 """The keys that the page of an export leaves out of the command line that makes it."""
 
@@ -87,9 +89,9 @@ class Step:
         words: arguments of the verb, without `-m` and without the `run=` of trained networks.
         configs: one for each result that the command line asks for.
         fresh: the configs that no earlier step has.
-        runs: directories of the trained networks to measure; empty where the profile gives the command line.
         absent: whether the dataset cannot be obtained.
         notice: a line about a dataset that is not here, or None.
+        measures: whether it measures the networks that the step before has trained.
     """
 
     title: str
@@ -97,18 +99,18 @@ class Step:
     words: list[str]
     configs: list[Any]
     fresh: list[Any]
-    runs: list[str] = field(default_factory=list)
     absent: bool = False
     notice: str | None = None
+    measures: bool = False
 
     def left(self) -> list[Any]:
         """Return the configs that are to be run: none if the dataset is absent."""
         return [] if self.absent else [config for config in self.fresh if not finished(config)]
 
-    def command(self, runs: Sequence[str]) -> list[str]:
-        """Return the words after `bsnn`, with these of the trained networks."""
-        measured = ["run=" + ",".join(map(quoted, runs))] if runs else []
-        return [self.verb, *(["-m"] if self.verb != "theory" else []), *measured, *self.words]
+    def command(self, configs: Sequence[Any]) -> list[str]:
+        """Return the words after `bsnn`; of the networks that a step before trains, these configs are measured."""
+        runs = ["run=" + ",".join(quoted(config.run) for config in configs)] if self.measures else []
+        return [self.verb, *(["-m"] if self.verb != "theory" else []), *runs, *self.words]
 
     def __str__(self) -> str:
         """Return such as "accuracy on digits: 12 runs: 3 finished, 1 to resume, 8 to run"."""
@@ -117,8 +119,7 @@ class Step:
             resumable = isinstance(config, TrainConfig) and plan.resumable(config)
             to_do = "without data" if self.absent else "to resume" if resumable else "to run"
             states.append("finished" if finished(config) else to_do)
-        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        return f"{self.title}: {len(states)} {UNITS[self.verb]}{'s' if len(states) > 1 else ''}: {counts}"
+        return f"{self.title}: {plan.count(states, list(dict.fromkeys(states)), UNITS[self.verb])}"
 
 
 def run(config: ReproduceConfig) -> None:
@@ -178,8 +179,8 @@ def planned_step(
         raise ConfigError(f"{entry.command}: must begin with one of {', '.join(UNITS)}")
     words += common_words(config, verb, words)
     composed = expand([word for word in words if not word.startswith("hydra")], composers[verb])
-    configs = [with_fingerprints(each) for each in composed]
-    seen = {directory(config) for step in before for config in step.configs}
+    configs = list(map(with_fingerprints, composed))
+    seen = {directory(config) for step in before if step.verb == verb for config in step.configs}
     if verb == "train":
         kinds = {config.dataset.kind for config in configs}
         if len(kinds) > 1:
@@ -197,9 +198,8 @@ def measurement_of(config: ReproduceConfig, training: Step) -> Step:
     """Return the step that measures the signals of the networks that another step trains."""
     configs = [PropagateConfig(run=str(run_directory(trained)), output_root=config.output_root, model=trained.model)
                for trained in training.configs]  # fmt: skip
-    step = replace(training, verb="propagate", words=common_words(config, "propagate", []))
-    runs = [str(measurement.run) for measurement in configs]
-    return replace(step, title=f"signals after training: {step.title}", configs=configs, fresh=configs, runs=runs)
+    title, words = f"signals after training: {training.title}", common_words(config, "propagate", [])
+    return Step(title, "propagate", words, configs, configs, training.absent, training.notice, measures=True)
 
 
 def common_words(config: ReproduceConfig, verb: str, words: Sequence[str]) -> list[str]:
@@ -272,10 +272,15 @@ def finished(config: Any) -> bool:
         return path.exists() and OmegaConf.merge(OmegaConf.load(path), {"output_root": ""}) == asked
     if config.run is None:
         return propagation_store.finished(directory(config)) is not None
-    if RunDirectory(directory(config)).result() is not None and not Path(config.run, "weights.pt").exists():
+    if RunDirectory(Path(config.run)).result() is not None and not has_weights(config):
         return True
     stored = propagation_store.load_all(config.output_root)
     return (config.run, config.propagate.source) in {(summary["trained"], summary["source"]) for summary in stored}
+
+
+def has_weights(config: PropagateConfig) -> bool:
+    """Return whether the trained network that a config measures has been saved."""
+    return Path(str(config.run), "weights.pt").exists()
 
 
 def describe(steps: Sequence[Step], speeds: dict[str, float]) -> str:
@@ -283,7 +288,7 @@ def describe(steps: Sequence[Step], speeds: dict[str, float]) -> str:
     lines = []
     for number, step in enumerate(steps, 1):
         takes = f"; about {plan.formatted(seconds([step], speeds))}" if step.left() else ""
-        words = [re.sub("^(run=[^,]*),.*", r"\1,...", word) for word in step.command(step.runs)]
+        words = [re.sub("^(run=[^,]*),.*", r"\1,...", word) for word in step.command(step.configs)]
         lines += [f"{number:2}. {step}{takes}", f"    {shlex.join(['bsnn', *words])}"]
     lines += dict.fromkeys(step.notice for step in steps if step.notice is not None)
     total = seconds(steps, speeds)
@@ -323,16 +328,12 @@ def run_steps(steps: Sequence[Step], speeds: dict[str, float]) -> list[str]:
 
     with StopFlag() as flag:
         for number, step in enumerate(steps, 1):
-            runs = (
-                [config.run for config in step.left() if Path(config.run, "weights.pt").exists()] if step.runs else []
-            )
-            if step.runs and not runs:
+            configs = [config for config in step.left() if not step.measures or has_weights(config)]
+            if not configs:
                 continue  # no network has been trained, and that step is among the failures already
-            code = run_command(step.command(runs), flag, functools.partial(announce, number))
+            code = run_command(step.command(configs), flag, functools.partial(announce, number))
             if flag.received is not None:
-                raise Interrupted(
-                    flag.received, "stopped; what is done is kept, and the same command goes on from here"
-                )
+                raise Interrupted(flag.received, STOPPED)
             if code != 0:
                 how = job.ending(code) if code < 0 else f"exited with code {code}"
                 failures.append(f"{step.title}: {how}; its messages above say why")

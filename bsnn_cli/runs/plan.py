@@ -54,10 +54,10 @@ def summary(configs: Sequence[TrainConfig]) -> str:
     return count([intent(config) for config in configs], INTENTS)
 
 
-def count(words: Sequence[str], kinds: Sequence[str]) -> str:
+def count(words: Sequence[str], kinds: Sequence[str], unit: str = "run") -> str:
     """How many of each kind, such as "3 runs: 2 done, 1 failed"."""
     counts = ", ".join(f"{words.count(kind)} {kind}" for kind in kinds if kind in words)
-    return f"{len(words)} {'run' if len(words) == 1 else 'runs'}: {counts}"
+    return f"{len(words)} {unit}{'' if len(words) == 1 else 's'}: {counts}"
 
 
 def intent(config: TrainConfig) -> str:
