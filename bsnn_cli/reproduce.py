@@ -113,7 +113,7 @@ class Step:
         return [self.verb, *(["-m"] if self.verb != "theory" else []), *runs, *self.words]
 
     def __str__(self) -> str:
-        """Return such as "accuracy on digits: 12 runs: 3 finished, 1 to resume, 8 to run"."""
+        """Return a line such as "accuracy on digits: 12 runs: 3 finished, 1 to resume, 8 to run"."""
         states = ["shared with a step above"] * (len(self.configs) - len(self.fresh))
         for config in self.fresh:
             resumable = isinstance(config, TrainConfig) and plan.resumable(config)

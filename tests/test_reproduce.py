@@ -387,6 +387,18 @@ def test_keys_of_the_reproduction_reach_the_steps_unless_a_step_gives_them(
     assert propagate == f"propagate -m seed=0,1 {written} dataset.root=images device=cpu threads=1"
 
 
+def test_a_measurement_of_a_run_is_not_taken_for_the_run_itself(
+    here: Path,  # noqa: ARG001
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan, "step_seconds", lambda _: 0.5)
+    assert cli.dispatch(["reproduce", profile(f">train {TINY}"), "dry_run=true"]) == 0
+    [word] = re.findall(r"run=\S*", capfd.readouterr().out.replace(",...", ""))
+    assert cli.dispatch(["reproduce", profile(f"train {TINY}", f"propagate {word}"), "dry_run=true"]) == 0
+    assert "step 2: 1 measurement: 1 to run" in capfd.readouterr().out
+
+
 def test_time_left_is_corrected_by_what_has_ended(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
