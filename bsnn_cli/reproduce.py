@@ -295,10 +295,10 @@ def describe(steps: Sequence[Step], speeds: dict[str, float]) -> str:
     return "\n".join([*lines, f"in all about {plan.formatted(total)} on this machine" if total > 0 else "all is done"])
 
 
-def seconds(steps: Sequence[Step], speeds: dict[str, float]) -> float:
-    """Estimate how long steps still take on this machine; `speeds` keeps the trainings that have been timed for it."""
+def seconds(steps: Sequence[Step], speeds: dict[str, float], verb: str | None = None) -> float:
+    """Estimate how long steps (of one verb) still take here; `speeds` keeps the trainings that were timed for it."""
     total = 0.0
-    for config in itertools.chain.from_iterable(step.left() for step in steps):
+    for config in itertools.chain.from_iterable(step.left() for step in steps if verb in (None, step.verb)):
         if isinstance(config, TrainConfig):
             total += plan.seconds_left(config, speeds)
         elif isinstance(config, PropagateConfig):
@@ -317,21 +317,27 @@ def run_steps(steps: Sequence[Step], speeds: dict[str, float]) -> list[str]:
     Raises:
         Interrupted: a signal has stopped a step.
     """
-    failures, planned, begin = [], seconds(steps, speeds), time.monotonic()
+    failures: list[str] = []
+    planned = {verb: seconds(steps, speeds, verb) for verb in UNITS}
+    taken = dict.fromkeys(UNITS, 0.0)
 
-    def announce(number: int) -> None:
-        """Print which step is running, and the time left: estimated, and corrected by how long the past has taken."""
-        done = planned - seconds(steps, speeds)
-        correction = (time.monotonic() - begin) / done if done > 0 else 1.0
-        left = plan.formatted(seconds(steps[number - 1 :], speeds) * correction)
-        say(f"[{number}/{len(steps)}] {steps[number - 1].title}; about {left} left in all")
+    def announce(number: int, begin: float) -> None:
+        """Print which step runs since `begin`, and the time left, corrected by how long each verb has taken so far."""
+        running, left = steps[number - 1], 0.0
+        for verb in UNITS:
+            done = planned[verb] - seconds(steps, speeds, verb)
+            took = taken[verb] + (time.monotonic() - begin if verb == running.verb else 0.0)
+            left += seconds(steps[number - 1 :], speeds, verb) * (took / done if done > 0 else 1.0)
+        say(f"[{number}/{len(steps)}] {running.title}; about {plan.formatted(left)} left in all")
 
     with StopFlag() as flag:
         for number, step in enumerate(steps, 1):
             configs = [config for config in step.left() if not step.measures or has_weights(config)]
             if not configs:
                 continue  # no network has been trained, and that step is among the failures already
-            code = run_command(step.command(configs), flag, functools.partial(announce, number))
+            begin = time.monotonic()
+            code = run_command(step.command(configs), flag, functools.partial(announce, number, begin))
+            taken[step.verb] += time.monotonic() - begin
             if flag.received is not None:
                 raise Interrupted(flag.received, STOPPED)
             if code != 0:

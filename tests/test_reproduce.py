@@ -402,23 +402,25 @@ def test_a_measurement_of_a_run_is_not_taken_for_the_run_itself(
 def test_time_left_is_corrected_by_what_has_ended(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now, done = [0.0], list[TrainConfig]()
+    now, done = [0.0], list[object]()
     monkeypatch.setattr(reproduce.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(reproduce, "finished", lambda config: config in done)
     monkeypatch.setattr(plan, "seconds_left", lambda *_: 10.0)
     configs = [TrainConfig(seed=seed) for seed in range(3)]
+    steps = [Step(str(config.seed), "train", [], [config], [config]) for config in configs]
+    steps.append(Step("theorems", "theory", [], [TheoryConfig()], [TheoryConfig()]))
 
     def run_command(_words: object, _flag: object, announce: Callable[[], None]) -> int:
         announce()
-        done.append(configs[len(done)])
-        now[0] += 20.0  # twice as long as estimated
+        done.append(steps[len(done)].configs[0])
+        now[0] += 20.0  # twice as long as estimated for a training, a third for the study
         announce()
         return 0
 
     monkeypatch.setattr(reproduce, "run_command", run_command)
-    steps = [Step(str(config.seed), "train", [], [config], [config]) for config in configs]
     assert reproduce.run_steps(steps, {}) == []
-    assert re.findall(r"about (\d+) s left in all", capsys.readouterr().err) == ["30", "40", "40", "20", "20", "0"]
+    told = re.findall(r"about (\d+) s left in all", capsys.readouterr().err)
+    assert told == ["90", "100", "100", "80", "80", "60", "60", "0"]
 
 
 def test_an_export_names_the_command_that_makes_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
