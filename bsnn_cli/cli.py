@@ -159,7 +159,7 @@ def bench(config: BenchConfig) -> None:
 
 def reproduce(config: ReproduceConfig) -> None:
     """Make the paper's results from start to end: trainings, measurements, tables, figures, report."""
-    from bsnn_cli.reproducing.reproduction import run
+    from bsnn_cli.reproduce import run
 
     run(config)
 

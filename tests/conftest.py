@@ -74,13 +74,13 @@ def bsnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The test's folder, in which `bsnn reproduce` composes its steps at little cost and draws in one format."""
+    from bsnn_cli import reproduce
     from bsnn_cli.figures import figures
-    from bsnn_cli.reproducing import agenda
     from tests.reproducing import composer
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(agenda, "Composer", composer)
+    monkeypatch.setattr(reproduce, "Composer", composer)
     monkeypatch.setattr(figures, "FORMATS", ("png",))  # the others are tested with the figures
     return tmp_path
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+
+from bsnn_cli import cli
 from bsnn_cli.runs import runner
 from bsnn_cli.settings.composition import Composer
 from bsnn_cli.settings.config import TrainConfig
@@ -28,3 +32,14 @@ def profile(*steps: str) -> str:
 def in_this_process(configs: Sequence[TrainConfig], *_: object) -> None:
     """Stands in for `job.supervise`, whose child takes seconds to import PyTorch."""
     runner.run([runner.prepare(config) for config in configs])
+
+
+def command_in_this_process(words: Sequence[str], _flag: object, announce: Callable[[], object]) -> int:
+    """Stands in for `reproduce.run_command`, whose child takes seconds to import PyTorch."""
+    announce()
+    state = Singleton.get_state()  # of Hydra, which is at work on the command line of `bsnn reproduce`
+    GlobalHydra.instance().clear()
+    try:
+        return cli.dispatch(list(words))
+    finally:
+        Singleton.set_state(state)

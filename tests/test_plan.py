@@ -79,6 +79,12 @@ def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert plan.formatted(seconds) == text
 
 
+def test_a_network_too_wide_for_the_memory_is_timed_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "PROBE_WIDTH", 20)
+    config = TrainConfig(model=ModelConfig(depth=3, width=2_000_000))
+    assert plan.step_seconds(resolve(config)) > 1e3
+
+
 def test_the_table_of_outcomes_names_what_is_varied_and_why_a_run_failed(
     configs: list[TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

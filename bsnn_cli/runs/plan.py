@@ -26,6 +26,9 @@ OUTCOMES = ("done", "diverged", "failed", "running", "not finished")
 PROBE_LAYERS = 8
 """Depth of the network that is timed for an estimate."""
 
+PROBE_WIDTH = 2000
+"""The network that is timed has at most this width, since a wider one may not fit into the memory."""
+
 PROBE_S = 0.2
 """Time that is spent on it."""
 
@@ -51,10 +54,10 @@ def summary(configs: Sequence[TrainConfig]) -> str:
     return count([intent(config) for config in configs], INTENTS)
 
 
-def count(words: Sequence[str], kinds: Sequence[str]) -> str:
+def count(words: Sequence[str], kinds: Sequence[str], unit: str = "run") -> str:
     """How many of each kind, such as "3 runs: 2 done, 1 failed"."""
     counts = ", ".join(f"{words.count(kind)} {kind}" for kind in kinds if kind in words)
-    return f"{len(words)} {'run' if len(words) == 1 else 'runs'}: {counts}"
+    return f"{len(words)} {unit}{'' if len(words) == 1 else 's'}: {counts}"
 
 
 def intent(config: TrainConfig) -> str:
@@ -119,21 +122,16 @@ def preview(configs: Sequence[TrainConfig]) -> str:
     speeds: dict[str, float] = {}
     table, seconds, kept, peak = [(*rows[0], "plan", "time", "directory")], 0.0, 0, 0
     for config, row in zip(configs, rows[1:], strict=True):
-        word, left = intent(config), 1.0
-        if word == "finished":
-            left = 0.0
-        elif word == "to resume":
-            epoch = checkpoint.epoch(run_directory(config))
-            word, left = f"resume at epoch {epoch + 1}", 1 - epoch / epochs(config)
-        key = f"{config.model} {config.optim.batch_size} {config.device} {config.precision} {config.threads}"
-        if left > 0 and key not in speeds:
-            speeds[key] = step_seconds(config)
-        duration = left * steps_equivalent(config) * speeds.get(key, 0.0)
+        word = intent(config)
+        left = word != "finished"
+        if word == "to resume":
+            word = f"resume at epoch {checkpoint.epoch(run_directory(config)) + 1}"
+        duration = seconds_left(config, speeds) if left else 0.0
         seconds += duration
         size = 4 * values(config)
-        kept += size if left > 0 and config.checkpoint.keep != "none" else 0
-        peak = max(peak, 3 * 2 * size if left > 0 else 0)  # two checkpoints and the next, of weights and momentum
-        table.append((*row, word, formatted(duration) if left > 0 else "", str(run_directory(config))))
+        kept += size if left and config.checkpoint.keep != "none" else 0
+        peak = max(peak, 3 * 2 * size if left else 0)  # two checkpoints and the next, of weights and momentum
+        table.append((*row, word, formatted(duration) if left else "", str(run_directory(config))))
     return "\n".join(
         [
             align(table),
@@ -142,6 +140,20 @@ def preview(configs: Sequence[TrainConfig]) -> str:
             f"disk: {kept / 1e6:.1f} MB to keep; {peak / 1e6:.1f} MB while a run is going on",
         ]
     )
+
+
+def seconds_left(config: TrainConfig, speeds: dict[str, float]) -> float:
+    """Estimate the seconds that a run still takes on this machine, alone.
+
+    Args:
+        config: resolved, of a run that is not finished.
+        speeds: seconds of a training step by what it depends on; what is absent is timed and added.
+    """
+    key = f"{config.model} {config.optim.batch_size} {config.device} {config.precision} {config.threads}"
+    if key not in speeds:
+        speeds[key] = step_seconds(config)
+    done = checkpoint.epoch(run_directory(config)) if intent(config) == "to resume" else 0
+    return (1 - done / epochs(config)) * steps_equivalent(config) * speeds[key]
 
 
 def epochs(config: TrainConfig) -> int:
@@ -186,11 +198,11 @@ def step_seconds(config: TrainConfig) -> float:
     from bsnn_cli.common import machine
     from bsnn_cli.runs import runner
 
-    depth = min(config.model.depth, PROBE_LAYERS)
-    width, batch = config.model.width, config.optim.batch_size
+    depth, width = min(config.model.depth, PROBE_LAYERS), min(config.model.width, PROBE_WIDTH)
+    batch = config.optim.batch_size
     device = machine.choose_device(config.device)
     trainer = runner.trainer(config.model)(
-        dataclasses.replace(config.model, depth=depth),
+        dataclasses.replace(config.model, depth=depth, width=width),
         [runner.member(config)[0]],
         inputs=width,
         classes=10,
@@ -204,7 +216,8 @@ def step_seconds(config: TrainConfig) -> float:
     while steps < 3 or time.monotonic() - begin < PROBE_S:
         float(trainer.step(inputs, labels).sum())  # a GPU has ended the step when its loss can be read
         steps += 1
-    return (time.monotonic() - begin) / steps * config.model.depth / depth
+    larger = config.model.depth * config.model.width**2 / (depth * width**2)
+    return (time.monotonic() - begin) / steps * larger
 
 
 def formatted(seconds: float) -> str:

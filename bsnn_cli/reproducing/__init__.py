@@ -1,1 +1,0 @@
-"""`bsnn reproduce`: all runs, measurements, tables and figures of the paper by one command."""
