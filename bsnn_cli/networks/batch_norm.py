@@ -1,7 +1,7 @@
 """Batch normalisation of all layers of a fleet, and its gradient.
 
-Twice: as formulas over all members at once, which a compiler turns into few kernels, and by PyTorch's own kernel for
-one network after the other, which on a CPU passes over a signal less than half as often.
+It is computed in two ways: by formulas over all members at once, which a compiler turns into few kernels, and by
+PyTorch's own kernel for one network after the other, which on a CPU passes over a signal less than half as often.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NORM_MOMENTUM = 0.1
 
 
 class Statistics(NamedTuple):
-    """Of one layer, or of all, or of one member at one layer; (K, n), (L, K, n) or (n,).
+    """Statistics of one layer (K, n), of all layers (L, K, n), or of one member at one layer (n,).
 
     Attributes:
         mean, variance: of the batch; the variance unbiased, as the running statistics want it.
@@ -33,7 +33,7 @@ class Statistics(NamedTuple):
 
 
 class Normalised(NamedTuple):
-    """What batch normalisation of one layer needs and keeps.
+    """The parameters, statistics and result of the batch normalisation of one layer.
 
     Attributes:
         gain, shift: γ and β, (K, n).
@@ -48,7 +48,7 @@ class Normalised(NamedTuple):
 
 
 class BatchNorm:
-    """What batch normalisation keeps of a training batch between the forward and the backward pass.
+    """The statistics of a training batch, which the backward pass needs from the forward pass.
 
     Attributes:
         all: statistics of all layers, (L, K, n).

@@ -31,7 +31,7 @@ Step = Callable[[Tensor, Tensor], Tensor]
 
 
 class DelayedRead:
-    """A small tensor of the device as it was some steps ago, read without waiting for the newest step.
+    """Reads a small tensor of the device as it was some steps ago, without waiting for the newest step.
 
     Args:
         like: of the shape and type that is read.

@@ -1,4 +1,4 @@
-"""What computes the hidden layers of a fleet."""
+"""The interface of what computes the hidden layers of a fleet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Engine(ABC):
 
     @property
     def every_g(self) -> bool:
-        """Whether it needs ∂E/∂x of all layers at once; the update of orthogonal matrices does."""
+        """Return whether it needs ∂E/∂x of all layers at once; the update of orthogonal matrices does."""
         return self.hidden.drift is not None
 
     def prepare(self, batch: int) -> None:  # noqa: B027

@@ -104,7 +104,7 @@ class Fleet:
 
     @property
     def description(self) -> str:
-        """For the provenance of a run: this class and its engine."""
+        """Return the names of this class and its engine, for the provenance of a run."""
         return f"{type(self).__name__} ({type(self.engine).__name__})"
 
     def _start(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

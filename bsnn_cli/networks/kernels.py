@@ -71,17 +71,17 @@ def _slope(family, p, q, gain, share, signal):
 @triton.jit
 def _load(pointer, rows, cols, row_stride: tl.constexpr, col_stride: tl.constexpr, height: tl.constexpr,
           width: tl.constexpr):  # fmt: skip
-    """A block of a (height, width) matrix, 0 outside of it."""
+    """Load a block of a (height, width) matrix; it is 0 outside of the matrix."""
     inside = (rows[:, None] < height) & (cols[None, :] < width)
     return tl.load(pointer + rows[:, None] * row_stride + cols[None, :] * col_stride, mask=inside, other=0.0)
 
 
 @triton.jit
 def _nearest(value):
-    """The nearest number of eleven digits.
+    """Return the nearest number of eleven binary digits.
 
-    What is not a number may become −0. Its rest then is not a number; where none is taken, the product hides it, but
-    the signals themselves do not, and those are what tells whether a member has diverged.
+    NaN may become −0. Its rest is NaN then; where no rest is used, the product hides it, but the signals themselves do
+    not, and they decide whether a member has diverged.
     """
     return ((value.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
 

@@ -1,4 +1,4 @@
-"""The networks of a fleet: what they may differ in, and which of them share an activation."""
+"""The networks of a fleet: their settings, and which of them share an activation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bsnn_cli.gpn.kernel_form import KernelForm
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """What may differ between the networks of a fleet.
+    """The settings that may differ between the networks of a fleet.
 
     Attributes:
         activation: φ and φ'.

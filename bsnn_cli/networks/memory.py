@@ -8,7 +8,7 @@ from bsnn_cli.settings.config import ModelConfig
 
 
 def training_bytes(model: ModelConfig, batch_size: int) -> int:
-    """What one network takes while it is trained, in float32: weights, momentum and the signals of a batch."""
+    """Return the bytes of one network in training, in float32: weights, momentum and the signals of a batch."""
     weights = 2 * model.depth * model.width**2
     return 4 * (weights + (5 * model.depth + 2) * batch_size * model.width)
 

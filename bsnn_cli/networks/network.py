@@ -86,18 +86,18 @@ class Hidden(nn.Module):
         return self.leave(x, self.activation(self.norm(self.linear(x))))
 
     def leave(self, x: Tensor, f: Tensor) -> Tensor:
-        """What leaves the layer, from what enters it and its activations; all (batch, n)."""
+        """Return the output of the layer from its input and its activations; all (batch, n)."""
         return x + f if self.residual else f
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers that a run stores of this layer, by the names of `parameters.layer_shapes`."""
         linear = self.linear.state_dict(keep_vars=True)
-        found = {OURS.get(name, name): tensor for name, tensor in linear.items()}
+        tensors = {OURS.get(name, name): tensor for name, tensor in linear.items()}
         found |= {f"norm.{name}": tensor for name, tensor in self.norm.state_dict(keep_vars=True).items()}
         return {name: found[name] for name in self.names}
 
     def stored(self) -> dict[str, Tensor]:
-        """The values of `tensors`, to be read and written without a graph."""
+        """Return the values of `tensors`, to be read and written without a graph."""
         return {name: tensor.detach() for name, tensor in self.tensors().items()}
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class Hidden(nn.Module):
 
 
 def normalisation(model: ModelConfig) -> nn.Module:
-    """What stands between Wx and the activation."""
+    """Return the normalisation between Wx and the activation."""
     if model.norm == "batch":
         return nn.BatchNorm1d(model.width)
     if model.norm == "layer":
@@ -166,7 +166,7 @@ class Network(nn.Module):
         }
 
     def state(self) -> State:
-        """The values of `tensors`, to be read and written without a graph; what is per layer as a list of L tensors."""
+        """Return the values of `tensors`, to be read and written without a graph; those of layers as lists of L tensors."""
         values = {name: [tensor.detach() for tensor in many] for name, many in self.tensors().items()}
         return {name: many[0] if name.startswith(ENDS) else many for name, many in values.items()}
 
@@ -203,7 +203,7 @@ def unit_variance(layer: Hidden, x: Tensor) -> float:
 
 
 def nonlinearity(activation: ActivationConfig) -> nn.Module:
-    """The activation of a config as a module."""
+    """Return the activation of a config as a module."""
     base = custom.activation(activation)
     return GPN(base, activation.root) if activation.gpn else Phi(base)
 
@@ -221,5 +221,5 @@ class Phi(nn.Module):
         return value if (self.a, self.b) == (1.0, 0.0) else self.a * value + self.b
 
     def extra_repr(self) -> str:
-        """The name and the constants."""
+        """Return the name and the constants."""
         return f"{self.activation.name}, a={self.a:.10g}, b={self.b:.10g}"

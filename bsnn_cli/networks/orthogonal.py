@@ -21,7 +21,7 @@ def haar(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32)
 
 
 def deviation(weight: Tensor) -> Tensor:
-    """WᵀW − I; (..., n, n) → (..., n, n)."""
+    """Return WᵀW − I; (..., n, n) → (..., n, n)."""
     exact = weight.double() if weight.is_cuda else weight  # a GPU may be told to multiply in TF32, three digits
     gram = exact.mT @ exact
     gram.diagonal(dim1=-2, dim2=-1).sub_(1)
@@ -29,7 +29,7 @@ def deviation(weight: Tensor) -> Tensor:
 
 
 def orthogonality_error(weight: Tensor) -> Tensor:
-    """Largest |WᵀW − I| over all entries; (..., n, n) → (...)."""
+    """Return the largest |WᵀW − I| over all entries; (..., n, n) → (...)."""
     return deviation(weight).abs().amax(dim=(-2, -1))
 
 
@@ -62,12 +62,12 @@ def retract(W: Tensor) -> Tensor:
 
 
 def longest_column(M: Tensor) -> Tensor:
-    """Largest squared length of a column; (..., n, n) → (...)."""
+    """Return the largest squared length of a column; (..., n, n) → (...)."""
     return (M * M).sum(-2).amax(-1)
 
 
 class Drift:
-    """Moves orthogonal matrices by W ← W − lr·M, and retracts them when they may have come too far from WᵀW = I.
+    """Updates orthogonal matrices by W ← W − lr·M, and retracts them when they may be too far from WᵀW = I.
 
     M ← μM + P is the momentum, P the gradient's tangent part. With E = WᵀW − I and S = WᵀM + MᵀW a step leads to
 
@@ -119,7 +119,7 @@ class Drift:
         return held
 
     def step(self, k: int, layers: slice, V: Tensor, M: Tensor, c_squared: Tensor, lr: float) -> None:
-        """Make the step V ← V − lr·M of some matrices of a living member, each retracted if it needs be.
+        """Make the step V ← V − lr·M of some matrices of a living member, each retracted if necessary.
 
         Args:
             k: the member.
@@ -141,7 +141,7 @@ class Drift:
                 V[place].add_(M[place], alpha=-lr)
 
     def complete(self, k: int, layer: int, W: Tensor, M: Tensor, lr: float) -> None:
-        """The step W ← W − lr·M of a matrix that was held back: measure first, retract if it needs be.
+        """Make the step W ← W − lr·M of a matrix that was held back: measure it first, and retract it if necessary.
 
         Every error in `worst` is one of weights that a forward pass used or will use, and one that drift has led to is
         measured before the retraction.
@@ -163,7 +163,7 @@ class Drift:
             worst.copy_(torch.maximum(worst, bound))
 
     def largest_error(self, weights: Tensor) -> Tensor:
-        """Largest |WᵀW − I| of (K, L, n, n) now and at every measurement since this was last asked; (K,)."""
+        """Return the largest |WᵀW − I| of (K, L, n, n) now and in all measurements since the last call; (K,)."""
         for W, worst in zip(weights.unbind(1), self.worst.unbind(1), strict=True):
             worst.copy_(torch.maximum(worst, orthogonality_error(W)))
         largest = self.worst.amax(1)

@@ -1,4 +1,4 @@
-"""What a network stores: names, shapes, and the start of every tensor.
+"""The tensors that a network stores: their names, shapes and initial values.
 
 Both the reference network and the fleet keep their values under these names; so do `weights.pt` and the checkpoints.
 """
@@ -27,14 +27,14 @@ ENDS = ("input.", "output.")
 """How the names begin that are not per hidden layer."""
 
 POWER_ITERATIONS = 15
-"""For the first estimate of the singular vectors, as many as in PyTorch's `spectral_norm`."""
+"""Iterations for the first estimate of the singular vectors, as many as in PyTorch's `spectral_norm`."""
 
 State: TypeAlias = Mapping[str, "Tensor | Sequence[Tensor]"]
 """Tensors by name; what has one entry for each hidden layer is stacked, or a sequence of L tensors."""
 
 
 def shapes(model: ModelConfig, inputs: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what one network stores: what is trained, and the statistics in `UNTRAINED`."""
+    """Return names and shapes of the tensors of one network: trained ones, and the statistics in `UNTRAINED`."""
     L, n = model.depth, model.width
     return {
         "input.weight": (n, inputs),
@@ -46,7 +46,7 @@ def shapes(model: ModelConfig, inputs: int, classes: int) -> dict[str, tuple[int
 
 
 def layer_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what one hidden layer stores."""
+    """Return names and shapes of the tensors of one hidden layer."""
     n = model.width
     shape: dict[str, tuple[int, ...]] = {"hidden.weight": (n, n)}
     if model.weights == "weight_norm":
@@ -130,7 +130,7 @@ def initialise_layer(state: Mapping[str, Tensor], weight: Tensor, seed: int, lay
 
 
 def hidden_start(model: ModelConfig, seed: int, layer: int) -> Tensor:
-    """The start of one hidden matrix, (n, n) float32 on the CPU; `layer` is counted from 0."""
+    """Return the initial value of one hidden matrix, (n, n) float32 on the CPU; `layer` is counted from 0."""
     generator = stream(seed, "hidden", layer)
     if model.init in ("orthogonal", "lsuv"):
         return haar(model.width, generator)

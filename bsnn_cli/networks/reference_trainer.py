@@ -56,12 +56,14 @@ class ReferenceTrainer:
         self.device, self.dtype = torch.device(device), dtype
         self.slow_because: str | None = "a fleet does not cover this network; autograd trains the reference network"
         self.networks = [
-            Network(model, Phi(one.activation, one.a, one.b), inputs, classes, one.seed).to(self.device, dtype)
-            for one in members
+            Network(model, Phi(member.activation, member.a, member.b), inputs, classes, member.seed).to(
+                self.device, dtype
+            )
+            for member in members
         ]
         self.optimizers = [
-            torch.optim.SGD(network.parameters(), one.lr, momentum)
-            for network, one in zip(self.networks, members, strict=True)
+            torch.optim.SGD(network.parameters(), member.lr, momentum)
+            for network, member in zip(self.networks, members, strict=True)
         ]
         for optimizer in self.optimizers:
             for parameter in optimizer.param_groups[0]["params"]:
@@ -98,12 +100,12 @@ class ReferenceTrainer:
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     def parameter_count(self) -> int:
-        """Trained values of one member."""
+        """Return the number of trained values of one member."""
         return sum(parameter.numel() for parameter in self.networks[0].parameters())
 
     @torch.no_grad()
     def orthogonality_error(self) -> Tensor:
-        """Largest |WᵀW − I| over all entries and layers of each member; (K,)."""
+        """Return the largest |WᵀW − I| over all entries and layers of each member; (K,)."""
         errors = []
         for network in self.networks:
             layers = cast("list[Hidden]", list(network.eval().hidden))
@@ -141,10 +143,10 @@ class ReferenceTrainer:
         return torch.stack(losses)
 
     def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """As `Fleet.updates`."""
+        """Make a step for each batch, as `Fleet.updates`."""
         for indices in batches:
             yield self.step(*data.batch(indices, self.dtype))
 
     def anyone_alive(self) -> bool:
-        """As `Fleet.anyone_alive`."""
+        """Return whether there is a member left to train."""
         return bool(self.alive.any())

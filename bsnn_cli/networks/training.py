@@ -22,7 +22,7 @@ EVALUATION_BATCH_ON_GPU = 5000
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A whole split in evaluation mode.
+    """The result of a whole split in evaluation mode.
 
     Attributes:
         loss: mean cross-entropy in nats.
@@ -94,7 +94,7 @@ class Trainer(Protocol):
 
 @dataclass
 class Position:
-    """Where a fleet stands in its training; together with the fleet's tensors, all that a resumed run needs.
+    """The progress of a fleet; together with the fleet's tensors, all that a resumed run needs.
 
     Attributes:
         epoch: completed epochs.

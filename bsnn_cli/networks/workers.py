@@ -1,4 +1,4 @@
-"""Threads for work that falls into independent parts, each done by one core; and for what is measured beside it."""
+"""Threads for work that consists of independent parts, each done by one core."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 @contextmanager
 def intra_op_threads(count: int) -> Iterator[None]:
-    """PyTorch works with so many threads inside each operation: one where operations are done side by side.
+    """Let PyTorch use this many threads inside each operation; 1 where several operations run at the same time.
 
-    A factorisation of one matrix does not get faster by threads, and where other programs compete for the cores far
-    slower; nor do its digits depend on the number of threads then. This holds for the thread that enters. A thread
-    started within takes the number of OMP_NUM_THREADS, so a pool has to be told again.
+    More threads do not make the factorisation of one matrix faster. Where other programs compete for the cores they
+    make it far slower, and its digits depend on their number. The number holds for the thread that enters; a thread
+    started within takes that of OMP_NUM_THREADS, so a pool has to set it again.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -31,11 +31,10 @@ def intra_op_threads(count: int) -> Iterator[None]:
 
 
 class Workers:
-    """As many threads as torch has on a CPU, with torch on one thread in each of them.
+    """A pool of threads in which PyTorch's operations use one thread each.
 
-    One operation after the other, each on all cores, sends the tensors of a part from core to core, and operations on
-    a few thousand values are below the size that torch shares out at all. What comes out of a part does not depend on
-    the worker that does it, so neither does the result of all.
+    If each operation used all cores instead, the tensors of a part would move from core to core, and PyTorch does not
+    split operations on a few thousand values at all. The result of a part does not depend on the worker that does it.
 
     Args:
         count: of threads; 1 leaves the work to the caller.
@@ -63,7 +62,7 @@ class Workers:
 
 
 def _drain(work: Callable[[Part], None], queue: Iterator[Part]) -> None:
-    """Work until nothing is left. That `next` of a sequence's iterator is one operation lets them share it."""
+    """Work until nothing is left. Threads can share the iterator of a sequence, as its `next` is one operation."""
     for part in queue:
         work(part)
 
