@@ -93,8 +93,8 @@ class Hidden(nn.Module):
         """Parameters and buffers that a run stores of this layer, by the names of `parameters.layer_shapes`."""
         linear = self.linear.state_dict(keep_vars=True)
         tensors = {OURS.get(name, name): tensor for name, tensor in linear.items()}
-        found |= {f"norm.{name}": tensor for name, tensor in self.norm.state_dict(keep_vars=True).items()}
-        return {name: found[name] for name in self.names}
+        tensors |= {f"norm.{name}": tensor for name, tensor in self.norm.state_dict(keep_vars=True).items()}
+        return {name: tensors[name] for name in self.names}
 
     def stored(self) -> dict[str, Tensor]:
         """Return the values of `tensors`, to be read and written without a graph."""
@@ -166,7 +166,7 @@ class Network(nn.Module):
         }
 
     def state(self) -> State:
-        """Return the values of `tensors`, to be read and written without a graph; those of layers as lists of L tensors."""
+        """Return the values of `tensors`, to be read and written without a graph; of layers as lists of L tensors."""
         values = {name: [tensor.detach() for tensor in many] for name, many in self.tensors().items()}
         return {name: many[0] if name.startswith(ENDS) else many for name, many in values.items()}
 
