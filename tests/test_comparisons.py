@@ -15,7 +15,7 @@ from bsnn_cli.figures.style import Picture
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.measuring.propagation import Measurement
 from bsnn_cli.measuring.records import LayerRecord
-from bsnn_cli.results import comparison_tables
+from bsnn_cli.results import comparison_tables, formats
 from bsnn_cli.results.store import Stored
 from bsnn_cli.settings.config import FiguresConfig, PropagateConfig
 from tests.storage import store
@@ -72,7 +72,7 @@ def test_constraint_compares_what_differs_in_nothing_else(root: Path) -> None:
     table = Stored(root).constraint
     assert list(table["activation"]) == ["selu", "selu"]
     assert list(table["weights"]) == ["unit_rows", "orthogonal"]
-    assert list(table["setting"]) == ["optim.epochs=1"] * 2
+    assert [str(setting) for setting in table["setting"]] == ["optim.epochs=1"] * 2
     assert list(table["test"]) == [81.0, 84.5]
     assert list(table["n"]) == [2, 2]
     assert list(table["orthogonality_error"]) == [1.1, 1e-6]
@@ -96,7 +96,7 @@ def test_the_cost_of_a_step_is_what_the_benchmark_has_timed_in_turns(root: Path)
     pd.DataFrame(rows).to_csv(root / "bench" / "bench.csv", index=False)
     table = Stored(root).constraint
     assert list(table["step_ms"]) == [250.0, 320.0]
-    assert comparison_tables.constraint_cells(table.to_dict("records")[1])[3] == "320 ms"
+    assert comparison_tables.constraint_table(table).rows[1][5] == "320 ms"
 
 
 def test_auto_and_the_root_it_comes_to_count_once(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_tables_and_figures_say_the_same(root: Path, capsys: pytest.CaptureFixtu
      (math.nan, "–"), (math.inf, "∞"), (2.0, "2")],
 )  # fmt: skip
 def test_numbers_have_three_digits(value: float, text: str) -> None:
-    assert comparison_tables.number(value) == text
+    assert formats.number(value) == text
 
 
 def test_without_a_pair_there_is_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from bsnn_cli.common.table import latex_escape
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.results.tables import Tables, latex_escape, write_tables
+from bsnn_cli.results.tables import Written, write_tables
 from bsnn_cli.runs.directory import RunResult
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.validation import resolve
@@ -28,7 +29,7 @@ def blocks(markdown: str) -> dict[str, list[list[str]]]:
     return found
 
 
-def write(directory: Path, *rows: Any, **keys: str) -> Tables:
+def write(directory: Path, *rows: Any, **keys: str) -> Written:
     return write_tables(frame(*rows), directory, **keys)
 
 

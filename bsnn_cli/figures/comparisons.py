@@ -24,7 +24,7 @@ from bsnn_cli.figures.style import (
     note,
 )
 from bsnn_cli.results import comparison_tables
-from bsnn_cli.results.comparison_tables import Row, label, records, setting
+from bsnn_cli.results.formats import Row, label, records, setting
 from bsnn_cli.results.store import Stored
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.config import FiguresConfig
@@ -124,7 +124,7 @@ def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
 
 def common_setting(accuracies: pd.DataFrame) -> Any:
     """The rows of the setting that most of the activations share."""
-    keys = accuracies["setting"] + accuracies["dataset"] + accuracies["batch_norm"].astype(str)
+    keys = accuracies["setting"].astype(str) + accuracies["dataset"] + accuracies["batch_norm"].astype(str)
     return keys == keys.mode().iloc[0]
 
 

@@ -41,7 +41,7 @@ from bsnn_cli.figures.style import (
     note,
 )
 from bsnn_cli.results import statistics
-from bsnn_cli.results.comparison_tables import Row, records, setting
+from bsnn_cli.results.formats import Row, records, setting
 from bsnn_cli.results.store import Stored
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, parameter_in_use, root_in_use
 from bsnn_cli.settings.config import FiguresConfig

@@ -16,14 +16,14 @@ from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import canonical, differences, form
 
 FIELDS = ("version", "commit", "dirty", "python", "torch", "cuda", "device", "threads", "trainer", "started", "ended")
-"""Of `provenance.json`, what is told to others. The name of the machine and its paths are nobody's business."""
+"""Fields of `provenance.json` that are shown to others; the machine's name and its paths are not."""
 
 ALIKE = ["version", "commit", "dirty", "python", "torch", "cuda", "device", "threads"]
 """Results that share these come from one place."""
 
 
 def command(config: TrainConfig) -> str:
-    """The command line that makes a run, without folders and device; sums are rounded in the order of the threads."""
+    """Return the command line that makes a run, without folders and device; rounding depends on the threads."""
     threads = [] if config.threads is None else [f"threads={config.threads}"]
     config = canonical(config)
     words = [f"activation={config.activation.name}{form(config.activation)}"]
@@ -41,20 +41,20 @@ def command(config: TrainConfig) -> str:
 
 
 def of_run(directory: str | Path) -> dict[str, Any]:
-    """`command` and `FIELDS` of a run directory; fields are None where they are not known."""
+    """Return `command` and `FIELDS` of a run directory; fields are None where they are not known."""
     return {"command": command(read_config(Path(directory) / "config.yaml")), **of_directory(directory)}
 
 
 def of_directory(directory: str | Path) -> dict[str, Any]:
-    """`FIELDS` of a directory with a `provenance.json`."""
+    """Return `FIELDS` of a directory with a `provenance.json`."""
     path = Path(directory) / "provenance.json"
     content = json.loads(read_text(path)) if path.exists() else {}
     return {name: content.get(name) for name in FIELDS}
 
 
-def places(origins: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
-    """One row per set of `ALIKE`: these, `results` (how many), `first` and `last` (when)."""
-    rows = pd.DataFrame([{name: origin.get(name) for name in FIELDS} for origin in origins], dtype=object)
+def places(provenances: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
+    """Return a row for each set of values of `ALIKE`: these, `results` (how many), `first` and `last` (when)."""
+    rows = pd.DataFrame([{name: row.get(name) for name in FIELDS} for row in provenances], dtype=object)
     if rows.empty:
         return rows
     grouped = rows.groupby(ALIKE, dropna=False, sort=False)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bsnn_cli.common.files import write_texts
-from bsnn_cli.common.text_table import markdown_table
+from bsnn_cli.common.table import DASH, document, table, to_markdown
 
 DEPTH, WIDTH = 200, 500
 """Of the networks compared: the paper's headline size."""
@@ -62,64 +62,55 @@ def write_approaches(summaries: Sequence[Mapping[str, Any]], directory: Path) ->
     """
     chosen = {name: _measured(name, summaries) for name in APPROACHES}
     header = ["approach", "n", "weights", "activations", "preactivations", "forward signal", "backward signal"]
-    rows = [row for name, found in chosen.items() for row in _rows(name, found)]
-    table = markdown_table([*header, "functionality"], rows)
-    missing = [name for name, found in chosen.items() if not found]
+    rows = [row for name, measured in chosen.items() for row in _rows(name, measured)]
+    shown = to_markdown(table([*header, "functionality"], rows))
+    missing = [name for name, measured in chosen.items() if not measured]
     note = f"\n\nnot measured yet: {', '.join(missing)}; all at once: {COMMAND}" if missing else ""
-    flat = [
+    numbers = [
         {"approach": name, "activation": summary["activation"], **_numbers(summary)}
-        for name, found in chosen.items()
-        for summary in found
+        for name, measured in chosen.items()
+        for summary in measured
     ]
-    document = f"# Approaches\n\n{table}\n\n{LEGEND}\n\n`{COMMAND}`\n"
-    contents = {"approaches.csv": pd.DataFrame(flat).to_csv(index=False), "approaches.md": document}
+    text = document("# Approaches", shown, LEGEND, f"`{COMMAND}`")
+    contents = {"approaches.csv": pd.DataFrame(numbers).to_csv(index=False), "approaches.md": text}
     written = write_texts(directory, contents)
-    return "\n\n".join([table, LEGEND + note, *(f"  {path}" for path in written[-1:])])
+    return "\n\n".join([shown, LEGEND + note, *(f"  {path}" for path in written[-1:])])
 
 
 def _measured(name: str, summaries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Fresh networks of the headline size, one for each activation: the measurement with the most repeats."""
+    """Return the fresh network of the headline size with the most repeats, for each activation."""
+    wanted = {"approach": name, "depth": DEPTH, "width": WIDTH, "source": "gaussian", "trained": None}
     best: dict[str, Mapping[str, Any]] = {}
     for summary in summaries:
-        size = summary["depth"], summary["width"]
-        if (
-            summary["approach"] != name
-            or size != (DEPTH, WIDTH)
-            or summary["source"] != "gaussian"
-            or summary["trained"]
-        ):
-            continue
-        label = summary["activation"]
-        if label not in best or summary["repeats"] > best[label]["repeats"]:
-            best[label] = summary
-    return [best[label] for label in sorted(best)]
+        activation = summary["activation"]
+        if all(summary[key] == value for key, value in wanted.items()):
+            best[activation] = max(best.get(activation, summary), summary, key=lambda row: row["repeats"])
+    return [best[activation] for activation in sorted(best)]
 
 
-def _rows(name: str, found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    words = APPROACHES[name]
-    said = [words.weights, words.activations, words.preactivations, words.forward, words.backward, words.functionality]
-    if not found:
-        return [[name, "0", *(text or "–" for text in said)]]
-    rows = []
-    for summary in found:
-        number = {key: "–" if value is None else f"{value:.3g}" for key, value in _numbers(summary).items()}
-        measured = [
-            [str(summary["config"]["model"]["init"])],
-            [str(summary["label"])],
-            [f"E {number['preactivation_mean']}", f"V {number['preactivation_variance']}"],
-            [number["forward_norm_last"]],
-            [number["backward_norm_first"], f"{number['gradient_norm_ratio']}×"],
-            [
-                f"f' {number['derivative_mean']} ± {number['derivative_std']}",
-                f"r² {number['pseudo_linearity']}",
-                f"1−c {number['one_minus_cosine_last']}",
-            ],
+def _rows(name: str, measured: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    said = [text or DASH for text in vars(APPROACHES[name]).values()]
+    rows = [] if measured else [[name, "0", *said]]
+    for summary in measured:
+        number = {key: DASH if value is None else f"{value:.3g}" for key, value in _numbers(summary).items()}
+        values = [
+            summary["config"]["model"]["init"],
+            summary["label"],
+            f"E {number['preactivation_mean']}, V {number['preactivation_variance']}",
+            number["forward_norm_last"],
+            f"{number['backward_norm_first']}, {number['gradient_norm_ratio']}×",
+            ", ".join(
+                [
+                    f"f' {number['derivative_mean']} ± {number['derivative_std']}",
+                    f"r² {number['pseudo_linearity']}",
+                    f"1−c {number['one_minus_cosine_last']}",
+                ]
+            ),
         ]
-        cells = [f"{text or '–'} [{', '.join(values)}]" for text, values in zip(said, measured, strict=True)]
+        cells = [f"{words} [{value}]" for words, value in zip(said, values, strict=True)]
         rows.append([name, str(summary["repeats"]), *cells])
     return rows
 
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """All numbers of a summary."""
     return {key: value for key, value in summary.items() if value is None or isinstance(value, (int, float))}

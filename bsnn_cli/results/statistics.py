@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -24,6 +25,7 @@ from bsnn_cli.settings.choices import (
     parameter_in_use,
     split_label,
 )
+from bsnn_cli.settings.identity import Protocol
 
 SPLITS = ("test", "train")
 FINISHED = ("done", "diverged")
@@ -37,7 +39,7 @@ ROOT = "activation.root"
 SEPARATION, TAILORED_DEPTH = "activation.separation", "activation.tailored_depth"
 PARAMETER = "activation.parameter"
 ELSEWHERE = (ROOT, "model.weights")
-"""Protocols that set these answer a question of their own (`findings`)."""
+"""Protocols that set these answer a question of their own (`comparisons`)."""
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +109,7 @@ def _told_apart(names: pd.Series, fingerprints: pd.Series) -> pd.Series:
 
 
 def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
-    """Accuracy statistics over the seeds of each group of runs.
+    """Return accuracy statistics over the seeds of each group of runs.
 
     Args:
         runs: as `finished` returns them.
@@ -115,8 +117,8 @@ def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
 
     Returns:
         One row per group and split: the keys, `split`, `mean` in percent, `std` (of the sample, n − 1), `n` (runs that
-        finished), `interval` (half-width of the 95 % interval of the mean, Student's t), `diverged` (runs that did)
-        and `numerics` (versions, joined by spaces). Std and interval are NaN for n = 1, the mean too for n = 0.
+        finished), `interval` (half-width of the 95 % interval of the mean, Student's t), `diverged` (runs that did),
+        `numerics` (tuple of versions) and `identity`. Std and interval are NaN for n = 1, the mean too for n = 0.
 
     Raises:
         RunDirectoryError: if a group holds two runs of one seed, or runs of several configurations.
@@ -124,7 +126,8 @@ def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
     keys = list(keys)
     _check_groups(runs, keys)
     values = {split: _accuracy(runs, split) for split in SPLITS}
-    return _statistics(values, runs["status"] == "diverged", runs["numerics"].astype(int).astype(str), runs[keys])
+    versions = runs["numerics"].map(lambda version: {int(version)})
+    return _statistics(values, runs["status"] == "diverged", versions, runs[[*keys, "identity"]])
 
 
 def curves(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
@@ -152,17 +155,26 @@ def _accuracy(runs: pd.DataFrame, split: str, side: str = "") -> pd.Series:
 
 
 def _statistics(
-    values: dict[str, pd.Series], diverged: pd.Series, numerics: pd.Series, keys: pd.DataFrame
+    values: dict[str, pd.Series], diverged: pd.Series, versions: pd.Series, groups: pd.DataFrame
 ) -> pd.DataFrame:
-    """The columns that `over_seeds` names, for every split and group of equal `keys`, in the order of the tables."""
-    by = [keys[key] for key in keys]
+    """Return the columns that `over_seeds` names, for every split and group, in the order of the tables.
+
+    Args:
+        values: a number for each run, by split.
+        diverged: whether a run, or one of its pair, did.
+        versions: of the numerics of each run, as sets.
+        groups: columns whose values make a group, and `identity`.
+    """
+    keys = [key for key in groups if key != "identity"]
+    by = [groups[key] for key in keys]
     frames = []
     for split, value in values.items():
         frame = value.groupby(by, dropna=False).agg(["mean", "std", "count"]).rename(columns={"count": "n"})
         n = frame["n"].to_numpy()
         frame["interval"] = stdtrit(n - 1.0, (1 + CONFIDENCE) / 2) * frame["std"] / n.clip(1) ** 0.5
         frame["diverged"] = diverged.groupby(by, dropna=False).sum().astype(int)
-        frame["numerics"] = numerics.groupby(by, dropna=False).agg(lambda texts: _versions(texts, " "))
+        frame["numerics"] = versions.groupby(by, dropna=False).agg(_union)
+        frame["identity"] = groups["identity"].groupby(by, dropna=False).first()
         frame.insert(0, "split", split)
         frames.append(frame.reset_index())
     cells = pd.concat(frames, ignore_index=True)
@@ -171,8 +183,8 @@ def _statistics(
     return cells.loc[order].reset_index(drop=True)
 
 
-def _versions(texts: Iterable[str], separator: str) -> str:
-    return separator.join(map(str, sorted({int(version) for text in texts for version in text.split()})))
+def _union(versions: Iterable[Iterable[int]]) -> tuple[int, ...]:
+    return tuple(sorted({version for some in versions for version in some}))
 
 
 def _check_groups(runs: pd.DataFrame, keys: list[str]) -> None:
@@ -187,36 +199,59 @@ def _check_groups(runs: pd.DataFrame, keys: list[str]) -> None:
             )
 
 
-def blocks(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The numbers of each protocol, with the column `better`.
+@dataclass(frozen=True)
+class Block:
+    """Numbers that stand side by side in a table.
 
-    The paper's (key "") is the first and always there; then come those that differ from it in few settings. The
-    paper has no depth-aware GPN: under its protocol that stands in a block of its own (key `SEPARATION`), beside what
-    it is compared with. Without GPN the choice of root means nothing, so a plain run also stands beside the GPN runs
-    with another root.
+    Attributes:
+        protocol: what their runs have in common.
+        cells: rows of `over_seeds`, with the column `better`.
+        tailored: whether depth-aware GPN stands there, under the paper's protocol, which has none.
+    """
+
+    protocol: Protocol
+    cells: pd.DataFrame
+    tailored: bool = False
+
+    @property
+    def name(self) -> str:
+        """`paper`, the key of depth-aware GPN, or the protocol's settings."""
+        return SEPARATION if self.tailored else str(self.protocol) or "paper"
+
+    @property
+    def title(self) -> str:
+        """The protocol in words."""
+        if self.tailored:
+            return "Paper's protocol, with depth-aware GPN"
+        return "Paper's protocol" + (f" except {self.protocol}" if self.protocol else "")
+
+
+def blocks(cells: pd.DataFrame) -> list[Block]:
+    """Return the numbers of each protocol.
+
+    The paper's is the first and always there; then come those that differ from it in few settings. The paper has no
+    depth-aware GPN: under its protocol that stands in a block of its own, beside what it is compared with. Without GPN
+    the choice of root means nothing, so a plain run also stands beside the GPN runs with another root.
 
     Args:
         cells: as `over_seeds(runs)` returns them.
     """
-    found = {}
+    made = []
     pair = ["dataset", "activation", "batch_norm"]
-    for protocol in sorted({"", *cells["protocol"]}, key=lambda text: (len(settings(text)), axis_order(text))):
-        own = cells[cells["protocol"] == protocol]
-        if ROOT in settings(protocol):
+    paper = Protocol()
+    for protocol in sorted({paper, *cells["protocol"]}, key=lambda key: (len(key.settings), axis_order(key))):
+        numbers = cells[cells["protocol"] == protocol]
+        if ROOT in protocol.settings:
             plain = cells[(cells["protocol"] == without(protocol, ROOT)) & ~cells["gpn"]]
-            own = pd.concat([own, plain.merge(own[pair].drop_duplicates(), on=pair)], ignore_index=True)
-        tailored = own[own["separation"] != ""]
-        if protocol == "" and not tailored.empty:
-            found[""] = with_better(own[own["separation"] == ""], pair)
-            found[SEPARATION] = with_better(own[own["dataset"].isin(tailored["dataset"])], pair)
+            numbers = pd.concat([numbers, plain.merge(numbers[pair].drop_duplicates(), on=pair)], ignore_index=True)
+        tailored = numbers["separation"] != ""
+        if protocol == paper and tailored.any():
+            made.append(Block(paper, with_better(numbers[~tailored], pair)))
+            datasets = numbers["dataset"].isin(numbers["dataset"][tailored])
+            made.append(Block(paper, with_better(numbers[datasets], pair), tailored=True))
         else:
-            found[protocol] = with_better(own, pair)
-    return found
-
-
-def title(protocol: str) -> str:
-    """Of a block that is not the paper's."""
-    return f"Paper's protocol{', with depth-aware GPN' if protocol == SEPARATION else f' except {protocol}'}"
+            made.append(Block(protocol, with_better(numbers, pair)))
+    return made
 
 
 def forms(cells: pd.DataFrame) -> dict[str, tuple[bool, str]]:
@@ -225,14 +260,9 @@ def forms(cells: pd.DataFrame) -> dict[str, tuple[bool, str]]:
     return {"Non-GPN": (False, ""), "GPN": (True, "")} | {f"GPN-d {text}": (True, text) for text in tailored}
 
 
-def settings(protocol: str) -> dict[str, str]:
-    """What sets a protocol apart, key by key: the inverse of `identity.protocol`."""
-    return dict(part.split("=", 1) for part in re.split(r", (?=[\w.]+=)", protocol) if "=" in part)
-
-
-def without(protocol: str, *keys: str) -> str:
-    """A protocol without some of its settings."""
-    return ", ".join(f"{key}={value}" for key, value in settings(protocol).items() if key not in keys)
+def without(protocol: Protocol, *keys: str) -> Protocol:
+    """Return a protocol without some of its settings."""
+    return Protocol(tuple((key, value) for key, value in protocol.items if key not in keys))
 
 
 def with_better(cells: pd.DataFrame, pair: Sequence[str]) -> pd.DataFrame:
@@ -257,10 +287,11 @@ def with_better(cells: pd.DataFrame, pair: Sequence[str]) -> pd.DataFrame:
 
 def mixed_numerics(cells: pd.DataFrame) -> str | None:
     """A warning where numbers of different numerics versions stand side by side, else None."""
-    versions = _versions(cells["numerics"], ", ")
-    if ", " not in versions:
+    versions = _union(cells["numerics"])
+    if len(versions) < 2:
         return None
-    return f"results of numerics versions {versions} mix here; retrain the older ones with force=true to compare them"
+    listed = ", ".join(map(str, versions))
+    return f"results of numerics versions {listed} mix here; retrain the older ones with force=true to compare them"
 
 
 def published() -> pd.DataFrame:
@@ -269,7 +300,7 @@ def published() -> pd.DataFrame:
         return pd.read_csv(file).rename(columns={"accuracy_percent": "published"})
 
 
-def compare(cells: pd.DataFrame, protocol: str = "") -> pd.DataFrame:
+def compare(cells: pd.DataFrame, protocol: Protocol | None = None) -> pd.DataFrame:
     """Each of the paper's 96 numbers beside ours, in the order of the published table.
 
     Args:
@@ -280,9 +311,9 @@ def compare(cells: pd.DataFrame, protocol: str = "") -> pd.DataFrame:
         Columns dataset, split, activation, gpn, batch_norm, ours, ours_std, ours_interval, n, diverged, published,
         difference (ours − published); accuracies in percent, NaN where we have none.
     """
-    ours = cells[(cells["protocol"] == protocol) & (cells["separation"] == "")].rename(
-        columns={"mean": "ours", "std": "ours_std", "interval": "ours_interval"}
-    )
+    ours = cells[
+        (cells["protocol"] == (Protocol() if protocol is None else protocol)) & (cells["separation"] == "")
+    ].rename(columns={"mean": "ours", "std": "ours_std", "interval": "ours_interval"})
     keys = ["dataset", "split", "activation", "gpn", "batch_norm"]
     measured = ["ours", "ours_std", "ours_interval", "n", "diverged"]
     table = published().merge(ours[[*keys, *measured]], on=keys, how="left")
@@ -314,17 +345,19 @@ def paired(runs: pd.DataFrame) -> pd.DataFrame:
     pairs = gpn.merge(plain[[*common, *measured]], on=common, suffixes=("", "_plain"))
     differences = {split: _accuracy(pairs, split) - _accuracy(pairs, split, "_plain") for split in SPLITS}
     diverged = (pairs["status"] == "diverged") | (pairs["status_plain"] == "diverged")
-    numerics = pairs["numerics"].astype(int).astype(str) + " " + pairs["numerics_plain"].astype(int).astype(str)
-    return _statistics(
-        differences, diverged, numerics, pairs[["protocol", "dataset", "activation", "separation", "batch_norm"]]
-    )
+    versions = pd.Series([{int(ours), int(plain)} for ours, plain in zip(pairs["numerics"], pairs["numerics_plain"],
+                          strict=True)], index=pairs.index, dtype=object)  # fmt: skip
+    keys = ["protocol", "dataset", "activation", "separation", "batch_norm", "identity"]
+    return _statistics(differences, diverged, versions, pairs[keys])
 
 
 def axis_order(value: Any) -> tuple[Any, ...]:
     """Sort key: named activations and datasets in the order of their tables, then numbers, then text.
 
-    Numbers inside text count as numbers: `model.depth=50` comes before `model.depth=200`.
+    Numbers inside text count as numbers: `0.3 over 50 layers` comes before `0.3 over 200 layers`.
     """
+    if isinstance(value, Protocol):
+        return (2, [(key, axis_order(str(setting))) for key, setting in value.items])
     if not isinstance(value, str):
         return (1, float(value))
     name, _, tailored = value.partition(" ")

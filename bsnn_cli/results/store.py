@@ -14,7 +14,7 @@ from bsnn_cli.runs import loading
 
 
 class Stored:
-    """What commands have left; nothing is read before it is asked for.
+    """Give what commands have left; nothing is read before it is asked for.
 
     Args:
         output_root: folder with the results.
