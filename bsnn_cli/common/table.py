@@ -60,6 +60,13 @@ class Table:
     title: str = ""
     warning: str | None = None
 
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The groups of columns behind the first one, as (heading, number of columns); empty if there are none."""
+        if not any(column.group for column in self.columns):
+            return []
+        return [(name, len(list(columns))) for name, columns in groupby(self.columns[1:], lambda column: column.group)]
+
 
 def table(header: Iterable[str], rows: Iterable[Sequence[str | Cell]], words: Container[int] = (0,)) -> Table:
     """Return a table of columns without groups; those with a number in `words` hold words."""
@@ -141,13 +148,6 @@ def _cell(cell: str | Cell, escape: Callable[[str], str], bold: str) -> str:
     return "".join(bold.format(escape(piece)) if isinstance(piece, Bold) else escape(piece) for piece in pieces)
 
 
-def _groups(shown: Table) -> list[tuple[str, int]]:
-    """Return (heading, number of columns) of each group after the first column; empty if there are no groups."""
-    if not any(column.group for column in shown.columns):
-        return []
-    return [(name, len(list(columns))) for name, columns in groupby(shown.columns[1:], lambda column: column.group)]
-
-
 def latex_escape(text: str) -> str:
     """Return plain text as LaTeX shows it."""
     special = {character: f"\\{character}" for character in "&%$#_{}"}
@@ -162,7 +162,7 @@ def to_latex(shown: Table, caption: str) -> str:
     pandas' Styler would need as many lines: it has no rules under groups of columns, and its bold is of whole cells.
     """
     spans, rules, first = [], [], 2
-    for name, width in _groups(shown):
+    for name, width in shown.groups:
         spans.append(rf"\multicolumn{{{width}}}{{c}}{{{latex_escape(name)}}}")
         rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
         first += width
@@ -187,36 +187,6 @@ def to_latex(shown: Table, caption: str) -> str:
 BOLD_LATEX = r"\textbf{{{}}}"
 
 
-def to_html(shown: Table, style: str = "", **attributes: str) -> str:
-    """Return a `table` element with these CSS classes and attributes; the first cell of a row is its heading."""
-
-    def opened(name: str, css: str, **others: str) -> str:
-        given = {"class": css, **others}
-        return f"<{name}" + "".join(f' {key}="{html.escape(text)}"' for key, text in given.items() if text) + ">"
-
-    def classes(column: Column, style: str = "") -> str:
-        return " ".join(word for word in ("" if column.words else "number", column.style, style) if word)
-
-    def data(column: Column, cell: str | Cell) -> str:
-        text, style, link = _cell(cell, html.escape, "<strong>{}</strong>"), "", ""
-        if isinstance(cell, Cell):
-            style, link = cell.style, cell.link
-        text = f'<a href="{html.escape(link)}">{text}</a>' if link else text
-        return f"{opened('td', classes(column, style))}{text}</td>"
-
-    lines = [opened("table", style, **attributes)]
-    lines += [f"<caption>{html.escape(shown.title)}</caption>"] if shown.title else []
-    groups = [
-        f"{opened('th', 'span', colspan=str(width), scope='colgroup')}{html.escape(name)}</th>"
-        for name, width in _groups(shown)
-    ]
-    lines += ["<thead>", *([f"<tr><td></td>{''.join(groups)}</tr>"] if groups else [])]
-    heads = [
-        f"{opened('th', '' if column.words else 'number', scope='col')}{html.escape(column.heading)}</th>"
-        for column in shown.columns
-    ]
-    lines += [f"<tr>{''.join(heads)}</tr>", "</thead>", "<tbody>"]
-    for label, *cells in shown.rows:
-        rest = "".join(data(column, cell) for column, cell in zip(shown.columns[1:], cells, strict=True))
-        lines.append(f'<tr><th scope="row">{_cell(label, html.escape, "<strong>{}</strong>")}</th>{rest}</tr>')
-    return "\n".join([*lines, "</tbody>", "</table>"])
+def to_html(cell: str | Cell) -> str:
+    """Return a cell in HTML; the template of the report puts cells into a `table` element."""
+    return _cell(cell, html.escape, "<strong>{}</strong>")

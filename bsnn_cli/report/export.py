@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from bsnn_cli.common import provenance
 from bsnn_cli.common.files import read_text, write_text
-from bsnn_cli.common.table import table, to_markdown
+from bsnn_cli.common.table import to_markdown
 from bsnn_cli.errors import ConfigError, RunDirectoryError
 from bsnn_cli.report import provenance_table
 from bsnn_cli.report.archive import archive
@@ -108,20 +107,8 @@ def page(stored: Stored, command: str, runs: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def made(stored: Stored, runs: pd.DataFrame) -> str:
+def made(results: Stored, runs: pd.DataFrame) -> str:
     """Return commit, versions, hardware and time of everything, a row for each that differs."""
-    measured = [provenance_table.of_directory(summary["directory"]) for summary in stored.measured]
-    places = provenance_table.places([*runs.to_dict("records"), *measured])
-    if places.empty:
-        return "Nothing has been run."
-    header = ["commit", "bsnn", "torch", "device", "threads", "results", "from", "to"]
-    rows = [
-        [
-            provenance.commit(row),
-            str(row["version"]),
-            str(row["torch"]) + (f", CUDA {row['cuda']}" if row["cuda"] else ""),
-            *(str(row[key]) for key in ("device", "threads", "results", "first", "last")),
-        ]
-        for row in places.to_dict("records")
-    ]
-    return to_markdown(table(header, rows))
+    measured = [provenance_table.of_directory(summary["directory"]) for summary in results.measured]
+    places = provenance_table.table([*runs.to_dict("records"), *measured])
+    return to_markdown(places) if places.rows else "Nothing has been run."

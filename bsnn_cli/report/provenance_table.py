@@ -9,7 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from bsnn_cli.common import provenance
 from bsnn_cli.common.files import read_text
+from bsnn_cli.common.table import DASH, Table
+from bsnn_cli.common.table import table as text_table
 from bsnn_cli.runs.directory import read_config
 from bsnn_cli.settings.choices import TAILORED_BY, tailored_as_usual
 from bsnn_cli.settings.config import TrainConfig
@@ -52,11 +55,27 @@ def of_directory(directory: str | Path) -> dict[str, Any]:
     return {name: content.get(name) for name in FIELDS}
 
 
-def places(provenances: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
-    """Return a row for each set of values of `ALIKE`: these, `results` (how many), `first` and `last` (when)."""
-    rows = pd.DataFrame([{name: row.get(name) for name in FIELDS} for row in provenances], dtype=object)
-    if rows.empty:
-        return rows
-    grouped = rows.groupby(ALIKE, dropna=False, sort=False)
-    table = grouped.agg(results=("started", "size"), first=("started", "min"), last=("ended", "max")).reset_index()
-    return table.astype(object).where(table.notna(), None)
+def table(provenances: Iterable[Mapping[Any, Any]]) -> Table:
+    """Return a row for each place that results come from: `ALIKE`, how many results, and when."""
+    header = ["commit", "bsnn", "torch", "python", "device", "threads", "results", "begun (UTC)", "ended"]
+    frame = pd.DataFrame([{name: row.get(name) for name in FIELDS} for row in provenances], dtype=object)
+    rows = []
+    for _, group in frame.groupby(ALIKE, dropna=False, sort=False) if len(frame) else ():
+        first = {name: None if pd.isna(value) else value for name, value in group.iloc[0].items()}
+        rows.append(
+            [
+                provenance.commit(first),
+                str(first["version"] or DASH),
+                str(first["torch"] or DASH) + (f", CUDA {first['cuda']}" if first["cuda"] else ""),
+                *(str(first[name] or DASH) for name in ("python", "device", "threads")),
+                str(len(group)),
+                minute(group["started"].dropna().min()),
+                minute(group["ended"].dropna().max()),
+            ]
+        )
+    return text_table(header, rows)
+
+
+def minute(time: Any) -> str:
+    """Return a time of `provenance.now` to the minute, for people; a dash where there is none."""
+    return time[:16].replace("T", " ") if isinstance(time, str) else DASH

@@ -42,10 +42,10 @@ def context(stored: Stored) -> dict[str, Any]:
     """Return everything that the template shows."""
     runs = report_tables.runs(stored)
     measured = [provenance_table.of_directory(summary["directory"]) for summary in stored.measured]
-    origins = provenance_table.places([*(seed for run in runs for seed in run["made"]), *measured])
+    origins = [*(row for run in runs for row in run["made"]), *measured]
     commit, dirty = checkout.state()
     return {
-        "written": report_tables.minute(provenance.now()),
+        "written": provenance_table.minute(provenance.now()),
         "version": provenance.package_version(),
         "commit": provenance.commit({"commit": commit, "dirty": dirty}),
         "counts": counts(stored),
@@ -75,7 +75,7 @@ def context(stored: Stored) -> dict[str, Any]:
             "root_signals": comparison_tables.ROOT_SIGNALS_COMMAND,
         },
         "runs": runs,
-        "places": report_tables.places(origins),
+        "places": provenance_table.table(origins),
     }
 
 
@@ -94,7 +94,7 @@ def render(content: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["table"] = lambda table, **attributes: Markup(to_html(table, **attributes))
+    environment.filters["html"] = lambda cell: Markup(to_html(cell))
     source = (resources.files("bsnn_cli.report") / TEMPLATE).read_text(encoding="utf-8")
     data = json.dumps(content["plots"], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     script = Markup(plotly()) if content["plots"] else ""

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from bsnn_cli.common import provenance
 from bsnn_cli.common.files import read_text
 from bsnn_cli.common.table import DASH, Cell, Column, Table, table
 from bsnn_cli.figures.approaches import APPROACHES as LABELS
@@ -15,6 +14,7 @@ from bsnn_cli.report import provenance_table
 from bsnn_cli.report.archive import neutral_config
 from bsnn_cli.results import statistics
 from bsnn_cli.results.approach_table import APPROACHES as WORDS
+from bsnn_cli.results.approach_table import COLUMNS
 from bsnn_cli.results.formats import Row, dataset_label, entry, number, records, signed
 from bsnn_cli.results.store import Stored
 from bsnn_cli.results.tables import PAPER_DATASETS
@@ -125,7 +125,7 @@ def approaches(results: Stored) -> tuple[Table, str]:
             if (summary["approach"], summary["source"], summary["trained"]) == (name, "gaussian", None)
         ]
         largest = max(((summary["depth"], summary["width"]) for summary in fresh), default=None)
-        said = "; ".join(f"{key}: {text}" for key, text in vars(words).items() if text) or "named only"
+        said = "; ".join(f"{key}: {text}" for key, text in zip(COLUMNS, words, strict=True) if text) or "named only"
         for summary in fresh:
             if (summary["depth"], summary["width"]) == largest:
                 rows.append([LABELS[name], summary["label"], *(number(summary[key]) for key in keys), said])
@@ -206,31 +206,6 @@ def _seed(results: Stored, row: Row, started: str | None) -> list[str | Cell]:
         accuracies,
         f"{row['steps']:.0f}",
         f"{row['elapsed_s']:.0f} s{together}",
-        minute(started),
+        provenance_table.minute(started),
         Cell(["config.yaml"], link=f"../{directory}/config.yaml"),
     ]
-
-
-def places(origins: pd.DataFrame) -> Table:
-    """Return where results come from, a row for each place of `provenance_table.places`."""
-    header = ["Commit", "bsnn", "PyTorch", "Python", "Device", "threads", "results", "first begun (UTC)", "last ended"]
-    rows = [
-        [
-            provenance.commit(row),
-            row["version"] or DASH,
-            (row["torch"] or DASH) + (f", CUDA {row['cuda']}" if row["cuda"] else ""),
-            row["python"] or DASH,
-            row["device"] or DASH,
-            str(row["threads"] or DASH),
-            str(row["results"]),
-            minute(row["first"]),
-            minute(row["last"]),
-        ]
-        for row in records(origins)
-    ]
-    return table(header, rows, words=(0, 1, 2, 3, 4, 7, 8))
-
-
-def minute(time: str | None) -> str:
-    """Return a time of `provenance.now` to the minute, for people."""
-    return time[:16].replace("T", " ") if time else DASH

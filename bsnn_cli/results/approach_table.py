@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +15,17 @@ DEPTH, WIDTH = 200, 500
 """Of the networks compared: the paper's headline size."""
 
 
-@dataclass(frozen=True)
-class Words:
-    """A row of the paper's table (Lu, Gould and Ajanthan 2020, arXiv 2006.12169), empty where it says nothing."""
-
-    weights: str = ""
-    activations: str = ""
-    preactivations: str = ""
-    forward: str = ""
-    backward: str = ""
-    functionality: str = ""
-
-
+COLUMNS = ("weights", "activations", "preactivations", "forward signal", "backward signal", "functionality")
 APPROACHES = {
-    "bsnn": Words("orthogonal", "GPN", "", "V + E² ≈ 1", "V + E² ≈ 1", "nonlinear"),
-    "dynamical_isometry": Words("orthogonal", "most", "linear region", "", "", "pseudo-linear"),
-    "self_normalizing": Words("variance scaling", "SELU", "", "E ≈ 0, V ≈ 1", "unconstrained", ""),
-    "batch_norm": Words("unconstrained", "", "E ≈ 0, V ≈ 1", "", "unconstrained", ""),
-    "glorot": Words(),
-    "lsuv": Words(),
-    "layer_norm": Words(),
-    "group_norm": Words(),
-    "weight_norm": Words(),
-    "spectral_norm": Words(),
-    "residual": Words(),
-}
-"""All approaches: first the rows of the paper's table, then those that it only names."""
+    "bsnn": ("orthogonal", "GPN", "", "V + E² ≈ 1", "V + E² ≈ 1", "nonlinear"),
+    "dynamical_isometry": ("orthogonal", "most", "linear region", "", "", "pseudo-linear"),
+    "self_normalizing": ("variance scaling", "SELU", "", "E ≈ 0, V ≈ 1", "unconstrained", ""),
+    "batch_norm": ("unconstrained", "", "E ≈ 0, V ≈ 1", "", "unconstrained", ""),
+} | dict.fromkeys(
+    ("glorot", "lsuv", "layer_norm", "group_norm", "weight_norm", "spectral_norm", "residual"), ("",) * len(COLUMNS)
+)
+"""All approaches: first the rows of the paper's table (Lu, Gould and Ajanthan 2020, arXiv 2006.12169), in its words and
+empty where it says nothing, then those that it only names."""
 
 COMMAND = "bsnn propagate -m 'approach=glob(*)'"
 """Measures all of them."""
@@ -61,9 +45,8 @@ def write_approaches(summaries: Sequence[Mapping[str, Any]], directory: Path) ->
         directory: for the two files.
     """
     chosen = {name: _measured(name, summaries) for name in APPROACHES}
-    header = ["approach", "n", "weights", "activations", "preactivations", "forward signal", "backward signal"]
     rows = [row for name, measured in chosen.items() for row in _rows(name, measured)]
-    shown = to_markdown(table([*header, "functionality"], rows))
+    shown = to_markdown(table(["approach", "n", *COLUMNS], rows))
     missing = [name for name, measured in chosen.items() if not measured]
     note = f"\n\nnot measured yet: {', '.join(missing)}; all at once: {COMMAND}" if missing else ""
     numbers = [
@@ -89,7 +72,7 @@ def _measured(name: str, summaries: Sequence[Mapping[str, Any]]) -> list[Mapping
 
 
 def _rows(name: str, measured: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    said = [text or DASH for text in vars(APPROACHES[name]).values()]
+    said = [text or DASH for text in APPROACHES[name]]
     rows = [] if measured else [[name, "0", *said]]
     for summary in measured:
         number = {key: DASH if value is None else f"{value:.3g}" for key, value in _numbers(summary).items()}

@@ -109,7 +109,7 @@ def _told_apart(names: pd.Series, fingerprints: pd.Series) -> pd.Series:
 
 
 def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
-    """Return accuracy statistics over the seeds of each group of runs.
+    """Return accuracy statistics over the seeds of each group of runs, in the order of the tables.
 
     Args:
         runs: as `finished` returns them.
@@ -117,17 +117,15 @@ def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
 
     Returns:
         One row per group and split: the keys, `split`, `mean` in percent, `std` (of the sample, n − 1), `n` (runs that
-        finished), `interval` (half-width of the 95 % interval of the mean, Student's t), `diverged` (runs that did),
-        `numerics` (tuple of versions) and `identity`. Std and interval are NaN for n = 1, the mean too for n = 0.
+        finished), `diverged` (runs that did), `numerics` (tuple of versions), `identity` and `interval` (half-width of
+        the 95 % interval of the mean, Student's t). Std and interval are NaN for n = 1, the mean too for n = 0.
 
     Raises:
         RunDirectoryError: if a group holds two runs of one seed, or runs of several configurations.
     """
-    keys = list(keys)
-    _check_groups(runs, keys)
-    values = {split: _accuracy(runs, split) for split in SPLITS}
-    versions = runs["numerics"].map(lambda version: {int(version)})
-    return _statistics(values, runs["status"] == "diverged", versions, runs[[*keys, "identity"]])
+    _check_groups(runs, list(keys))
+    lost, versions = runs["status"] == "diverged", runs["numerics"].map(lambda version: {int(version)})
+    return _statistics(runs, {split: _accuracy(runs, split) for split in SPLITS}, lost, versions, keys)
 
 
 def curves(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
@@ -155,31 +153,19 @@ def _accuracy(runs: pd.DataFrame, split: str, side: str = "") -> pd.Series:
 
 
 def _statistics(
-    values: dict[str, pd.Series], diverged: pd.Series, versions: pd.Series, groups: pd.DataFrame
+    runs: pd.DataFrame, values: dict[str, pd.Series], lost: pd.Series, versions: pd.Series, keys: Sequence[str]
 ) -> pd.DataFrame:
-    """Return the columns that `over_seeds` names, for every split and group, in the order of the tables.
-
-    Args:
-        values: a number for each run, by split.
-        diverged: whether a run, or one of its pair, did.
-        versions: of the numerics of each run, as sets.
-        groups: columns whose values make a group, and `identity`.
-    """
-    keys = [key for key in groups if key != "identity"]
-    by = [groups[key] for key in keys]
-    frames = []
-    for split, value in values.items():
-        frame = value.groupby(by, dropna=False).agg(["mean", "std", "count"]).rename(columns={"count": "n"})
-        n = frame["n"].to_numpy()
-        frame["interval"] = stdtrit(n - 1.0, (1 + CONFIDENCE) / 2) * frame["std"] / n.clip(1) ** 0.5
-        frame["diverged"] = diverged.groupby(by, dropna=False).sum().astype(int)
-        frame["numerics"] = versions.groupby(by, dropna=False).agg(_union)
-        frame["identity"] = groups["identity"].groupby(by, dropna=False).first()
-        frame.insert(0, "split", split)
-        frames.append(frame.reset_index())
-    cells = pd.concat(frames, ignore_index=True)
+    """Return what `over_seeds` says, of a value per run and split; `versions` are sets."""
+    parts = [runs.assign(split=split, value=value, lost=lost, versions=versions) for split, value in values.items()]
+    grouped = pd.concat(parts, ignore_index=True).groupby([*keys, "split"], dropna=False)
+    cells = grouped.agg(
+        mean=("value", "mean"), std=("value", "std"), n=("value", "count"), diverged=("lost", "sum"),
+        numerics=("versions", _union), identity=("identity", "first"),
+    ).reset_index()  # fmt: skip
+    n = cells["n"].to_numpy()
+    cells["interval"] = stdtrit(n - 1.0, (1 + CONFIDENCE) / 2) * cells["std"] / n.clip(1) ** 0.5
     cells = cells[cells["n"] + cells["diverged"] > 0]
-    order = sorted(cells.index, key=lambda row: [axis_order(cells.at[row, key]) for key in keys])
+    order = sorted(cells.index, key=lambda row: [axis_order(cells.at[row, key]) for key in [*keys, "split"]])
     return cells.loc[order].reset_index(drop=True)
 
 
@@ -344,11 +330,11 @@ def paired(runs: pd.DataFrame) -> pd.DataFrame:
     measured = ["status", "numerics", *(f"{split}_accuracy" for split in SPLITS)]
     pairs = gpn.merge(plain[[*common, *measured]], on=common, suffixes=("", "_plain"))
     differences = {split: _accuracy(pairs, split) - _accuracy(pairs, split, "_plain") for split in SPLITS}
-    diverged = (pairs["status"] == "diverged") | (pairs["status_plain"] == "diverged")
-    versions = pd.Series([{int(ours), int(plain)} for ours, plain in zip(pairs["numerics"], pairs["numerics_plain"],
-                          strict=True)], index=pairs.index, dtype=object)  # fmt: skip
-    keys = ["protocol", "dataset", "activation", "separation", "batch_norm", "identity"]
-    return _statistics(differences, diverged, versions, pairs[keys])
+    lost = (pairs["status"] == "diverged") | (pairs["status_plain"] == "diverged")
+    both = [{int(gpn), int(plain)} for gpn, plain in zip(pairs["numerics"], pairs["numerics_plain"], strict=True)]
+    versions = pd.Series(both, index=pairs.index, dtype=object)
+    keys = ["protocol", "dataset", "activation", "separation", "batch_norm"]
+    return _statistics(pairs, differences, lost, versions, keys)
 
 
 def axis_order(value: Any) -> tuple[Any, ...]:
