@@ -76,7 +76,7 @@ def table(config: TableConfig) -> None:
 
     results, folder = Stored(config.output_root), Path(config.output_root) / "tables"
     if config.kind == "accuracy":
-        print(write_tables(results.runs, folder, config.rows, config.columns).text)
+        print(write_tables(results.runs, folder, config.rows, config.columns))
     else:
         print(KINDS[config.kind](results, folder))
 

@@ -164,7 +164,7 @@ def to_latex(shown: Table, caption: str) -> str:
     spans, rules, first = [], [], 2
     for name, width in shown.groups:
         spans.append(rf"\multicolumn{{{width}}}{{c}}{{{latex_escape(name)}}}")
-        rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
+        rules += [rf"\cmidrule(lr){{{first}-{first + width - 1}}}"] if name else []
         first += width
     lines = [
         *([f"% Warning: {shown.warning}."] if shown.warning else []),

@@ -33,13 +33,13 @@ def command(config: TrainConfig) -> str:
     if config.activation.path is not None:
         words.append(f"activation.path={Path(config.activation.path).name}")
     words.append(f"dataset={config.dataset.kind}")
-    told = {"activation.name", "activation.gpn", "activation.fingerprint", "dataset.kind", "dataset.fingerprint"}
+    named = {"activation.name", "activation.gpn", "activation.fingerprint", "dataset.kind", "dataset.fingerprint"}
     activation = config.activation
     if activation.separation is not None and activation.name in TAILORED_BY:
-        told.add("activation.parameter")  # whose default has not always meant the same
+        named.add("activation.parameter")  # whose default has not always meant the same
         if not tailored_as_usual(activation.name, activation.parameter):
             words.append(f"activation.parameter={activation.parameter}")
-    words += [f"{key}={value}" for key, value in differences(config).items() if key not in told]
+    words += [f"{key}={value}" for key, value in differences(config).items() if key not in named]
     return " ".join(["bsnn train", *words, f"seed={config.seed}", *threads])
 
 

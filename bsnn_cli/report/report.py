@@ -1,4 +1,4 @@
-"""`bsnn report`: one self-contained HTML page of everything that is stored. Computes nothing."""
+"""`bsnn report`: one self-contained HTML page of everything that is stored."""
 
 from __future__ import annotations
 

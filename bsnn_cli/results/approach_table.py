@@ -12,7 +12,7 @@ from bsnn_cli.common.files import write_texts
 from bsnn_cli.common.table import DASH, document, table, to_markdown
 
 DEPTH, WIDTH = 200, 500
-"""Of the networks compared: the paper's headline size."""
+"""Size of the networks that are compared: the paper's headline size."""
 
 
 COLUMNS = ("weights", "activations", "preactivations", "forward signal", "backward signal", "functionality")
@@ -28,7 +28,7 @@ APPROACHES = {
 empty where it says nothing, then those that it only names."""
 
 COMMAND = "bsnn propagate -m 'approach=glob(*)'"
-"""Measures all of them."""
+"""The command that measures all of them."""
 
 LEGEND = f"""\
 Words are the paper's, – where it has none. In brackets: measured at L = {DEPTH}, n = {WIDTH}, with standard Gaussian

@@ -11,7 +11,7 @@ from bsnn_cli.results.store import Stored
 from bsnn_cli.results.tables import write_tables
 
 KINDS: dict[str, Callable[[Stored, Path], str]] = {
-    "accuracy": lambda results, folder: write_tables(results.runs, folder).text,
+    "accuracy": lambda results, folder: write_tables(results.runs, folder),
     "approaches": lambda results, folder: write_approaches(results.measured, folder),
     "constraint": lambda results, folder: write_constraint(results.constraint, folder),
     "roots": lambda results, folder: write_roots(results.roots, results.root_signals, folder),

@@ -74,18 +74,18 @@ def axis_key(argument: str, key: str) -> str:
     return ALIASES.get(key, key)
 
 
-def _axis(runs: pd.DataFrame, key: str, told: bool) -> pd.Series:
+def _axis(runs: pd.DataFrame, key: str, named: bool) -> pd.Series:
     """Return the value of each run on an axis; absent values are the string `none`.
 
     Args:
         runs: as `statistics.finished` returns them.
         key: of the axis.
-        told: whether the other axis says what an activation is tailored to; otherwise its label does, where that is
+        named: whether the other axis says what an activation is tailored to; otherwise its label does, where that is
             not the default, as in `tanh_gpn_d 0.1`.
     """
     if key == "activation":
         silent = {"": "", f"{DEFAULT_SEPARATION:g}": "_d"}
-        tailored = runs["separation"].map(lambda value: silent.get(value, "_d" if told else f"_d {value}"))
+        tailored = runs["separation"].map(lambda value: silent.get(value, "_d" if named else f"_d {value}"))
         return runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""}) + tailored
     if key == SEPARATION:
         return runs["separation"].replace("", "none")

@@ -1,4 +1,4 @@
-"""From runs to statistics over seeds: mean, spread, interval and n. DataFrame in, DataFrame out.
+"""From runs to statistics over seeds: mean, spread, interval and n. Each function takes a frame and returns one.
 
 A number is always an average over the seeds of one identity (one configuration), nothing else. Runs that diverged are
 counted, never averaged away; runs that are not finished do not count.
@@ -30,10 +30,10 @@ from bsnn_cli.settings.identity import Protocol
 SPLITS = ("test", "train")
 FINISHED = ("done", "diverged")
 CONFIDENCE = 0.95
-"""Of the intervals, two-sided."""
+"""Probability that a two-sided interval holds the true value."""
 
 CELL = ["protocol", "dataset", "activation", "gpn", "separation", "batch_norm"]
-"""What tells one number of the paper's tables from another: together they fix the identity of a run."""
+"""Columns that together fix the identity of a run: each of their values has one number in the paper's tables."""
 
 ROOT = "activation.root"
 SEPARATION, TAILORED_DEPTH = "activation.separation", "activation.tailored_depth"
@@ -43,14 +43,14 @@ ELSEWHERE = (ROOT, "model.weights")
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that count, with the axes of the tables as columns: those of `CELL`.
+    """Return the runs that count, with the axes of the tables as columns: those of `CELL`.
 
     Depth-aware GPN is an axis, not a protocol: `separation` is the 1 − c that an activation is tailored to, such as
     `0.3` or, of layers other than the network's, `0.3 over 50 layers`, with ` by gain` behind it where that is not the
     parameter that the program moves by itself; empty where it is taken as it is.
 
     Args:
-        runs: one row per run directory, as `runs.load_all` reads them.
+        runs: one row per run directory, as `loading.load_all` reads them.
 
     Returns:
         The rows whose status is done or diverged. Where several image folders or custom activations go by one name,
@@ -60,9 +60,9 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
         ConfigError: if there is none.
     """
     if runs.empty or not runs["status"].isin(FINISHED).any():
-        found = "no run directory at all" if runs.empty else unfinished(runs)
+        present = "no run directory at all" if runs.empty else unfinished(runs)
         raise ConfigError(
-            f"output_root: no finished run to tabulate ({found}); run for example `bsnn train dataset=digits` first"
+            f"output_root: no finished run to tabulate ({present}); run for example `bsnn train dataset=digits` first"
         )
     runs = runs[runs["status"].isin(FINISHED)]
     return runs.assign(
@@ -76,13 +76,13 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def unfinished(runs: pd.DataFrame) -> str:
-    """How many runs do not count yet, such as `2 failed, 1 running`; empty if none."""
+    """Count the runs that are not finished, such as `2 failed, 1 running`; empty if none."""
     counts = runs["status"].value_counts().sort_index().to_dict()
     return ", ".join(f"{n} {status}" for status, n in counts.items() if status not in FINISHED)
 
 
 def tailoring(run: dict[Any, Any]) -> str:
-    """What the activation of a run is tailored to, as `finished` writes it."""
+    """Return what the activation of a run is tailored to, as `finished` describes it."""
     if pd.isna(run[SEPARATION]):
         return ""
     layers = "" if run[TAILORED_DEPTH] == run["model.depth"] else f" over {run[TAILORED_DEPTH]:.0f} layers"
@@ -92,12 +92,12 @@ def tailoring(run: dict[Any, Any]) -> str:
 
 
 def parameter(run: dict[Any, Any]) -> str | None:
-    """`activation.parameter` of a run; a frame may have NaN for null."""
+    """Return `activation.parameter` of a run; a frame may have NaN for null."""
     return run[PARAMETER] if isinstance(run[PARAMETER], str) else None
 
 
 def _base_names(runs: pd.DataFrame) -> pd.Series:
-    """Of activations, as `identity.base_name` gives them."""
+    """Return the activations as `identity.base_name` names them."""
     functions = runs["activation.path"].astype(object).map(lambda path: str(path).rpartition(":")[2])
     return functions.where(runs["activation.name"] == CUSTOM, runs["activation.name"])
 
@@ -129,11 +129,11 @@ def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
 
 
 def curves(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracy against epoch, over the seeds of each configuration.
+    """Return test accuracy against epoch, over the seeds of each configuration.
 
     Args:
         runs: as `finished` returns them.
-        epochs: of these runs, as `runs.load_epochs` reads them.
+        epochs: of these runs, as `loading.load_epochs` reads them.
 
     Returns:
         One row per `CELL` and epoch: the keys, `epoch`, `mean` and `std` (sample) in percent, `n` (runs that got so
@@ -174,10 +174,10 @@ def _union(versions: Iterable[Iterable[int]]) -> tuple[int, ...]:
 
 
 def _check_groups(runs: pd.DataFrame, keys: list[str]) -> None:
-    """Each group must hold one identity, and each seed once: otherwise n would count things that are not alike."""
+    """Refuse groups that hold several identities, or a seed twice: their n would count what is not alike."""
     for _, group in runs.groupby(keys, dropna=False):
-        one_each = group.drop_duplicates("identity")
-        culprits = one_each if len(one_each) > 1 else group[group["seed"].duplicated(keep=False)]
+        distinct = group.drop_duplicates("identity")
+        culprits = distinct if len(distinct) > 1 else group[group["seed"].duplicated(keep=False)]
         if len(culprits) > 0:
             raise RunDirectoryError(
                 "these runs claim the same number of a table, though they are copies of one run or differ in more "
@@ -206,7 +206,7 @@ class Block:
 
     @property
     def title(self) -> str:
-        """The protocol in words."""
+        """The protocol in words for people."""
         if self.tailored:
             return "Paper's protocol, with depth-aware GPN"
         return "Paper's protocol" + (f" except {self.protocol}" if self.protocol else "")
@@ -241,7 +241,7 @@ def blocks(cells: pd.DataFrame) -> list[Block]:
 
 
 def forms(cells: pd.DataFrame) -> dict[str, tuple[bool, str]]:
-    """The forms of an activation side by side in a block, by heading: (gpn, separation)."""
+    """Return the forms of an activation that stand side by side, as (gpn, separation) by heading."""
     tailored = sorted(set(cells["separation"]) - {""}, key=axis_order)
     return {"Non-GPN": (False, ""), "GPN": (True, "")} | {f"GPN-d {text}": (True, text) for text in tailored}
 
@@ -272,7 +272,7 @@ def with_better(cells: pd.DataFrame, pair: Sequence[str]) -> pd.DataFrame:
 
 
 def mixed_numerics(cells: pd.DataFrame) -> str | None:
-    """A warning where numbers of different numerics versions stand side by side, else None."""
+    """Return a warning where numbers of different numerics versions stand side by side, else None."""
     versions = _union(cells["numerics"])
     if len(versions) < 2:
         return None
@@ -281,17 +281,17 @@ def mixed_numerics(cells: pd.DataFrame) -> str | None:
 
 
 def published() -> pd.DataFrame:
-    """The paper's 96 accuracies: dataset, split, activation, gpn, batch_norm, published (in percent)."""
+    """Return the paper's 96 accuracies: dataset, split, activation, gpn, batch_norm, published (in percent)."""
     with (resources.files("bsnn_cli.results") / "published_accuracy.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file).rename(columns={"accuracy_percent": "published"})
 
 
 def compare(cells: pd.DataFrame, protocol: Protocol | None = None) -> pd.DataFrame:
-    """Each of the paper's 96 numbers beside ours, in the order of the published table.
+    """Return each of the paper's 96 numbers beside ours, in the order of the published table.
 
     Args:
         cells: as `over_seeds(runs)` returns them.
-        protocol: of ours; the paper's, unless another is to stand beside its numbers.
+        protocol: of ours; None for the paper's.
 
     Returns:
         Columns dataset, split, activation, gpn, batch_norm, ours, ours_std, ours_interval, n, diverged, published,
@@ -309,7 +309,7 @@ def compare(cells: pd.DataFrame, protocol: Protocol | None = None) -> pd.DataFra
 
 
 def paired(runs: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy with GPN minus accuracy without, over the seeds that both have.
+    """Return the accuracy with GPN minus that without, over the seeds that both have.
 
     The same seed gives both the same initial matrices and the same batches, so the difference is free of what they
     share. Without GPN the choice of root means nothing: every root is compared with the same plain runs.
@@ -338,7 +338,7 @@ def paired(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def axis_order(value: Any) -> tuple[Any, ...]:
-    """Sort key: named activations and datasets in the order of their tables, then numbers, then text.
+    """Return a sort key: named activations and datasets in the order of their tables, then numbers, then text.
 
     Numbers inside text count as numbers: `0.3 over 50 layers` comes before `0.3 over 200 layers`.
     """

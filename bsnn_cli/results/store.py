@@ -62,17 +62,17 @@ class Stored:
 
     @functools.cached_property
     def constraint(self) -> pd.DataFrame:
-        """See `findings.constraint`; empty if there is nothing to compare."""
+        """`comparisons.constraint`; empty if there is nothing to compare."""
         if self.finished.empty:
             return pd.DataFrame()
         return comparisons.constraint(self.finished, self.epochs, self.measured, self.bench)
 
     @functools.cached_property
     def roots(self) -> pd.DataFrame:
-        """See `findings.roots`; empty if there is nothing to compare."""
+        """`comparisons.roots`; empty if there is nothing to compare."""
         return pd.DataFrame() if self.finished.empty else comparisons.roots(self.finished)
 
     @functools.cached_property
     def root_signals(self) -> pd.DataFrame:
-        """See `findings.root_signals`; empty if there is nothing to compare."""
+        """`comparisons.root_signals`; empty if there is nothing to compare."""
         return comparisons.root_signals(self.measured, self.theory)

@@ -7,7 +7,7 @@ better of each pair bold; one table per protocol, the paper's first. See `format
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +35,11 @@ PAIRED = (
 )
 
 
-@dataclass(frozen=True)
-class Written:
-    """The tables that were written.
-
-    Attributes:
-        text: the tables for a terminal, and the names of the files.
-        warnings: also part of the text and of the Markdown files.
-    """
-
-    text: str
-    files: list[Path]
-    warnings: list[str]
-
-
-def write_tables(runs: pd.DataFrame, directory: Path, rows: str | None = None, columns: str | None = None) -> Written:
+def write_tables(runs: pd.DataFrame, directory: Path, rows: str | None = None, columns: str | None = None) -> str:
     """Write the paper's layout, or a pivot table if a key is given; the other key is then `activation` unless given.
 
     The paper's layout is `{test,train}_accuracy.{csv,md,tex}`, `comparison.{csv,md}` and `paired.{csv,md}`; a pivot
-    table is `pivot_<rows>_by_<columns>_{test,train}.{csv,md,tex}`.
+    table is `pivot_<rows>_by_<columns>_{test,train}.{csv,md,tex}`. Returns the text for the terminal.
 
     Args:
         runs: one row per run directory, as `loading.load_all` reads them.
@@ -179,7 +165,7 @@ def _write(
     cells: pd.DataFrame,
     more: Mapping[str, str] | None = None,
     also: str = "",
-) -> Written:
+) -> str:
     """Write the files of each split, and `more`; the terminal shows both splits, and then `also`."""
     contents, shown = {}, []
     for split, parts in tables.items():
@@ -190,13 +176,12 @@ def _write(
         latex = [to_latex(part, f"{heading}. {part.title}. {LEGEND}") for part in parts]
         contents[f"{name}.tex"] = "\n".join(["% Needs \\usepackage{booktabs} in the preamble.", *latex])
     contents |= more or {}
-    files = write_texts(directory, contents)
+    written = write_texts(directory, contents)
     unfinished = statistics.unfinished(runs)
     notes = [LEGEND, *([f"Not in the tables: {unfinished}; see `bsnn runs`."] if unfinished else [])]
     notes += [f"\n{also}"] if also else []
-    notes += [f"Written to {directory}: {', '.join(contents)}"] if files else []
-    warnings = dict.fromkeys(part.warning for parts in tables.values() for part in parts if part.warning)
-    return Written("\n".join([*shown, *notes]), files, list(warnings))
+    notes += [f"Written to {directory}: {', '.join(contents)}"] if written else []
+    return "\n".join([*shown, *notes])
 
 
 def _csv(cells: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
