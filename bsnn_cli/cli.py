@@ -71,10 +71,10 @@ def table(config: TableConfig) -> None:
     from pathlib import Path
 
     from bsnn_cli.results.kinds import KINDS
-    from bsnn_cli.results.store import Stored
+    from bsnn_cli.results.store import Results
     from bsnn_cli.results.tables import write_tables
 
-    results, folder = Stored(config.output_root), Path(config.output_root) / "tables"
+    results, folder = Results(config.output_root), Path(config.output_root) / "tables"
     if config.kind == "accuracy":
         print(write_tables(results.runs, folder, config.rows, config.columns))
     else:
@@ -172,9 +172,9 @@ def report(config: ReportConfig) -> None:
         print(make_all(config.output_root, config.export, f"bsnn report export={config.export}"))
         return
     from bsnn_cli.report.report import write_report
-    from bsnn_cli.results.store import Stored
+    from bsnn_cli.results.store import Results
 
-    print(write_report(Stored(config.output_root)))
+    print(write_report(Results(config.output_root)))
 
 
 VERBS: dict[str, Callable[[Any], None]] = {

@@ -21,7 +21,7 @@ from bsnn_cli import cli
 from bsnn_cli.figures import figures
 from bsnn_cli.report.export import export
 from bsnn_cli.reproducing import agenda, reproduction
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.runs import job
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.profiles import ReproduceConfig
@@ -298,5 +298,5 @@ def test_an_export_without_a_benchmark_keeps_an_older_one(tmp_path: Path) -> Non
     older = tmp_path / "results" / "bench" / "bench.csv"
     older.parent.mkdir(parents=True)
     older.write_text("step_ms\n")
-    export(Stored(tmp_path / "outputs"), tmp_path / "results", "bsnn reproduce")
+    export(Results(tmp_path / "outputs"), tmp_path / "results", "bsnn reproduce")
     assert older.read_text() == "step_ms\n"

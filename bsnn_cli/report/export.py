@@ -14,7 +14,7 @@ from bsnn_cli.errors import ConfigError, RunDirectoryError
 from bsnn_cli.report import provenance_table
 from bsnn_cli.report.archive import archive
 from bsnn_cli.results.captions import captions
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.results.tables import PAPER_DATASETS
 from bsnn_cli.settings.identity import Protocol
 
@@ -43,7 +43,7 @@ def require_another_folder(folder: str | None, output_root: str) -> None:
         raise ConfigError(f"export={folder}: is the output folder itself; choose another one")
 
 
-def export(stored: Stored, folder: Path, command: str) -> Path:
+def export(stored: Results, folder: Path, command: str) -> Path:
     """Copy what is in `tables` and `figures`, `archive` the rest, and write `runs.csv` and a page; returns the page.
 
     Args:
@@ -69,14 +69,14 @@ def export(stored: Stored, folder: Path, command: str) -> Path:
     return folder / "README.md"
 
 
-def drawn(stored: Stored) -> list[Path]:
+def drawn(stored: Results) -> list[Path]:
     """Return the pictures that `captions.md` names, in the order in which the page shows them."""
     folder = stored.root / "figures"
     names = sorted(captions(folder), key=lambda name: (FIGURES.index(name) if name in FIGURES else len(FIGURES), name))
     return [path for path in (folder / f"{name}.png" for name in names) if path.exists()]
 
 
-def all_runs(stored: Stored) -> pd.DataFrame:
+def all_runs(stored: Results) -> pd.DataFrame:
     """Return a row for each finished run: what it is, what it came to, where it comes from."""
     runs = stored.finished
     if runs.empty:
@@ -85,7 +85,7 @@ def all_runs(stored: Stored) -> pd.DataFrame:
     return pd.concat([runs.reindex(columns=COLUMNS), origins], axis=1)
 
 
-def page(stored: Stored, command: str, runs: pd.DataFrame) -> str:
+def page(stored: Results, command: str, runs: pd.DataFrame) -> str:
     """Return the page: what was run where, all tables, all figures with their captions."""
     parts = ["# Results", MADE, f"<!-- long -->\n```sh\n{command}\n```", made(stored, runs)]
     published = (runs["protocol"] == Protocol()) & runs["dataset"].isin(PAPER_DATASETS) & (runs["separation"] == "")
@@ -107,7 +107,7 @@ def page(stored: Stored, command: str, runs: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def made(results: Stored, runs: pd.DataFrame) -> str:
+def made(results: Results, runs: pd.DataFrame) -> str:
     """Return commit, versions, hardware and time of everything, a row for each that differs."""
     measured = [provenance_table.of_directory(summary["directory"]) for summary in results.measured]
     places = provenance_table.table([*runs.to_dict("records"), *measured])

@@ -9,7 +9,7 @@ from bsnn_cli.figures import figures
 from bsnn_cli.report.export import export
 from bsnn_cli.report.report import write_report
 from bsnn_cli.results.kinds import KINDS
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.config import FiguresConfig
 
 
@@ -24,7 +24,7 @@ def make_all(output_root: str, export_folder: str | None, command: str) -> str:
     Raises:
         BsnnError: a file cannot be written, or runs contradict each other.
     """
-    results, folder = Stored(output_root), Path(output_root) / "tables"
+    results, folder = Results(output_root), Path(output_root) / "tables"
     lines = []
     for kind, write in KINDS.items():
         if kind == "approaches" and not any(summary["approach"] for summary in results.measured):

@@ -18,12 +18,12 @@ from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.report import provenance_table, report_plots, report_tables
 from bsnn_cli.results import comparison_tables, statistics
 from bsnn_cli.results.approach_table import COMMAND as APPROACHES_COMMAND
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 
 TEMPLATE = "report.html.jinja"
 
 
-def write_report(stored: Stored) -> Path:
+def write_report(stored: Results) -> Path:
     """Write `report/index.html` under the output folder; returns its path.
 
     Raises:
@@ -38,7 +38,7 @@ def write_report(stored: Stored) -> Path:
     return path
 
 
-def context(stored: Stored) -> dict[str, Any]:
+def context(stored: Results) -> dict[str, Any]:
     """Return everything that the template shows."""
     runs = report_tables.runs(stored)
     measured = [provenance_table.of_directory(summary["directory"]) for summary in stored.measured]
@@ -79,7 +79,7 @@ def context(stored: Stored) -> dict[str, Any]:
     }
 
 
-def counts(stored: Stored) -> dict[str, Any]:
+def counts(stored: Results) -> dict[str, Any]:
     """Return how much there is."""
     return {
         "runs": len(stored.finished),

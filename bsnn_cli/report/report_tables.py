@@ -16,7 +16,7 @@ from bsnn_cli.results import statistics
 from bsnn_cli.results.approach_table import APPROACHES as WORDS
 from bsnn_cli.results.approach_table import COLUMNS
 from bsnn_cli.results.formats import Row, dataset_label, entry, number, records, signed
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.results.tables import PAPER_DATASETS
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, PAPER_ACTIVATIONS
 
@@ -24,7 +24,7 @@ STEPS = (1.0, 5.0, 20.0)
 """Percentage points where the colour of a difference changes."""
 
 
-def accuracy(results: Stored) -> list[dict[str, Any]]:
+def accuracy(results: Results) -> list[dict[str, Any]]:
     """Return a section for each protocol, the published one first; both of the paper's datasets where there is either.
 
     A section has `title`, `name`, `seeds` (n in words), `warning`, `apart` (what sets its protocol apart), `published`
@@ -112,7 +112,7 @@ def level(difference: float) -> str:
     return "same" if size == 0 else f"{'up' if difference > 0 else 'down'}-{size}"
 
 
-def approaches(results: Stored) -> tuple[Table, str]:
+def approaches(results: Results) -> tuple[Table, str]:
     """Return the measured comparison of approaches beside the paper's words, and the sizes that it is of."""
     header = ["Approach", "Activation", "‖x‖²/n", "gradient ratio", "std of f'", "r²", "1 − cos"]
     keys = ("forward_norm_last", "gradient_norm_ratio", "derivative_std", "pseudo_linearity", "one_minus_cosine_last")
@@ -140,7 +140,7 @@ CASES = {"none": "assumptions hold", "haar": "W = I, spiky x", "shell": "‖x‖
 """The assumption that is broken in a check of a theorem, in words."""
 
 
-def theorem_checks(results: Stored) -> tuple[Table, str]:
+def theorem_checks(results: Results) -> tuple[Table, str]:
     """Return the probability of a deviation at the least and the largest width, and the circumstances in words."""
     header = ["Theorem", "Activation", *CASES.values()]
     if results.theory is None:
@@ -165,7 +165,7 @@ def theorem_checks(results: Stored) -> tuple[Table, str]:
     return table(header, rows, words=(0, 1)), setting
 
 
-def runs(results: Stored) -> list[dict[str, Any]]:
+def runs(results: Results) -> list[dict[str, Any]]:
     """Return all finished runs by configuration, with the config of one and what became of each seed."""
     if results.finished.empty:
         return []
@@ -193,7 +193,7 @@ def runs(results: Stored) -> list[dict[str, Any]]:
     return entries
 
 
-def _seed(results: Stored, row: Row, started: str | None) -> list[str | Cell]:
+def _seed(results: Results, row: Row, started: str | None) -> list[str | Cell]:
     """Return what became of one run."""
     accuracies = "diverged"
     if row["status"] == "done":

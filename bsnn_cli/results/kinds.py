@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bsnn_cli.results.approach_table import write_approaches
 from bsnn_cli.results.comparison_tables import write_constraint, write_roots
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.results.tables import write_tables
 
-KINDS: dict[str, Callable[[Stored, Path], str]] = {
+KINDS: dict[str, Callable[[Results, Path], str]] = {
     "accuracy": lambda results, folder: write_tables(results.runs, folder),
     "approaches": lambda results, folder: write_approaches(results.measured, folder),
     "constraint": lambda results, folder: write_constraint(results.constraint, folder),

@@ -13,8 +13,8 @@ from bsnn_cli.results import comparisons, statistics
 from bsnn_cli.runs import loading
 
 
-class Stored:
-    """Give what commands have left; nothing is read before it is asked for.
+class Results:
+    """The stored results under an output folder; nothing is read before it is asked for.
 
     Args:
         output_root: folder with the results.
