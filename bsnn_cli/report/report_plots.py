@@ -158,7 +158,7 @@ def curves(stored: Results) -> Plot:
         options["mode"] = "lines+markers" if rows["epoch"].max() < 12 else "lines"
         series.append(line(rows["epoch"], rows["mean"], words, base, **options))
     distinct = dict.fromkeys(each["facet"] for each in series)
-    facets = sorted(distinct, key=lambda facet: any(key in facet for key in statistics.ELSEWHERE))
+    facets = sorted(distinct, key=lambda facet: any(key in facet for key in statistics.COMPARED_KEYS))
     return {"panels": axes, "series": series, "facets": facets}
 
 

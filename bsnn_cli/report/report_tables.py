@@ -35,7 +35,7 @@ def accuracy(results: Results) -> list[dict[str, Any]]:
     cells = statistics.over_seeds(results.finished)
     sections = []
     for block in statistics.blocks(cells):
-        if block.cells.empty or set(statistics.ELSEWHERE) & set(block.protocol.settings):
+        if block.cells.empty or set(statistics.COMPARED_KEYS) & set(block.protocol.settings):
             continue
         sizes = sorted(set(block.cells["n"]) - {0})
         names = sorted(set(block.cells["dataset"]), key=statistics.axis_order)

@@ -38,8 +38,8 @@ CELL = ["protocol", "dataset", "activation", "gpn", "separation", "batch_norm"]
 ROOT = "activation.root"
 SEPARATION, TAILORED_DEPTH = "activation.separation", "activation.tailored_depth"
 PARAMETER = "activation.parameter"
-ELSEWHERE = (ROOT, "model.weights")
-"""Protocols that set these answer a question of their own (`comparisons`)."""
+COMPARED_KEYS = (ROOT, "model.weights")
+"""Keys that `comparisons` varies; the report shows protocols that set them in tables of their own."""
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:
