@@ -70,7 +70,7 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
         activation=_told_apart(_base_names(runs), runs["activation.fingerprint"]),
         gpn=runs["activation.gpn"].astype(bool),
         separation=[tailoring(run) for run in runs.to_dict("records")],
-        protocol=runs["protocol"].map(lambda protocol: without(protocol, SEPARATION, TAILORED_DEPTH, PARAMETER)),
+        protocol=runs["settings"].map(lambda protocol: without(protocol, SEPARATION, TAILORED_DEPTH, PARAMETER)),
         batch_norm=runs["model.norm"] == "batch",
     ).reset_index(drop=True)
 

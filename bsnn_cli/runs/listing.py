@@ -53,7 +53,7 @@ def _columns(table: pd.DataFrame, failed: bool, extra: str | None) -> pd.DataFra
     columns = {
         "dataset": table["dataset"],
         "activation": table["label"],
-        "protocol": table["protocol"].astype(str),
+        "protocol": table["protocol"],
         "seed": table["seed"],
         "status": table["status"],
         "epochs": progress,
