@@ -70,17 +70,15 @@ def table(config: TableConfig) -> None:
     """Write tables of all finished runs or measurements, beside the paper's."""
     from pathlib import Path
 
-    folder = Path(config.output_root) / "tables"
-    if config.kind != "accuracy":
-        from bsnn_cli.report.products import TABLES
-        from bsnn_cli.results.store import Stored
-
-        print(TABLES[config.kind](Stored(config.output_root), folder))
-        return
+    from bsnn_cli.results.kinds import KINDS
+    from bsnn_cli.results.store import Results
     from bsnn_cli.results.tables import write_tables
-    from bsnn_cli.runs.loading import load_all
 
-    print(write_tables(load_all(config.output_root), folder, config.rows, config.columns).text)
+    results, folder = Results(config.output_root), Path(config.output_root) / "tables"
+    if config.kind == "accuracy":
+        print(write_tables(results.runs, folder, config.rows, config.columns))
+    else:
+        print(KINDS[config.kind](results, folder))
 
 
 def figures(config: FiguresConfig) -> None:
@@ -92,7 +90,7 @@ def figures(config: FiguresConfig) -> None:
 
 def gpn(config: GpnConfig) -> None:
     """Print the constants a, b that make activations Gaussian-Poincaré normalised."""
-    from bsnn_cli.common.text_table import render
+    from bsnn_cli.common.table import render
     from bsnn_cli.gpn import custom
     from bsnn_cli.gpn.gpn_table import gpn_table
     from bsnn_cli.settings.choices import AUTO_ROOT
@@ -124,7 +122,7 @@ def theory(config: TheoryConfig) -> None:
 
 def runs(config: RunsConfig) -> None:
     """List runs with their status and metrics; free disk space."""
-    from bsnn_cli.common.text_table import render
+    from bsnn_cli.common.table import render
     from bsnn_cli.runs import listing
 
     if config.prune:
@@ -174,9 +172,9 @@ def report(config: ReportConfig) -> None:
         print(make_all(config.output_root, config.export, f"bsnn report export={config.export}"))
         return
     from bsnn_cli.report.report import write_report
-    from bsnn_cli.results.store import Stored
+    from bsnn_cli.results.store import Results
 
-    print(write_report(Stored(config.output_root)))
+    print(write_report(Results(config.output_root)))
 
 
 VERBS: dict[str, Callable[[Any], None]] = {

@@ -42,7 +42,8 @@ def run(activation: str, dataset: str = "mnist", test: float | None = None, **va
         "numerics": 1,
         "directory": str(identity.run_directory(config)),
         "identity": identity.identity(config),
-        "protocol": identity.protocol(config),
+        "protocol": str(identity.protocol(config)),
+        "settings": identity.protocol(config),
     }
     return fields | {key: value for key, _, value in knobs(config)} | measured | values
 

@@ -15,8 +15,8 @@ from bsnn_cli.figures.style import Picture
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.measuring.propagation import Measurement
 from bsnn_cli.measuring.records import LayerRecord
-from bsnn_cli.results import comparison_tables
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results import comparison_tables, formats
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.config import FiguresConfig, PropagateConfig
 from tests.storage import store
 
@@ -69,10 +69,10 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_constraint_compares_what_differs_in_nothing_else(root: Path) -> None:
-    table = Stored(root).constraint
+    table = Results(root).constraint
     assert list(table["activation"]) == ["selu", "selu"]
     assert list(table["weights"]) == ["unit_rows", "orthogonal"]
-    assert list(table["setting"]) == ["optim.epochs=1"] * 2
+    assert [str(setting) for setting in table["setting"]] == ["optim.epochs=1"] * 2
     assert list(table["test"]) == [81.0, 84.5]
     assert list(table["n"]) == [2, 2]
     assert list(table["orthogonality_error"]) == [1.1, 1e-6]
@@ -94,9 +94,9 @@ def test_the_cost_of_a_step_is_what_the_benchmark_has_timed_in_turns(root: Path)
     ]
     (root / "bench").mkdir()
     pd.DataFrame(rows).to_csv(root / "bench" / "bench.csv", index=False)
-    table = Stored(root).constraint
+    table = Results(root).constraint
     assert list(table["step_ms"]) == [250.0, 320.0]
-    assert comparison_tables.constraint_cells(table.to_dict("records")[1])[3] == "320 ms"
+    assert comparison_tables.constraint_table(table).rows[1][5] == "320 ms"
 
 
 def test_auto_and_the_root_it_comes_to_count_once(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_auto_and_the_root_it_comes_to_count_once(tmp_path: Path) -> None:
         store(tmp_path, "tanh_gpn", [accuracy], activation__root=choice, activation__separation=0.3)
     for choice in ("upper", "lower"):
         signals(tmp_path, [1.0], name="tanh", root=choice)
-    table = Stored(tmp_path).roots
+    table = Results(tmp_path).roots
     assert list(table["test"]) == [80.0, 70.0]
     assert list(table["n"]) == [1, 1]
     drawn = list(figures.BUILDERS["roots"](FiguresConfig(output_root=str(tmp_path))))
@@ -114,16 +114,16 @@ def test_auto_and_the_root_it_comes_to_count_once(tmp_path: Path) -> None:
 
 def test_both_roots_are_of_one_size(root: Path) -> None:
     signals(root, [7.0], name="gelu", root="upper", width=20)
-    table = Stored(root).root_signals.set_index(["activation", "root"])
+    table = Results(root).root_signals.set_index(["activation", "root"])
     assert set(table["width"]) == {10}
     signals(root, [0.8], name="gelu", root="lower", width=20)
-    table = Stored(root).root_signals.set_index(["activation", "root"])
+    table = Results(root).root_signals.set_index(["activation", "root"])
     assert list(table.loc["gelu", "width"]) == [20, 20]
     assert list(table.loc["gelu", "forward_norm_last_low"]) == [7.0, 0.8]
 
 
 def test_roots_stand_beside_prediction_and_measurement(root: Path) -> None:
-    stored = Stored(root)
+    stored = Results(root)
     accuracies = stored.roots.set_index(["activation", "root"])
     assert accuracies.loc[("gelu", "upper"), "test"] == 20.0
     assert accuracies.loc[("gelu", "lower"), "test"] == 61.0  # by the name of `auto`, as the paper chooses it
@@ -160,7 +160,7 @@ def test_tables_and_figures_say_the_same(root: Path, capsys: pytest.CaptureFixtu
      (math.nan, "–"), (math.inf, "∞"), (2.0, "2")],
 )  # fmt: skip
 def test_numbers_have_three_digits(value: float, text: str) -> None:
-    assert comparison_tables.number(value) == text
+    assert formats.number(value) == text
 
 
 def test_without_a_pair_there_is_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from bsnn_cli.figures import figures, style
 from bsnn_cli.figures.style import Picture
 from bsnn_cli.report.export import export
 from bsnn_cli.results import captions
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FIGURES, FORMATS
 from bsnn_cli.settings.config import VERBS, FiguresConfig
 from bsnn_cli.settings.validation import check
@@ -73,7 +73,7 @@ def test_all_figures_leave_nothing_of_those_that_are_gone(tmp_path: Path) -> Non
 def test_what_captions_do_not_name_is_not_exported(tmp_path: Path) -> None:
     figures.draw(settings(tmp_path, only="activations", formats=["png"]))
     (tmp_path / "figures" / "stale.png").write_bytes(b"of another day")
-    page = export(Stored(tmp_path), tmp_path / "results", "bsnn reproduce")
+    page = export(Results(tmp_path), tmp_path / "results", "bsnn reproduce")
     assert [path.name for path in page.parent.glob("*.png")] == ["activations.png"]
     assert "![activations](activations.png)\n\nThe paper's six activations" in page.read_text(encoding="utf-8")
 

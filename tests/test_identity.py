@@ -159,13 +159,13 @@ def test_a_root_means_nothing_without_gpn() -> None:
 
 
 def test_protocol_names_what_differs_but_not_the_axes_of_the_table() -> None:
-    assert protocol(resolve(TrainConfig())) == ""
+    assert str(protocol(resolve(TrainConfig()))) == ""
     axes = TrainConfig(activation=ActivationConfig(name="relu", gpn=False), dataset=DatasetConfig(kind="cifar10"))
     axes.model.norm = "batch"
-    assert protocol(resolve(axes)) == ""
-    assert protocol(resolve(TrainConfig(model=ModelConfig(norm="layer")))) == "model.norm=layer"
+    assert str(protocol(resolve(axes))) == ""
+    assert str(protocol(resolve(TrainConfig(model=ModelConfig(norm="layer"))))) == "model.norm=layer"
     small = TrainConfig(model=ModelConfig(depth=10), optim=OptimConfig(epochs=1))
-    assert protocol(resolve(small)) == "model.depth=10, optim.epochs=1"
+    assert str(protocol(resolve(small))) == "model.depth=10, optim.epochs=1"
 
 
 def test_directory_follows_the_contract() -> None:

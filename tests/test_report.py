@@ -20,7 +20,7 @@ from bsnn_cli import cli
 from bsnn_cli.report import report_plots, report_tables
 from bsnn_cli.report.report import write_report
 from bsnn_cli.results import tables
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from tests.drawing import measured, theorised
 from tests.storage import PROVENANCE, store
@@ -32,7 +32,7 @@ QUIET = (
 )
 
 
-def fill(root: Path) -> Stored:
+def fill(root: Path) -> Results:
     """Runs at the published protocol and beside it, signals, theory."""
     store(root, "tanh", [50.0, 96.576])
     store(root, "tanh_gpn", [60.0, 95.5])
@@ -50,11 +50,11 @@ def fill(root: Path) -> Stored:
     measured(root, "selu_gpn_d", separation=0.1)
     measured(root, "gelu_gpn", approach="bsnn")
     theorised(root)
-    return Stored(root)
+    return Results(root)
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Results:
     stored = fill(tmp_path_factory.mktemp("report") / "outputs")
     tables.write_tables(stored.runs, stored.root / "tables")
     write_report(stored)
@@ -62,7 +62,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Stored:
 
 
 @pytest.fixture(scope="module")
-def browser(filled: Stored, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def browser(filled: Results, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium with the report open."""
     if CHROMIUM is None or DRIVER is None:
         pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
@@ -98,7 +98,7 @@ def test_the_page_is_whole_without_network_and_without_errors(browser: Any) -> N
     assert width[0] <= width[1]
 
 
-def test_tables_have_the_numbers_of_the_csv_beside_the_published_ones(browser: Any, filled: Stored) -> None:
+def test_tables_have_the_numbers_of_the_csv_beside_the_published_ones(browser: Any, filled: Results) -> None:
     shown = cells(browser, "MNIST", "test")
     assert shown["Tanh"] == ["96.58", "96.57", "+0.01", "95.50", "95.54", "−0.04"]
     assert shown["ReLU"][0] == "diverged"
@@ -161,7 +161,7 @@ def test_a_cell_leads_to_the_config_of_its_runs(browser: Any) -> None:
     assert Path(href.removeprefix("file://")).is_file()
 
 
-def test_plots_hold_what_is_stored(filled: Stored) -> None:
+def test_plots_hold_what_is_stored(filled: Results) -> None:
     made = report_plots.plots(filled)
     layers = pd.read_csv(next(filled.root.glob("propagation/tanh/*/layers.csv")))
     [line] = [each for each in made["signals"]["series"] if each["name"] == "Tanh" and each["panel"] == 0]
@@ -183,7 +183,7 @@ def test_colours_follow_the_size_of_a_difference(difference: float, level: str) 
     assert report_tables.level(difference) == level
 
 
-def test_nobody_s_paths_and_names_leave_the_machine(filled: Stored) -> None:
+def test_nobody_s_paths_and_names_leave_the_machine(filled: Results) -> None:
     page = (filled.root / "report" / "index.html").read_text()
     assert PROVENANCE["host"] not in page
     assert "/home/somebody" not in page

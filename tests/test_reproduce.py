@@ -27,7 +27,7 @@ from bsnn_cli.gpn import custom
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.report.export import export
 from bsnn_cli.reproduce import Step
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.runs import job, plan
 from bsnn_cli.runs.directory import RunResult
 from bsnn_cli.settings.config import ActivationConfig, PropagateConfig, TheoryConfig, TrainConfig
@@ -456,5 +456,5 @@ def test_an_export_without_a_benchmark_keeps_an_older_one(tmp_path: Path) -> Non
     older = tmp_path / "results" / "bench" / "bench.csv"
     older.parent.mkdir(parents=True)
     older.write_text("step_ms\n")
-    export(Stored(tmp_path / "outputs"), tmp_path / "results", "bsnn reproduce")
+    export(Results(tmp_path / "outputs"), tmp_path / "results", "bsnn reproduce")
     assert older.read_text() == "step_ms\n"

@@ -142,7 +142,7 @@ def test_every_root_is_paired_with_the_same_plain_runs():
         run("relu_gpn", "mnist", 30.0, model__depth=50),
         run("relu_gpn", "mnist", 25.0, model__depth=50, activation__root="lower"),
     )
-    assert {pair["protocol"]: pair["mean"] for pair in pairs} == {
+    assert {str(pair["protocol"]): pair["mean"] for pair in pairs} == {
         "model.depth=50": 20.0,
         "activation.root=lower, model.depth=50": 15.0,
     }
@@ -165,24 +165,25 @@ def test_better_is_the_higher_mean_without_more_divergence(plain, gpn, better):
     cells = statistics.over_seeds(
         statistics.finished(frame(seeds("tanh", "mnist", plain), seeds("tanh_gpn", "mnist", gpn)))
     )
-    (block,) = statistics.blocks(cells).values()
-    marked = block[(block["split"] == "test") & block["better"]]
+    (block,) = statistics.blocks(cells)
+    marked = block.cells[(block.cells["split"] == "test") & block.cells["better"]]
     assert ["gpn" if gpn else "plain" for gpn in marked["gpn"]] == ([] if better is None else [better])
 
 
 def test_better_is_decided_for_plain_and_batch_norm_apart():
     rows = [run("tanh", "mnist", 90.0), run("tanh_gpn", "mnist", 95.0)]
     rows += [run("tanh-bn", "mnist", 99.0), run("tanh_gpn-bn", "mnist", 98.0)]
-    (block,) = statistics.blocks(statistics.over_seeds(statistics.finished(frame(rows)))).values()
-    marked = block[(block["split"] == "test") & block["better"]]
+    (block,) = statistics.blocks(statistics.over_seeds(statistics.finished(frame(rows))))
+    marked = block.cells[(block.cells["split"] == "test") & block.cells["better"]]
     assert sorted(zip(marked["gpn"], marked["batch_norm"], strict=True)) == [(False, True), (True, False)]
 
 
 def test_blocks_come_with_the_paper_first_then_by_number():
     rows = [run("tanh", "mnist", 9.0, model__depth=depth) for depth in (1000, 50, 100)]
     rows += [run("tanh", "mnist", 9.0, optim__lr=lr) for lr in (1e-5, 0.01, 0.1)]
-    assert list(statistics.blocks(statistics.over_seeds(statistics.finished(frame(rows))))) == [
-        "",
+    blocks = statistics.blocks(statistics.over_seeds(statistics.finished(frame(rows))))
+    assert [block.name for block in blocks] == [
+        "paper",
         "model.depth=50",
         "model.depth=100",
         "model.depth=1000",
@@ -192,12 +193,15 @@ def test_blocks_come_with_the_paper_first_then_by_number():
     ]
 
 
-def test_settings_inverts_protocol():
+def test_a_protocol_is_the_settings_that_set_it_apart():
     config = TrainConfig()
     config.model.depth, config.optim.lr, config.dataset.scaling = 50, 1e-5, "thin_shell"
-    expected = {"dataset.scaling": "thin_shell", "model.depth": "50", "optim.lr": "1e-05"}
-    assert statistics.settings(identity.protocol(config)) == expected
-    assert statistics.settings(identity.protocol(TrainConfig())) == {}
+    protocol = identity.protocol(config)
+    assert protocol.settings == {"dataset.scaling": "thin_shell", "model.depth": 50, "optim.lr": 1e-5}
+    assert str(protocol) == "dataset.scaling=thin_shell, model.depth=50, optim.lr=1e-05"
+    assert statistics.without(protocol, "model.depth").settings == {"dataset.scaling": "thin_shell", "optim.lr": 1e-5}
+    assert not identity.protocol(TrainConfig())
+    assert str(identity.protocol(TrainConfig())) == ""
 
 
 def test_compare_holds_the_96_numbers_in_published_order():

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from bsnn_cli.common.table import latex_escape
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.results.tables import Tables, latex_escape, write_tables
+from bsnn_cli.results.tables import write_tables
 from bsnn_cli.runs.directory import RunResult
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.validation import resolve
@@ -28,7 +29,7 @@ def blocks(markdown: str) -> dict[str, list[list[str]]]:
     return found
 
 
-def write(directory: Path, *rows: Any, **keys: str) -> Tables:
+def write(directory: Path, *rows: Any, **keys: str) -> str:
     return write_tables(frame(*rows), directory, **keys)
 
 
@@ -62,14 +63,14 @@ PAPER_CELLS = [
 
 
 def test_paper_block_holds_exactly_these_cells(tmp_path):
-    tables = write(tmp_path, PAPER_RUNS)
+    text = write(tmp_path, PAPER_RUNS)
     ((title, cells),) = blocks((tmp_path / "test_accuracy.md").read_text()).items()
     assert title == (
         "Paper's protocol: 200 layers, 500 units, SGD with learning rate 0.0001, momentum 0.5, batches of 64, "
         "50 epochs on MNIST, 100 epochs on CIFAR-10"
     )
     assert cells == PAPER_CELLS
-    assert tables.warnings == []
+    assert "Warning" not in text
 
 
 def test_training_accuracies_have_files_of_their_own(tmp_path):
@@ -201,8 +202,8 @@ def test_comparison_sets_ours_beside_each_of_the_96_numbers(tmp_path):
 
 
 def test_paired_differences_are_written_with_n_and_interval(tmp_path):
-    tables = write(tmp_path, seeds("selu_gpn", "mnist", [95.0, 96.0, 98.0, None]), seeds("selu", "mnist", [96.0] * 4))
-    assert (tmp_path / "paired.md").read_text() in tables.text
+    text = write(tmp_path, seeds("selu_gpn", "mnist", [95.0, 96.0, 98.0, None]), seeds("selu", "mnist", [96.0] * 4))
+    assert (tmp_path / "paired.md").read_text() in text
     (record,) = pd.read_csv(tmp_path / "paired.csv").query("split == 'test'").to_dict("records")
     assert (record["n"], record["diverged"]) == (3, 1)
     lines = (tmp_path / "paired.md").read_text().splitlines()
@@ -211,49 +212,47 @@ def test_paired_differences_are_written_with_n_and_interval(tmp_path):
 
 
 def test_without_pairs_the_file_says_so(tmp_path):
-    tables = write(tmp_path, run("selu_gpn", "mnist", 95.0))
-    assert "paired by seed" not in tables.text
+    text = write(tmp_path, run("selu_gpn", "mnist", 95.0))
+    assert "paired by seed" not in text
     assert "No seed has both yet." in (tmp_path / "paired.md").read_text()
     assert pd.read_csv(tmp_path / "paired.csv").empty
 
 
 def test_mixed_numerics_are_warned_about_where_they_mix(tmp_path):
-    tables = write(
+    text = write(
         tmp_path,
         run("tanh", "mnist", 96.0),
         run("relu", "mnist", 11.0, numerics=2),
         run("elu", "mnist", 95.0, model__depth=50),
     )
-    assert len(tables.warnings) == 1
-    assert "versions 1, 2 mix" in tables.warnings[0]
+    [warning] = set(re.findall(r"^Warning: (.*)\.$", text, flags=re.MULTILINE))
+    assert "versions 1, 2 mix" in warning
     markdown = (tmp_path / "test_accuracy.md").read_text()
     paper, other = markdown.split("## ")[1:]
-    assert f"Warning: {tables.warnings[0]}." in paper
+    assert f"Warning: {warning}." in paper
     assert "Warning" not in other
-    assert tables.warnings[0] in tables.text
-    assert tables.warnings[0] in (tmp_path / "test_accuracy.tex").read_text()
+    assert warning in (tmp_path / "test_accuracy.tex").read_text()
 
 
 def test_terminal_text_shows_both_splits_aligned_and_names_the_files(tmp_path):
-    tables = write(tmp_path, PAPER_RUNS, run("selu", "digits", 5.0, model__depth=50))
-    assert tables.text.index("# Test accuracy") < tables.text.index("# Train accuracy")
-    for table in re.findall(r"(?:^\|.*\n)+", tables.text, flags=re.MULTILINE):
+    text = write(tmp_path, PAPER_RUNS, run("selu", "digits", 5.0, model__depth=50))
+    assert text.index("# Test accuracy") < text.index("# Train accuracy")
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         assert len({len(line) for line in table.splitlines()}) == 1
-    assert sorted(path.name for path in tables.files) == sorted(path.name for path in tmp_path.iterdir())
-    assert all(path.name in tables.text for path in tables.files)
-    assert str(tmp_path) in tables.text
-    assert "Not in the tables: 1 failed" in tables.text
+    [names] = re.findall(f"^Written to {re.escape(str(tmp_path))}: (.*)$", text, flags=re.MULTILINE)
+    assert sorted(names.split(", ")) == sorted(path.name for path in tmp_path.iterdir())
+    assert "Not in the tables: 1 failed" in text
 
 
 def test_the_published_protocol_is_left_out_where_nothing_was_trained_by_it(tmp_path):
-    tables = write(tmp_path, run("selu_gpn", "digits", 97.0, optim__epochs=9))
-    for text in (tables.text, *((tmp_path / f"test_accuracy.{form}").read_text() for form in ("md", "tex"))):
+    shown = write(tmp_path, run("selu_gpn", "digits", 97.0, optim__epochs=9))
+    for text in (shown, *((tmp_path / f"test_accuracy.{form}").read_text() for form in ("md", "tex"))):
         assert "200 layers" not in text
         assert "97.00" in text
 
 
 def test_pivot_table_over_a_swept_key(tmp_path):
-    tables = write(
+    write(
         tmp_path,
         [run("selu_gpn", "digits", 90.0 + seed, seed=seed, model__depth=depth) for seed in (0, 2) for depth in (10, 9)],
         run("selu", "digits", 80.0, model__depth=10),
@@ -275,7 +274,7 @@ def test_pivot_table_over_a_swept_key(tmp_path):
         ],
     }
     names = sorted(f"{stem}_{split}.{kind}" for split in ("test", "train") for kind in ("csv", "md", "tex"))
-    assert sorted(path.name for path in tables.files) == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     table = pd.read_csv(tmp_path / f"{stem}_test.csv")
     assert list(table["row"]) == [9, 10, 10, 10, 9]
     assert list(table["n"]) == [2, 1, 1, 2, 0]
@@ -314,9 +313,9 @@ def test_what_cannot_be_written_is_shown_all_the_same(tmp_path, capsys):
     whole = write(tmp_path / "elsewhere", PAPER_RUNS)
     (tmp_path / "tables").write_text("in the way")
     shown = write(tmp_path / "tables", PAPER_RUNS)
-    assert shown.files == []
-    assert whole.text.startswith(shown.text)
-    assert "SELU" in shown.text
+    assert whole.startswith(shown)
+    assert "SELU" in shown
+    assert "Written" not in shown
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: output_root: cannot write {tmp_path}/tables: ")
     assert (tmp_path / "tables").read_text() == "in the way"

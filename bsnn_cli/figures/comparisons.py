@@ -24,8 +24,8 @@ from bsnn_cli.figures.style import (
     note,
 )
 from bsnn_cli.results import comparison_tables
-from bsnn_cli.results.comparison_tables import Row, label, records, setting
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.formats import Row, label, records, setting
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.config import FiguresConfig
 
@@ -56,7 +56,7 @@ ACCURACY = Panel("test", "test_std", "test accuracy (%)", words="lost")
 
 def constraint(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """Accuracy, error and signals of exactly orthogonal weights and of unit rows."""
-    table = Stored(config.output_root).constraint
+    table = Results(config.output_root).constraint
     if table.empty:
         yield Missing(
             "constraint", "trainings with both weights are", comparison_tables.CONSTRAINT_COMMAND + elsewhere(config)
@@ -83,7 +83,7 @@ def constraint(config: FiguresConfig) -> Iterator[Picture | Missing]:
 
 def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """χ, measured length and accuracy with each of the two roots b."""
-    stored = Stored(config.output_root)
+    stored = Results(config.output_root)
     signals, accuracies = stored.root_signals, stored.roots
     if not accuracies.empty:  # the signals are those of φ as it is
         accuracies = accuracies[accuracies["separation"] == ""]
@@ -124,7 +124,7 @@ def roots(config: FiguresConfig) -> Iterator[Picture | Missing]:
 
 def common_setting(accuracies: pd.DataFrame) -> Any:
     """The rows of the setting that most of the activations share."""
-    keys = accuracies["setting"] + accuracies["dataset"] + accuracies["batch_norm"].astype(str)
+    keys = accuracies["setting"].astype(str) + accuracies["dataset"] + accuracies["batch_norm"].astype(str)
     return keys == keys.mode().iloc[0]
 
 

@@ -28,7 +28,7 @@ from bsnn_cli.gpn import meanfield
 from bsnn_cli.gpn.activations import Activation, get
 from bsnn_cli.gpn.tailored import tailored
 from bsnn_cli.results import statistics
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import (
     ACTIVATION_LABELS,
     CUSTOM,
@@ -76,7 +76,7 @@ def signals(config: FiguresConfig) -> Iterator[Picture | Missing]:
 
 def accuracies(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """Test accuracy against the 1 − c that is predicted of each network; a picture for each dataset and protocol."""
-    counted = Stored(config.output_root).finished
+    counted = Results(config.output_root).finished
     if counted.empty or not (counted["separation"] != "").any():
         command = "bsnn train experiment=depth_aware" + elsewhere(config)
         yield Missing("depth_aware", "runs with depth-aware GPN", command)

@@ -34,7 +34,7 @@ from bsnn_cli.figures.style import (
 )
 from bsnn_cli.gpn import activations as named
 from bsnn_cli.results import statistics
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, DATASETS, FIGURES, FORMATS, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import FiguresConfig
 
@@ -119,7 +119,7 @@ def signed(value: float) -> str:
 
 def curves(config: FiguresConfig) -> Iterator[Picture | Missing]:
     """Test accuracy against epoch, GPN against non-GPN: a picture for each dataset and protocol of several epochs."""
-    stored = Stored(config.output_root)
+    stored = Results(config.output_root)
     counted = stored.finished
     command = "bsnn train -m activation=tanh,tanh_gpn,selu,selu_gpn dataset=cifar10 seed=0,1,2"
     command += elsewhere(config)

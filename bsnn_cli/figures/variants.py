@@ -41,8 +41,8 @@ from bsnn_cli.figures.style import (
     note,
 )
 from bsnn_cli.results import statistics
-from bsnn_cli.results.comparison_tables import Row, records, setting
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.formats import Row, records, setting
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, parameter_in_use, root_in_use
 from bsnn_cli.settings.config import FiguresConfig
 
@@ -117,7 +117,7 @@ def after_training(config: FiguresConfig) -> Iterator[Picture | Missing]:
 
     Of several trainings, or several kinds of signals, it is the one that most networks share.
     """
-    stored = Stored(config.output_root)
+    stored = Results(config.output_root)
     size = config.depth, config.width, None
     same = [each for each in stored.measured if (each["depth"], each["width"], each["approach"]) == size]
     trained = [each for each in same if each["trained"] is not None and each["config"]["model"]["weights"] in TRAINED]

@@ -12,7 +12,7 @@ from bsnn_cli.gpn.activations import PUBLISHED, Activation, get, normalise
 
 
 def gpn_table(activations: Iterable[str | Activation], root: str = "auto") -> pd.DataFrame:
-    """The constants of activations, one row each.
+    """Return the constants of activations, a row for each.
 
     `chi` and `basin` are about lengths: by what factor a layer shrinks a small deviation of ‖x‖²/n from 1, and from
     what value on it grows instead (`meanfield.basin`; inf where there is none).

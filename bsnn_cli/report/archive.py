@@ -19,12 +19,12 @@ from bsnn_cli.measuring import propagation_store
 from bsnn_cli.report import provenance_table
 
 PLACES = ("output_root", "dataset.root", "run")
-"""Knobs that say where something lies; without them a config takes the reader's own."""
+"""Keys that say where something lies; without them a config takes the reader's own."""
 
 RUN_FILES = ("provenance.json", "epochs.csv", activation_file.COPY, "config.yaml", "result.json")
 MEASUREMENT_FILES = ("provenance.json", "layers.csv", "histogram.csv", "config.yaml", "summary.json")
 BENCH_FILES = ("bench.md", "bench.csv")
-"""Last the one that says that all is there, as whoever made them wrote it last."""
+"""Files that are copied, in this order: the last one says that all are there."""
 
 
 def archive(output_root: Path, runs: Iterable[str], folder: Path) -> None:
@@ -40,34 +40,34 @@ def archive(output_root: Path, runs: Iterable[str], folder: Path) -> None:
     """
     for run in map(Path, runs):
         copy(run, folder / run.relative_to(output_root), RUN_FILES)
-    for each in propagation_store.load_all(output_root):
-        measurement = Path(each["directory"])
+    for summary in propagation_store.load_all(output_root):
+        measurement = Path(summary["directory"])
         copy(measurement, folder / measurement.relative_to(output_root), MEASUREMENT_FILES)
     if (output_root / "bench").is_dir():  # an older one is kept where nothing has been timed
         copy(output_root / "bench", folder / "bench", BENCH_FILES)
 
 
 def copy(source: Path, target: Path, names: Sequence[str]) -> None:
-    """The files of these names that there are, in this order, without what belongs to this machine."""
+    """Copy the files of these names that there are, in this order, without what belongs to this machine."""
     (target / names[-1]).unlink(missing_ok=True)
     for name in names:
         if (source / name).exists():
-            write_text(target / name, TELLING.get(name, str)(read_text(source / name)))
+            write_text(target / name, NEUTRAL.get(name, str)(read_text(source / name)))
 
 
 def neutral_config(text: str) -> str:
-    """A `config.yaml` without places."""
+    """Return a `config.yaml` without places."""
     return OmegaConf.to_yaml(without_places(OmegaConf.create(text)))
 
 
 def neutral_provenance(text: str) -> str:
-    """A `provenance.json` with `origins.FIELDS` only."""
+    """Return a `provenance.json` with `provenance_table.FIELDS` only."""
     content = json.loads(text)
     return as_json({name: content.get(name) for name in provenance_table.FIELDS})
 
 
 def neutral_summary(text: str) -> str:
-    """A `summary.json` without places; the run that was measured goes by the end of its path."""
+    """Return a `summary.json` without places; the run that was measured goes by the end of its path."""
     content = json.loads(text)
     content["config"] = without_places(OmegaConf.create(content["config"]))
     if content["trained"] is not None:
@@ -76,21 +76,21 @@ def neutral_summary(text: str) -> str:
     return as_json(content)
 
 
-TELLING: dict[str, Callable[[str], str]] = {
+NEUTRAL: dict[str, Callable[[str], str]] = {
     "config.yaml": neutral_config,
     "provenance.json": neutral_provenance,
     "summary.json": neutral_summary,
 }
-"""Files that tell of a machine, and what becomes of their text."""
+"""Files that say something of a machine, and what takes it out of their text."""
 
 
 def without_places(config: Any) -> Any:
-    """The config as plain containers, without `PLACES`; of the file of an activation only its name and the function."""
+    """Return a config as plain containers, without `PLACES`; of an activation's file only the name and the function."""
     for key in PLACES:
         owner, _, name = key.rpartition(".")
-        found = OmegaConf.select(config, owner) if owner else config
-        if found is not None:
-            found.pop(name, None)
+        node = OmegaConf.select(config, owner) if owner else config
+        if node is not None:
+            node.pop(name, None)
     path = OmegaConf.select(config, "activation.path")
     if path is not None:
         config.activation.path = Path(path).name

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from bsnn_cli.common import provenance
 from bsnn_cli.common.files import read_text, write_text
-from bsnn_cli.common.text_table import markdown_table
+from bsnn_cli.common.table import to_markdown
 from bsnn_cli.errors import ConfigError, RunDirectoryError
 from bsnn_cli.report import provenance_table
 from bsnn_cli.report.archive import archive
 from bsnn_cli.results.captions import captions
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.results.tables import PAPER_DATASETS
+from bsnn_cli.settings.identity import Protocol
 
 COLUMNS = [
     "dataset", "activation", "gpn", "separation", "root", "batch_norm", "weights", "depth", "width", "epochs", "seed",
     "status", "test_accuracy", "train_accuracy", "test_loss", "train_loss", "steps", "elapsed_s", "networks",
     "diverged_epoch", "diverged_step", "numerics", "identity", "protocol",
 ]  # fmt: skip
-"""Of `runs.csv`, before those of `origins`."""
+"""Columns of `runs.csv`, before those of `provenance_table`."""
 
 TABLES = ("test_accuracy", "train_accuracy", "comparison", "paired", "constraint", "roots", "approaches")
 """In the order in which the page shows them; other tables are copied too."""
@@ -43,7 +43,7 @@ def require_another_folder(folder: str | None, output_root: str) -> None:
         raise ConfigError(f"export={folder}: is the output folder itself; choose another one")
 
 
-def export(stored: Stored, folder: Path, command: str) -> Path:
+def export(stored: Results, folder: Path, command: str) -> Path:
     """Copy what is in `tables` and `figures`, `archive` the rest, and write `runs.csv` and a page; returns the page.
 
     Args:
@@ -69,30 +69,29 @@ def export(stored: Stored, folder: Path, command: str) -> Path:
     return folder / "README.md"
 
 
-def drawn(stored: Stored) -> list[Path]:
-    """The pictures that `captions.md` names, in the order in which the page shows them."""
+def drawn(stored: Results) -> list[Path]:
+    """Return the pictures that `captions.md` names, in the order in which the page shows them."""
     folder = stored.root / "figures"
     names = sorted(captions(folder), key=lambda name: (FIGURES.index(name) if name in FIGURES else len(FIGURES), name))
     return [path for path in (folder / f"{name}.png" for name in names) if path.exists()]
 
 
-def all_runs(stored: Stored) -> pd.DataFrame:
-    """One row per finished run: what it is, what it came to, where it comes from."""
+def all_runs(stored: Results) -> pd.DataFrame:
+    """Return a row for each finished run: what it is, what it came to, where it comes from."""
     runs = stored.finished
     if runs.empty:
         return pd.DataFrame(columns=[*COLUMNS, "command", *provenance_table.FIELDS])
-    found = pd.DataFrame([provenance_table.of_run(directory) for directory in runs["directory"]], index=runs.index)
-    return pd.concat([runs.reindex(columns=COLUMNS), found], axis=1)
+    origins = pd.DataFrame([provenance_table.of_run(directory) for directory in runs["directory"]], index=runs.index)
+    return pd.concat([runs.reindex(columns=COLUMNS), origins], axis=1)
 
 
-def page(stored: Stored, command: str, runs: pd.DataFrame) -> str:
-    """The page: what was run where, all tables, all figures with their captions."""
+def page(stored: Results, command: str, runs: pd.DataFrame) -> str:
+    """Return the page: what was run where, all tables, all figures with their captions."""
     parts = ["# Results", MADE, f"<!-- long -->\n```sh\n{command}\n```", made(stored, runs)]
-    published = (runs["protocol"] == "") & runs["dataset"].isin(PAPER_DATASETS) & (runs["separation"] == "")
-    compared = published.any()
+    published = (runs["protocol"] == Protocol()) & runs["dataset"].isin(PAPER_DATASETS) & (runs["separation"] == "")
     for name in TABLES:
         path = stored.root / "tables" / f"{name}.md"
-        if path.exists() and (name != "comparison" or compared):
+        if path.exists() and (name != "comparison" or published.any()):
             parts.append(re.sub(r"^#", "##", read_text(path), flags=re.MULTILINE).strip())
     speed = stored.root / "bench" / "bench.md"
     if speed.exists():
@@ -108,24 +107,8 @@ def page(stored: Stored, command: str, runs: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def made(stored: Stored, runs: pd.DataFrame) -> str:
-    """Commit, versions, hardware and time of everything, a row for each that differs."""
-    measured = [provenance_table.of_directory(each["directory"]) for each in stored.measured]
-    table = provenance_table.places([*runs.to_dict("records"), *measured])
-    if table.empty:
-        return "Nothing has been run."
-    header = ["commit", "bsnn", "torch", "device", "threads", "results", "from", "to"]
-    rows = [
-        [
-            provenance.commit(row),
-            str(row["version"]),
-            str(row["torch"]) + (f", CUDA {row['cuda']}" if row["cuda"] else ""),
-            str(row["device"]),
-            str(row["threads"]),
-            str(row["results"]),
-            str(row["first"]),
-            str(row["last"]),
-        ]
-        for row in table.to_dict("records")
-    ]
-    return markdown_table(header, rows)
+def made(results: Results, runs: pd.DataFrame) -> str:
+    """Return commit, versions, hardware and time of everything, a row for each that differs."""
+    measured = [provenance_table.of_directory(summary["directory"]) for summary in results.measured]
+    places = provenance_table.table([*runs.to_dict("records"), *measured])
+    return to_markdown(places) if places.rows else "Nothing has been run."

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from bsnn_cli.errors import BsnnError
 from bsnn_cli.figures import figures
 from bsnn_cli.report.export import export
 from bsnn_cli.report.report import write_report
-from bsnn_cli.results import approach_table, comparison_tables, tables
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.kinds import KINDS
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.config import FiguresConfig
 
 
@@ -25,13 +24,13 @@ def make_all(output_root: str, export_folder: str | None, command: str) -> str:
     Raises:
         BsnnError: a file cannot be written, or runs contradict each other.
     """
-    stored, folder = Stored(output_root), Path(output_root) / "tables"
+    results, folder = Results(output_root), Path(output_root) / "tables"
     lines = []
-    for kind, write in TABLES.items():
-        if kind == "approaches" and not any(summary["approach"] for summary in stored.measured):
+    for kind, write in KINDS.items():
+        if kind == "approaches" and not any(summary["approach"] for summary in results.measured):
             continue  # without a measurement it is only the paper's words
         try:
-            text = write(stored, folder)
+            text = write(results, folder)
         except BsnnError as error:
             text = f"{kind}: {error}"
         lines.append(text if kind == "accuracy" or "\n" not in text else f"Written: {text.rsplit(maxsplit=1)[-1]}")
@@ -39,36 +38,7 @@ def make_all(output_root: str, export_folder: str | None, command: str) -> str:
         lines.append(figures.draw(FiguresConfig(output_root=output_root)).text)
     except BsnnError as error:
         lines.append(f"figures: {error}")
-    lines.append(f"Report: {write_report(stored)}")
+    lines.append(f"Report: {write_report(results)}")
     if export_folder is not None:
-        lines.append(f"Copied to {export(stored, Path(export_folder), command)}")
+        lines.append(f"Copied to {export(results, Path(export_folder), command)}")
     return "\n\n".join(lines)
-
-
-def accuracy(stored: Stored, folder: Path) -> str:
-    """The accuracy tables."""
-    return tables.write_tables(stored.runs, folder).text
-
-
-def approaches(stored: Stored, folder: Path) -> str:
-    """The comparison of approaches."""
-    return approach_table.write_approaches(stored.measured, folder)
-
-
-def constraint(stored: Stored, folder: Path) -> str:
-    """Exact orthogonality against unit rows."""
-    return comparison_tables.write_constraint(stored.constraint, folder)
-
-
-def roots(stored: Stored, folder: Path) -> str:
-    """Upper against lower root b."""
-    return comparison_tables.write_roots(stored.roots, stored.root_signals, folder)
-
-
-TABLES: dict[str, Callable[[Stored, Path], str]] = {
-    "accuracy": accuracy,
-    "approaches": approaches,
-    "constraint": constraint,
-    "roots": roots,
-}
-"""By the names of `table kind=`."""

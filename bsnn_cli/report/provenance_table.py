@@ -9,54 +9,73 @@ from typing import Any
 
 import pandas as pd
 
+from bsnn_cli.common import provenance
 from bsnn_cli.common.files import read_text
+from bsnn_cli.common.table import DASH, Table
+from bsnn_cli.common.table import table as text_table
 from bsnn_cli.runs.directory import read_config
 from bsnn_cli.settings.choices import TAILORED_BY, tailored_as_usual
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import canonical, differences, form
 
 FIELDS = ("version", "commit", "dirty", "python", "torch", "cuda", "device", "threads", "trainer", "started", "ended")
-"""Of `provenance.json`, what is told to others. The name of the machine and its paths are nobody's business."""
+"""Fields of `provenance.json` that are shown to others; the machine's name and its paths are not."""
 
 ALIKE = ["version", "commit", "dirty", "python", "torch", "cuda", "device", "threads"]
 """Results that share these come from one place."""
 
 
 def command(config: TrainConfig) -> str:
-    """The command line that makes a run, without folders and device; sums are rounded in the order of the threads."""
+    """Return the command line that makes a run, without folders and device; rounding depends on the threads."""
     threads = [] if config.threads is None else [f"threads={config.threads}"]
     config = canonical(config)
     words = [f"activation={config.activation.name}{form(config.activation)}"]
     if config.activation.path is not None:
         words.append(f"activation.path={Path(config.activation.path).name}")
     words.append(f"dataset={config.dataset.kind}")
-    told = {"activation.name", "activation.gpn", "activation.fingerprint", "dataset.kind", "dataset.fingerprint"}
+    named = {"activation.name", "activation.gpn", "activation.fingerprint", "dataset.kind", "dataset.fingerprint"}
     activation = config.activation
     if activation.separation is not None and activation.name in TAILORED_BY:
-        told.add("activation.parameter")  # whose default has not always meant the same
+        named.add("activation.parameter")  # whose default has not always meant the same
         if not tailored_as_usual(activation.name, activation.parameter):
             words.append(f"activation.parameter={activation.parameter}")
-    words += [f"{key}={value}" for key, value in differences(config).items() if key not in told]
+    words += [f"{key}={value}" for key, value in differences(config).items() if key not in named]
     return " ".join(["bsnn train", *words, f"seed={config.seed}", *threads])
 
 
 def of_run(directory: str | Path) -> dict[str, Any]:
-    """`command` and `FIELDS` of a run directory; fields are None where they are not known."""
+    """Return `command` and `FIELDS` of a run directory; fields are None where they are not known."""
     return {"command": command(read_config(Path(directory) / "config.yaml")), **of_directory(directory)}
 
 
 def of_directory(directory: str | Path) -> dict[str, Any]:
-    """`FIELDS` of a directory with a `provenance.json`."""
+    """Return `FIELDS` of a directory with a `provenance.json`."""
     path = Path(directory) / "provenance.json"
     content = json.loads(read_text(path)) if path.exists() else {}
     return {name: content.get(name) for name in FIELDS}
 
 
-def places(origins: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
-    """One row per set of `ALIKE`: these, `results` (how many), `first` and `last` (when)."""
-    rows = pd.DataFrame([{name: origin.get(name) for name in FIELDS} for origin in origins], dtype=object)
-    if rows.empty:
-        return rows
-    grouped = rows.groupby(ALIKE, dropna=False, sort=False)
-    table = grouped.agg(results=("started", "size"), first=("started", "min"), last=("ended", "max")).reset_index()
-    return table.astype(object).where(table.notna(), None)
+def table(provenances: Iterable[Mapping[Any, Any]]) -> Table:
+    """Return a row for each place that results come from: `ALIKE`, how many results, and when."""
+    header = ["commit", "bsnn", "torch", "python", "device", "threads", "results", "begun (UTC)", "ended"]
+    frame = pd.DataFrame([{name: row.get(name) for name in FIELDS} for row in provenances], dtype=object)
+    rows = []
+    for _, group in frame.groupby(ALIKE, dropna=False, sort=False) if len(frame) else ():
+        first = {name: None if pd.isna(value) else value for name, value in group.iloc[0].items()}
+        rows.append(
+            [
+                provenance.commit(first),
+                str(first["version"] or DASH),
+                str(first["torch"] or DASH) + (f", CUDA {first['cuda']}" if first["cuda"] else ""),
+                *(str(first[name] or DASH) for name in ("python", "device", "threads")),
+                str(len(group)),
+                minute(group["started"].dropna().min()),
+                minute(group["ended"].dropna().max()),
+            ]
+        )
+    return text_table(header, rows)
+
+
+def minute(time: Any) -> str:
+    """Return a time of `provenance.now` to the minute, for people; a dash where there is none."""
+    return time[:16].replace("T", " ") if isinstance(time, str) else DASH

@@ -1,4 +1,4 @@
-"""`bsnn report`: one self-contained HTML page of everything that is stored. Computes nothing."""
+"""`bsnn report`: one self-contained HTML page of everything that is stored."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from markupsafe import Markup
 
 from bsnn_cli.common import checkout, provenance
 from bsnn_cli.common.files import write_text
+from bsnn_cli.common.table import to_html
 from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.report import provenance_table, report_plots, report_tables
 from bsnn_cli.results import comparison_tables, statistics
 from bsnn_cli.results.approach_table import COMMAND as APPROACHES_COMMAND
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 
 TEMPLATE = "report.html.jinja"
 
 
-def write_report(stored: Stored) -> Path:
+def write_report(stored: Results) -> Path:
     """Write `report/index.html` under the output folder; returns its path.
 
     Raises:
@@ -37,31 +38,30 @@ def write_report(stored: Stored) -> Path:
     return path
 
 
-def context(stored: Stored) -> dict[str, Any]:
-    """Everything that the template shows."""
+def context(stored: Results) -> dict[str, Any]:
+    """Return everything that the template shows."""
     runs = report_tables.runs(stored)
-    directories = [provenance_table.of_directory(each["directory"]) for each in stored.measured]
-    places = provenance_table.places([*(seed for run in runs for seed in run["seeds"]), *directories])
-    made, dirty = checkout.state()
+    measured = [provenance_table.of_directory(summary["directory"]) for summary in stored.measured]
+    origins = [*(row for run in runs for row in run["made"]), *measured]
+    commit, dirty = checkout.state()
     return {
-        "written": provenance.now(),
+        "written": provenance_table.minute(provenance.now()),
         "version": provenance.package_version(),
-        "commit": provenance.commit({"commit": made, "dirty": dirty}),
+        "commit": provenance.commit({"commit": commit, "dirty": dirty}),
         "counts": counts(stored),
-        "blocks": report_tables.accuracy(stored),
+        "sections": report_tables.accuracy(stored),
         "steps": report_tables.STEPS,
         "plots": report_plots.plots(stored),
         "silent": report_plots.silent(stored),
         "headline": report_plots.headline(stored),
         "approaches": report_tables.approaches(stored),
         "theorem_checks": report_tables.theorem_checks(stored),
-        "theory_setting": report_tables.theory_setting(stored),
-        "constraint": report_tables.constraint(stored),
-        "root_signals": report_tables.root_signals(stored),
-        "roots": report_tables.roots(stored),
+        "constraint": comparison_tables.constraint_table(stored.constraint),
+        "root_signals": comparison_tables.root_signals_table(stored.root_signals),
+        "roots": comparison_tables.roots_table(stored.roots),
         "legends": {
             "constraint": comparison_tables.CONSTRAINT_LEGEND,
-            "roots": comparison_tables.roots_legend(stored.roots),
+            "roots": comparison_tables.roots_legend(not stored.roots.empty),
         },
         "commands": {
             "accuracy": "bsnn reproduce profile=short",
@@ -75,12 +75,12 @@ def context(stored: Stored) -> dict[str, Any]:
             "root_signals": comparison_tables.ROOT_SIGNALS_COMMAND,
         },
         "runs": runs,
-        "places": [{**row, "commit": provenance.commit(row)} for row in places.to_dict("records")],
+        "places": provenance_table.table(origins),
     }
 
 
-def counts(stored: Stored) -> dict[str, Any]:
-    """How much there is."""
+def counts(stored: Results) -> dict[str, Any]:
+    """Return how much there is."""
     return {
         "runs": len(stored.finished),
         "measured": len(stored.measured),
@@ -90,10 +90,11 @@ def counts(stored: Stored) -> dict[str, Any]:
 
 
 def render(content: dict[str, Any]) -> str:
-    """The page."""
+    """Return the page."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["html"] = lambda cell: Markup(to_html(cell))
     source = (resources.files("bsnn_cli.report") / TEMPLATE).read_text(encoding="utf-8")
     data = json.dumps(content["plots"], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     script = Markup(plotly()) if content["plots"] else ""
@@ -103,7 +104,7 @@ def render(content: dict[str, Any]) -> str:
 
 @functools.cache
 def plotly() -> str:
-    """The library that draws the plots, to be put into the page."""
+    """Return the library that draws the plots, which is put into the page."""
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())

@@ -17,7 +17,7 @@ import pandas as pd
 from bsnn_cli.figures.signals import of_depth, of_size, preferred
 from bsnn_cli.figures.style import colour, label
 from bsnn_cli.results import statistics
-from bsnn_cli.results.store import Stored
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT, DATASETS, FORMS, split_label
 from bsnn_cli.settings.config import FiguresConfig
 
@@ -55,7 +55,7 @@ def name_of(activation: str) -> tuple[str, str, str]:
     return base, ACTIVATION_LABELS.get(base, base) + FORMS[form], DASHES[form]
 
 
-def headline(stored: Stored) -> FiguresConfig:
+def headline(stored: Results) -> FiguresConfig:
     """The size whose signals are shown: the paper's, or else the one that most networks have been measured at."""
     config = FiguresConfig(output_root=str(stored.root))
     sizes = [(each["depth"], each["width"]) for each in stored.measured if each["approach"] is None]
@@ -64,14 +64,14 @@ def headline(stored: Stored) -> FiguresConfig:
     return config
 
 
-def fresh_networks(stored: Stored) -> dict[str, Mapping[str, Any]]:
+def fresh_networks(stored: Results) -> dict[str, Mapping[str, Any]]:
     """Measurements of the paper's networks at the headline size, by activation."""
     config = headline(stored)
     names = [name + form for name in AUTO_ROOT for form in FORMS]
     return dict(of_size(config, "", names)[0])
 
 
-def signals(stored: Stored) -> Plot:
+def signals(stored: Results) -> Plot:
     """Length of the signal and norm of the gradient of every layer at the start of training."""
     series = []
     for activation, measured in fresh_networks(stored).items():
@@ -98,12 +98,12 @@ def layer_lines(measured: Mapping[Any, Any], words: str, base: str, dash: str, *
     return found
 
 
-def silent(stored: Stored) -> list[str]:
+def silent(stored: Results) -> list[str]:
     """Labels of networks whose gradients are exactly 0 somewhere."""
     return [name_of(name)[1] for name, each in fresh_networks(stored).items() if each["zero_gradients"]]
 
 
-def slopes(stored: Stored) -> Plot:
+def slopes(stored: Results) -> Plot:
     """Histograms of f'(h) in the last layer."""
     series = []
     for activation, measured in fresh_networks(stored).items():
@@ -117,7 +117,7 @@ def slopes(stored: Stored) -> Plot:
     return {"panels": axes, "series": series, "start": ["Tanh", "SELU"]}
 
 
-def widths(stored: Stored) -> Plot:
+def widths(stored: Results) -> Plot:
     """Gradient norm ratio against width, with one standard deviation over the repeats."""
     config = headline(stored)
     repeated = [each for each in of_depth(config) if each["repeats"] > 1]
@@ -137,7 +137,7 @@ def widths(stored: Stored) -> Plot:
     return {"panels": axes, "series": series}
 
 
-def curves(stored: Stored) -> Plot:
+def curves(stored: Results) -> Plot:
     """Test accuracy against the epoch; a facet for each dataset and protocol of more than one epoch."""
     series: list[Series] = []
     axes = [panel("Test accuracy", "epoch", "test accuracy (%)", range=[0, 100])]
@@ -158,11 +158,11 @@ def curves(stored: Stored) -> Plot:
         options["mode"] = "lines+markers" if rows["epoch"].max() < 12 else "lines"
         series.append(line(rows["epoch"], rows["mean"], words, base, **options))
     distinct = dict.fromkeys(each["facet"] for each in series)
-    facets = sorted(distinct, key=lambda facet: any(key in facet for key in statistics.ELSEWHERE))
+    facets = sorted(distinct, key=lambda facet: any(key in facet for key in statistics.COMPARED_KEYS))
     return {"panels": axes, "series": series, "facets": facets}
 
 
-def theorems(stored: Stored) -> Plot:
+def theorems(stored: Results) -> Plot:
     """Probability of a deviation against width; a facet for each assumption that is broken."""
     cases = {"none": "all assumptions hold", "haar": "W is the identity and x spiky", "shell": "‖x‖²/n = 2",
              "gpn": "φ is not normalised"}  # fmt: skip
@@ -181,7 +181,7 @@ def theorems(stored: Stored) -> Plot:
     return {"panels": axes, "series": series, "start": ["Tanh", "ReLU", "ELU", "SELU", "GELU"]}
 
 
-def depths(stored: Stored) -> Plot:
+def depths(stored: Results) -> Plot:
     """Lengths and angles over depth, predicted (lines) and measured (dots)."""
     axes = [
         panel("Length, starting at 2", "layer l", "‖xˡ⁺¹‖²/n", logy=True, range=[-4, 4], mark=1),
@@ -205,7 +205,7 @@ def depths(stored: Stored) -> Plot:
     return {"panels": axes, "series": series, "start": ["Tanh", "GELU"]}
 
 
-def trained(stored: Stored) -> Plot:
+def trained(stored: Results) -> Plot:
     """Signals of trained networks, unit rows against exactly orthogonal weights."""
     series = []
     found = [each for each in stored.measured if each["trained"] is not None and each["source"] == "gaussian"]
@@ -222,7 +222,7 @@ def trained(stored: Stored) -> Plot:
     return {"panels": layer_panels(), "series": series}
 
 
-def roots(stored: Stored) -> Plot:
+def roots(stored: Results) -> Plot:
     """Signals of every layer with the upper and with the lower root b."""
     series = []
     signals_table = stored.root_signals
@@ -244,7 +244,7 @@ PLOTS = {
 }
 
 
-def plots(stored: Stored) -> dict[str, Plot]:
+def plots(stored: Results) -> dict[str, Plot]:
     """All plots that there are numbers for."""
     ranks = {group: rank for rank, group in enumerate(ACTIVATION_LABELS.values())}
     made = {name: make(stored) for name, make in PLOTS.items()}

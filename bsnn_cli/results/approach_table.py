@@ -3,48 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bsnn_cli.common.files import write_texts
-from bsnn_cli.common.text_table import markdown_table
+from bsnn_cli.common.table import DASH, document, table, to_markdown
 
 DEPTH, WIDTH = 200, 500
-"""Of the networks compared: the paper's headline size."""
+"""Size of the networks that are compared: the paper's headline size."""
 
 
-@dataclass(frozen=True)
-class Words:
-    """A row of the paper's table (Lu, Gould and Ajanthan 2020, arXiv 2006.12169), empty where it says nothing."""
-
-    weights: str = ""
-    activations: str = ""
-    preactivations: str = ""
-    forward: str = ""
-    backward: str = ""
-    functionality: str = ""
-
-
+COLUMNS = ("weights", "activations", "preactivations", "forward signal", "backward signal", "functionality")
 APPROACHES = {
-    "bsnn": Words("orthogonal", "GPN", "", "V + E² ≈ 1", "V + E² ≈ 1", "nonlinear"),
-    "dynamical_isometry": Words("orthogonal", "most", "linear region", "", "", "pseudo-linear"),
-    "self_normalizing": Words("variance scaling", "SELU", "", "E ≈ 0, V ≈ 1", "unconstrained", ""),
-    "batch_norm": Words("unconstrained", "", "E ≈ 0, V ≈ 1", "", "unconstrained", ""),
-    "glorot": Words(),
-    "lsuv": Words(),
-    "layer_norm": Words(),
-    "group_norm": Words(),
-    "weight_norm": Words(),
-    "spectral_norm": Words(),
-    "residual": Words(),
-}
-"""All approaches: first the rows of the paper's table, then those that it only names."""
+    "bsnn": ("orthogonal", "GPN", "", "V + E² ≈ 1", "V + E² ≈ 1", "nonlinear"),
+    "dynamical_isometry": ("orthogonal", "most", "linear region", "", "", "pseudo-linear"),
+    "self_normalizing": ("variance scaling", "SELU", "", "E ≈ 0, V ≈ 1", "unconstrained", ""),
+    "batch_norm": ("unconstrained", "", "E ≈ 0, V ≈ 1", "", "unconstrained", ""),
+} | dict.fromkeys(
+    ("glorot", "lsuv", "layer_norm", "group_norm", "weight_norm", "spectral_norm", "residual"), ("",) * len(COLUMNS)
+)
+"""All approaches: first the rows of the paper's table (Lu, Gould and Ajanthan 2020, arXiv 2006.12169), in its words and
+empty where it says nothing, then those that it only names."""
 
 COMMAND = "bsnn propagate -m 'approach=glob(*)'"
-"""Measures all of them."""
+"""The command that measures all of them."""
 
 LEGEND = f"""\
 Words are the paper's, – where it has none. In brackets: measured at L = {DEPTH}, n = {WIDTH}, with standard Gaussian
@@ -61,65 +45,55 @@ def write_approaches(summaries: Sequence[Mapping[str, Any]], directory: Path) ->
         directory: for the two files.
     """
     chosen = {name: _measured(name, summaries) for name in APPROACHES}
-    header = ["approach", "n", "weights", "activations", "preactivations", "forward signal", "backward signal"]
-    rows = [row for name, found in chosen.items() for row in _rows(name, found)]
-    table = markdown_table([*header, "functionality"], rows)
-    missing = [name for name, found in chosen.items() if not found]
+    rows = [row for name, measured in chosen.items() for row in _rows(name, measured)]
+    shown = to_markdown(table(["approach", "n", *COLUMNS], rows))
+    missing = [name for name, measured in chosen.items() if not measured]
     note = f"\n\nnot measured yet: {', '.join(missing)}; all at once: {COMMAND}" if missing else ""
-    flat = [
+    numbers = [
         {"approach": name, "activation": summary["activation"], **_numbers(summary)}
-        for name, found in chosen.items()
-        for summary in found
+        for name, measured in chosen.items()
+        for summary in measured
     ]
-    document = f"# Approaches\n\n{table}\n\n{LEGEND}\n\n`{COMMAND}`\n"
-    contents = {"approaches.csv": pd.DataFrame(flat).to_csv(index=False), "approaches.md": document}
+    text = document("# Approaches", shown, LEGEND, f"`{COMMAND}`")
+    contents = {"approaches.csv": pd.DataFrame(numbers).to_csv(index=False), "approaches.md": text}
     written = write_texts(directory, contents)
-    return "\n\n".join([table, LEGEND + note, *(f"  {path}" for path in written[-1:])])
+    return "\n\n".join([shown, LEGEND + note, *(f"  {path}" for path in written[-1:])])
 
 
 def _measured(name: str, summaries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Fresh networks of the headline size, one for each activation: the measurement with the most repeats."""
+    """Return the fresh network of the headline size with the most repeats, for each activation."""
+    wanted = {"approach": name, "depth": DEPTH, "width": WIDTH, "source": "gaussian", "trained": None}
     best: dict[str, Mapping[str, Any]] = {}
     for summary in summaries:
-        size = summary["depth"], summary["width"]
-        if (
-            summary["approach"] != name
-            or size != (DEPTH, WIDTH)
-            or summary["source"] != "gaussian"
-            or summary["trained"]
-        ):
-            continue
-        label = summary["activation"]
-        if label not in best or summary["repeats"] > best[label]["repeats"]:
-            best[label] = summary
-    return [best[label] for label in sorted(best)]
+        activation = summary["activation"]
+        if all(summary[key] == value for key, value in wanted.items()):
+            best[activation] = max(best.get(activation, summary), summary, key=lambda row: row["repeats"])
+    return [best[activation] for activation in sorted(best)]
 
 
-def _rows(name: str, found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    words = APPROACHES[name]
-    said = [words.weights, words.activations, words.preactivations, words.forward, words.backward, words.functionality]
-    if not found:
-        return [[name, "0", *(text or "–" for text in said)]]
-    rows = []
-    for summary in found:
-        number = {key: "–" if value is None else f"{value:.3g}" for key, value in _numbers(summary).items()}
-        measured = [
-            [str(summary["config"]["model"]["init"])],
-            [str(summary["label"])],
-            [f"E {number['preactivation_mean']}", f"V {number['preactivation_variance']}"],
-            [number["forward_norm_last"]],
-            [number["backward_norm_first"], f"{number['gradient_norm_ratio']}×"],
-            [
-                f"f' {number['derivative_mean']} ± {number['derivative_std']}",
-                f"r² {number['pseudo_linearity']}",
-                f"1−c {number['one_minus_cosine_last']}",
-            ],
+def _rows(name: str, measured: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    said = [text or DASH for text in APPROACHES[name]]
+    rows = [] if measured else [[name, "0", *said]]
+    for summary in measured:
+        number = {key: DASH if value is None else f"{value:.3g}" for key, value in _numbers(summary).items()}
+        values = [
+            summary["config"]["model"]["init"],
+            summary["label"],
+            f"E {number['preactivation_mean']}, V {number['preactivation_variance']}",
+            number["forward_norm_last"],
+            f"{number['backward_norm_first']}, {number['gradient_norm_ratio']}×",
+            ", ".join(
+                [
+                    f"f' {number['derivative_mean']} ± {number['derivative_std']}",
+                    f"r² {number['pseudo_linearity']}",
+                    f"1−c {number['one_minus_cosine_last']}",
+                ]
+            ),
         ]
-        cells = [f"{text or '–'} [{', '.join(values)}]" for text, values in zip(said, measured, strict=True)]
+        cells = [f"{words} [{value}]" for words, value in zip(said, values, strict=True)]
         rows.append([name, str(summary["repeats"]), *cells])
     return rows
 
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """All numbers of a summary."""
     return {key: value for key, value in summary.items() if value is None or isinstance(value, (int, float))}

@@ -1,21 +1,18 @@
-"""The two results of our own as tables: exact orthogonality against unit rows, upper against lower root b."""
+"""Tables of the two comparisons of our own: exact orthogonality with unit rows, upper with lower root b."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from bsnn_cli.common.files import write_texts
-from bsnn_cli.common.text_table import markdown_table
+from bsnn_cli.common.table import Cell, Table, document, table, to_markdown
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.results.tables import MARKDOWN, entry
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, DATASETS
-
-Row = Mapping[Any, Any]
+from bsnn_cli.results.formats import Row, entry, label, number, records, setting, span
+from bsnn_cli.settings.choices import ACTIVATION_LABELS
 
 CONSTRAINT_COMMAND = (
     "bsnn train -m dataset=mnist activation=selu_gpn,tanh_gpn model.weights=unit_rows,orthogonal optim.epochs=1 "
@@ -43,142 +40,105 @@ must lie, by the theory of fluctuations around 1. Measured: least and largest ov
 inputs, start of training."""
 
 
-def write_constraint(table: pd.DataFrame, directory: Path) -> str:
+def write_constraint(compared: pd.DataFrame, directory: Path) -> str:
     """Write `constraint.csv` and `constraint.md`; returns the text for the terminal.
 
     Args:
-        table: of `findings.constraint`.
+        compared: as `comparisons.constraint` returns it.
         directory: for the files.
 
     Raises:
         ConfigError: no runs to compare.
     """
-    if table.empty:
+    if compared.empty:
         raise ConfigError(f"nothing to compare yet; run `{CONSTRAINT_COMMAND}`")
+    parts = [to_markdown(constraint_table(compared)), CONSTRAINT_LEGEND]
+    return _write(directory, "constraint", "Exact orthogonality against unit rows", parts, compared)
+
+
+def constraint_table(compared: pd.DataFrame) -> Table:
+    """Return a row for each network and kind of weights."""
     header = ["network", "weights", "test", "train", "error", "step", "‖x‖²/n", "gradients", "1 − cos"]
-    text = markdown_table(header, [[network(row), row["weights"], *constraint_cells(row)] for row in records(table)])
-    return _write(directory, "constraint", "Exact orthogonality against unit rows", text, CONSTRAINT_LEGEND, table)
-
-
-def constraint_cells(row: Row) -> list[str]:
-    """Numbers of a row of `findings.constraint`, behind network and weights."""
-    return [
-        accuracy(row, "test"),
-        accuracy(row, "train"),
-        number(row["orthogonality_error"]),
-        number(row["step_ms"]) + ("" if math.isnan(row["step_ms"]) else " ms"),
-        number(row["forward_norm_last"]),
-        number(row["gradient_norm_ratio"]),
-        number(row["one_minus_cosine_last"]),
+    rows = [
+        [
+            *_trained(row, "weights"),
+            number(row["orthogonality_error"]),
+            number(row["step_ms"]) + ("" if math.isnan(row["step_ms"]) else " ms"),
+            *(number(row[key]) for key in ("forward_norm_last", "gradient_norm_ratio", "one_minus_cosine_last")),
+        ]
+        for row in records(compared)
     ]
+    return table(header, rows)
 
 
-def write_roots(accuracies: pd.DataFrame, signals: pd.DataFrame, directory: Path) -> str:
+def write_roots(compared: pd.DataFrame, signals: pd.DataFrame, directory: Path) -> str:
     """Write `roots.csv`, `root_signals.csv` and `roots.md`; returns the text for the terminal.
 
     Args:
-        accuracies: of `findings.roots`.
-        signals: of `findings.root_signals`.
+        compared: as `comparisons.roots` returns it.
+        signals: as `comparisons.root_signals` returns it.
         directory: for the files.
 
     Raises:
         ConfigError: neither runs nor measurements to compare.
     """
-    if accuracies.empty and signals.empty:
+    if compared.empty and signals.empty:
         raise ConfigError(f"nothing to compare yet; run `{ROOT_SIGNALS_COMMAND}` and `{ROOTS_COMMAND}`")
-    parts = []
-    if not signals.empty:
-        header = ["activation", "b", "χ", "‖x‖²/n predicted", "‖x‖²/n measured", "gradients", "1 − cos"]
-        parts.append(markdown_table(header, [root_cells(row) for row in records(signals)]))
-    if not accuracies.empty:
-        rows = [[network(row), row["root"], accuracy(row, "test"), accuracy(row, "train")] for row in
-                records(accuracies)]  # fmt: skip
-        parts.append(markdown_table(["network", "b", "test", "train"], rows))
+    parts = [] if signals.empty else [to_markdown(root_signals_table(signals))]
+    parts += [] if compared.empty else [to_markdown(roots_table(compared))]
     also = {"root_signals.csv": signals.drop(columns="directory", errors="ignore").to_csv(index=False)}
-    text, legend = "\n\n".join(parts), roots_legend(accuracies)
-    return _write(directory, "roots", "Upper against lower root b", text, legend, accuracies, also)
+    title = "Upper against lower root b"
+    return _write(directory, "roots", title, [*parts, roots_legend(not compared.empty)], compared, also)
 
 
-def roots_legend(accuracies: pd.DataFrame) -> str:
-    """What stands below the table: of accuracies only where there are some."""
-    trained = "\nAccuracy in percent: mean ± sample standard deviation over the seeds [n, 95 % interval of the mean]."
-    return ROOTS_LEGEND + ("" if accuracies.empty else trained)
+def roots_legend(trained: bool) -> str:
+    """Return what stands below the tables, of accuracies only where there are some."""
+    accuracy = "Accuracy in percent: mean ± sample standard deviation over the seeds [n, 95 % interval of the mean]."
+    return f"{ROOTS_LEGEND}\n{accuracy}" if trained else ROOTS_LEGEND
 
 
-def root_cells(row: Row) -> list[str]:
-    """A row of `findings.root_signals`."""
-    return [
-        ACTIVATION_LABELS[row["activation"]],
-        row["root"] + ("*" if row["published"] else ""),
-        number(row["chi"]),
-        span(row, "predicted"),
-        f"{span(row, 'forward_norm_last')} [n={row['n']}]",
-        span(row, "gradient_norm_ratio"),
-        span(row, "one_minus_cosine_last"),
+def root_signals_table(signals: pd.DataFrame) -> Table:
+    """Return what is predicted and measured, a row for each activation and root."""
+    header = ["activation", "b", "χ", "‖x‖²/n predicted", "‖x‖²/n measured", "gradients", "1 − cos"]
+    rows = [
+        [
+            ACTIVATION_LABELS[row["activation"]],
+            row["root"] + ("*" if row["published"] else ""),
+            number(row["chi"]),
+            span(row, "predicted"),
+            f"{span(row, 'forward_norm_last')} [n={row['n']}]",
+            span(row, "gradient_norm_ratio"),
+            span(row, "one_minus_cosine_last"),
+        ]
+        for row in records(signals)
     ]
+    return table(header, rows)
 
 
-def network(row: Row) -> str:
-    """Activation, dataset and what sets the protocol apart."""
-    return f"{label(row)}, {setting(row)}"
+def roots_table(compared: pd.DataFrame) -> Table:
+    """Return the accuracies, a row for each network and root."""
+    return table(["network", "b", "test", "train"], [_trained(row, "root") for row in records(compared)])
 
 
-def label(row: Row) -> str:
-    """Such as `SELU-GPN`."""
-    name = str(ACTIVATION_LABELS.get(row["activation"], row["activation"]))
-    return (
-        name
-        + ("-GPN" if row["gpn"] else "")
-        + (f"-d {row['separation']}" if row["separation"] else "")
-        + (" + batch norm" if row["batch_norm"] else "")
-    )
+def _trained(row: Row, varied: str) -> list[str | Cell]:
+    """Return network, varied value and accuracies, the first of which leads to the runs on the report's page."""
+    test, train = (_accuracy(row, split) for split in ("test", "train"))
+    return [f"{label(row)}, {setting(row)}", row[varied], Cell([test], f"#runs-{row['identity']}", "ours"), train]
 
 
-def setting(row: Row) -> str:
-    """Dataset and what sets the protocol apart."""
-    dataset = DATASETS[row["dataset"]].label if row["dataset"] in DATASETS else str(row["dataset"])
-    return f"{dataset}, {row['setting']}" if row["setting"] else dataset
-
-
-def accuracy(row: Row, split: str) -> str:
-    """As the accuracy tables write it."""
-    values = {"mean": row[split], "std": row[f"{split}_std"], "interval": row[f"{split}_interval"]}
-    values |= {"n": row["n"], "diverged": row["diverged"]}
-    text = entry(values, MARKDOWN)
+def _accuracy(row: Row, split: str) -> str:
+    text = "".join(entry({**row, "mean": row[split], "std": row[f"{split}_std"], "interval": row[f"{split}_interval"]}))
     return text if row["n"] > 1 or row["diverged"] else f"{text} [n={row['n']}]"
-
-
-def number(value: float) -> str:
-    """Three digits, such as `0.0231`, `1130` or `5.7e16`; a dash where there is none."""
-    if math.isnan(value):
-        return MARKDOWN.dash
-    if math.isinf(value):
-        return "∞"
-    rounded = float(f"{value:.3g}")
-    text = f"{rounded:g}" if rounded == 0 or 1e-4 <= abs(rounded) < 1e5 else f"{rounded:.3g}"
-    return text.replace("e+", "e").replace("e0", "e").replace("e-0", "e-").replace("-", "−")
-
-
-def span(row: Row, name: str) -> str:
-    """`low – high` of a quantity."""
-    low, high = number(row[f"{name}_low"]), number(row[f"{name}_high"])
-    return low if low == high else f"{low} … {high}"
-
-
-def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
-    """The rows of a table."""
-    return list(table.to_dict("records"))
 
 
 def _write(
     directory: Path,
     name: str,
     title: str,
-    text: str,
-    legend: str,
-    table: pd.DataFrame,
+    parts: list[str],
+    compared: pd.DataFrame,
     also: Mapping[str, str] | None = None,
 ) -> str:
-    contents = {f"{name}.csv": table.to_csv(index=False), f"{name}.md": f"# {title}\n\n{text}\n\n{legend}\n"}
-    written = write_texts(directory, {**(also or {}), **contents})
-    return "\n\n".join([text, legend, *(f"  {path}" for path in written[-1:])])
+    csv = compared.drop(columns="identity", errors="ignore").to_csv(index=False)
+    written = write_texts(directory, {**(also or {}), f"{name}.csv": csv, f"{name}.md": document(f"# {title}", *parts)})
+    return "\n\n".join([*parts, *(f"  {path}" for path in written[-1:])])

@@ -23,19 +23,19 @@ AXES = {
 
 
 def along(runs: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
-    """Accuracy statistics over seeds along two chosen keys.
+    """Return accuracy statistics over seeds along two chosen keys.
 
     Whatever else sets runs apart from the paper's protocol is never merged: it becomes the title of a block. Batch
     normalisation stays in the same block (it stands in parentheses) unless it is one of the two keys.
 
     Args:
-        runs: as `summary.finished` returns them.
+        runs: as `statistics.finished` returns them.
         rows: a dotted key of the configuration such as `model.depth`, `seed`, `dataset`, or `activation` (labels such
             as `selu_gpn`). `activation.root` takes the root that was used rather than `auto`.
         columns: another one.
 
     Returns:
-        One row per block, row, column, batch_norm and split with the statistics of `summary.over_seeds`, `better` and
+        One row per block, row, column, batch_norm and split with the statistics of `over_seeds`, `better` and
         `in_parentheses`.
 
     Raises:
@@ -59,7 +59,7 @@ def along(runs: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
 
 
 def axis_key(argument: str, key: str) -> str:
-    """The key that a table's axis is named by, checked.
+    """Return the key that a table's axis is named by, checked.
 
     Raises:
         ConfigError: naming the argument, the key and the nearest known ones.
@@ -74,18 +74,18 @@ def axis_key(argument: str, key: str) -> str:
     return ALIASES.get(key, key)
 
 
-def _axis(runs: pd.DataFrame, key: str, told: bool) -> pd.Series:
-    """The value of each run on an axis; absent values are the string `none`.
+def _axis(runs: pd.DataFrame, key: str, named: bool) -> pd.Series:
+    """Return the value of each run on an axis; absent values are the string `none`.
 
     Args:
-        runs: as `summary.finished` returns them.
+        runs: as `statistics.finished` returns them.
         key: of the axis.
-        told: whether the other axis says what an activation is tailored to; otherwise its label does, where that is
+        named: whether the other axis says what an activation is tailored to; otherwise its label does, where that is
             not the default, as in `tanh_gpn_d 0.1`.
     """
     if key == "activation":
         silent = {"": "", f"{DEFAULT_SEPARATION:g}": "_d"}
-        tailored = runs["separation"].map(lambda value: silent.get(value, "_d" if told else f"_d {value}"))
+        tailored = runs["separation"].map(lambda value: silent.get(value, "_d" if named else f"_d {value}"))
         return runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""}) + tailored
     if key == SEPARATION:
         return runs["separation"].replace("", "none")
@@ -101,5 +101,5 @@ def _block_title(run: dict[Any, Any], covered: set[str]) -> str:
     }
     if run["separation"] != "":
         axes |= {SEPARATION: run["separation"]}
-    rest = axes | statistics.settings(run["protocol"])
+    rest = axes | run["protocol"].settings
     return ", ".join(f"{key}={value}" for key, value in rest.items() if key not in covered)

@@ -1,4 +1,4 @@
-"""From runs to statistics over seeds: mean, spread, interval and n. DataFrame in, DataFrame out.
+"""From runs to statistics over seeds: mean, spread, interval and n. Each function takes a frame and returns one.
 
 A number is always an average over the seeds of one identity (one configuration), nothing else. Runs that diverged are
 counted, never averaged away; runs that are not finished do not count.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -24,31 +25,32 @@ from bsnn_cli.settings.choices import (
     parameter_in_use,
     split_label,
 )
+from bsnn_cli.settings.identity import Protocol
 
 SPLITS = ("test", "train")
 FINISHED = ("done", "diverged")
 CONFIDENCE = 0.95
-"""Of the intervals, two-sided."""
+"""Probability that a two-sided interval holds the true value."""
 
 CELL = ["protocol", "dataset", "activation", "gpn", "separation", "batch_norm"]
-"""What tells one number of the paper's tables from another: together they fix the identity of a run."""
+"""Columns that together fix the identity of a run: each of their values has one number in the paper's tables."""
 
 ROOT = "activation.root"
 SEPARATION, TAILORED_DEPTH = "activation.separation", "activation.tailored_depth"
 PARAMETER = "activation.parameter"
-ELSEWHERE = (ROOT, "model.weights")
-"""Protocols that set these answer a question of their own (`findings`)."""
+COMPARED_KEYS = (ROOT, "model.weights")
+"""Keys that `comparisons` varies; the report shows protocols that set them in tables of their own."""
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that count, with the axes of the tables as columns: those of `CELL`.
+    """Return the runs that count, with the axes of the tables as columns: those of `CELL`.
 
     Depth-aware GPN is an axis, not a protocol: `separation` is the 1 − c that an activation is tailored to, such as
     `0.3` or, of layers other than the network's, `0.3 over 50 layers`, with ` by gain` behind it where that is not the
     parameter that the program moves by itself; empty where it is taken as it is.
 
     Args:
-        runs: one row per run directory, as `runs.load_all` reads them.
+        runs: one row per run directory, as `loading.load_all` reads them.
 
     Returns:
         The rows whose status is done or diverged. Where several image folders or custom activations go by one name,
@@ -58,9 +60,9 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
         ConfigError: if there is none.
     """
     if runs.empty or not runs["status"].isin(FINISHED).any():
-        found = "no run directory at all" if runs.empty else unfinished(runs)
+        present = "no run directory at all" if runs.empty else unfinished(runs)
         raise ConfigError(
-            f"output_root: no finished run to tabulate ({found}); run for example `bsnn train dataset=digits` first"
+            f"output_root: no finished run to tabulate ({present}); run for example `bsnn train dataset=digits` first"
         )
     runs = runs[runs["status"].isin(FINISHED)]
     return runs.assign(
@@ -68,19 +70,19 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
         activation=_told_apart(_base_names(runs), runs["activation.fingerprint"]),
         gpn=runs["activation.gpn"].astype(bool),
         separation=[tailoring(run) for run in runs.to_dict("records")],
-        protocol=runs["protocol"].map(lambda protocol: without(protocol, SEPARATION, TAILORED_DEPTH, PARAMETER)),
+        protocol=runs["settings"].map(lambda protocol: without(protocol, SEPARATION, TAILORED_DEPTH, PARAMETER)),
         batch_norm=runs["model.norm"] == "batch",
     ).reset_index(drop=True)
 
 
 def unfinished(runs: pd.DataFrame) -> str:
-    """How many runs do not count yet, such as `2 failed, 1 running`; empty if none."""
+    """Count the runs that are not finished, such as `2 failed, 1 running`; empty if none."""
     counts = runs["status"].value_counts().sort_index().to_dict()
     return ", ".join(f"{n} {status}" for status, n in counts.items() if status not in FINISHED)
 
 
 def tailoring(run: dict[Any, Any]) -> str:
-    """What the activation of a run is tailored to, as `finished` writes it."""
+    """Return what the activation of a run is tailored to, as `finished` describes it."""
     if pd.isna(run[SEPARATION]):
         return ""
     layers = "" if run[TAILORED_DEPTH] == run["model.depth"] else f" over {run[TAILORED_DEPTH]:.0f} layers"
@@ -90,12 +92,12 @@ def tailoring(run: dict[Any, Any]) -> str:
 
 
 def parameter(run: dict[Any, Any]) -> str | None:
-    """`activation.parameter` of a run; a frame may have NaN for null."""
+    """Return `activation.parameter` of a run; a frame may have NaN for null."""
     return run[PARAMETER] if isinstance(run[PARAMETER], str) else None
 
 
 def _base_names(runs: pd.DataFrame) -> pd.Series:
-    """Of activations, as `identity.base_name` gives them."""
+    """Return the activations as `identity.base_name` names them."""
     functions = runs["activation.path"].astype(object).map(lambda path: str(path).rpartition(":")[2])
     return functions.where(runs["activation.name"] == CUSTOM, runs["activation.name"])
 
@@ -107,7 +109,7 @@ def _told_apart(names: pd.Series, fingerprints: pd.Series) -> pd.Series:
 
 
 def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
-    """Accuracy statistics over the seeds of each group of runs.
+    """Return accuracy statistics over the seeds of each group of runs, in the order of the tables.
 
     Args:
         runs: as `finished` returns them.
@@ -115,24 +117,23 @@ def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
 
     Returns:
         One row per group and split: the keys, `split`, `mean` in percent, `std` (of the sample, n − 1), `n` (runs that
-        finished), `interval` (half-width of the 95 % interval of the mean, Student's t), `diverged` (runs that did)
-        and `numerics` (versions, joined by spaces). Std and interval are NaN for n = 1, the mean too for n = 0.
+        finished), `diverged` (runs that did), `numerics` (tuple of versions), `identity` and `interval` (half-width of
+        the 95 % interval of the mean, Student's t). Std and interval are NaN for n = 1, the mean too for n = 0.
 
     Raises:
         RunDirectoryError: if a group holds two runs of one seed, or runs of several configurations.
     """
-    keys = list(keys)
-    _check_groups(runs, keys)
-    values = {split: _accuracy(runs, split) for split in SPLITS}
-    return _statistics(values, runs["status"] == "diverged", runs["numerics"].astype(int).astype(str), runs[keys])
+    _check_groups(runs, list(keys))
+    lost, versions = runs["status"] == "diverged", runs["numerics"].map(lambda version: {int(version)})
+    return _statistics(runs, {split: _accuracy(runs, split) for split in SPLITS}, lost, versions, keys)
 
 
 def curves(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracy against epoch, over the seeds of each configuration.
+    """Return test accuracy against epoch, over the seeds of each configuration.
 
     Args:
         runs: as `finished` returns them.
-        epochs: of these runs, as `runs.load_epochs` reads them.
+        epochs: of these runs, as `loading.load_epochs` reads them.
 
     Returns:
         One row per `CELL` and epoch: the keys, `epoch`, `mean` and `std` (sample) in percent, `n` (runs that got so
@@ -152,34 +153,31 @@ def _accuracy(runs: pd.DataFrame, split: str, side: str = "") -> pd.Series:
 
 
 def _statistics(
-    values: dict[str, pd.Series], diverged: pd.Series, numerics: pd.Series, keys: pd.DataFrame
+    runs: pd.DataFrame, values: dict[str, pd.Series], lost: pd.Series, versions: pd.Series, keys: Sequence[str]
 ) -> pd.DataFrame:
-    """The columns that `over_seeds` names, for every split and group of equal `keys`, in the order of the tables."""
-    by = [keys[key] for key in keys]
-    frames = []
-    for split, value in values.items():
-        frame = value.groupby(by, dropna=False).agg(["mean", "std", "count"]).rename(columns={"count": "n"})
-        n = frame["n"].to_numpy()
-        frame["interval"] = stdtrit(n - 1.0, (1 + CONFIDENCE) / 2) * frame["std"] / n.clip(1) ** 0.5
-        frame["diverged"] = diverged.groupby(by, dropna=False).sum().astype(int)
-        frame["numerics"] = numerics.groupby(by, dropna=False).agg(lambda texts: _versions(texts, " "))
-        frame.insert(0, "split", split)
-        frames.append(frame.reset_index())
-    cells = pd.concat(frames, ignore_index=True)
+    """Return what `over_seeds` says, of a value per run and split; `versions` are sets."""
+    parts = [runs.assign(split=split, value=value, lost=lost, versions=versions) for split, value in values.items()]
+    grouped = pd.concat(parts, ignore_index=True).groupby([*keys, "split"], dropna=False)
+    cells = grouped.agg(
+        mean=("value", "mean"), std=("value", "std"), n=("value", "count"), diverged=("lost", "sum"),
+        numerics=("versions", _union), identity=("identity", "first"),
+    ).reset_index()  # fmt: skip
+    n = cells["n"].to_numpy()
+    cells["interval"] = stdtrit(n - 1.0, (1 + CONFIDENCE) / 2) * cells["std"] / n.clip(1) ** 0.5
     cells = cells[cells["n"] + cells["diverged"] > 0]
-    order = sorted(cells.index, key=lambda row: [axis_order(cells.at[row, key]) for key in keys])
+    order = sorted(cells.index, key=lambda row: [axis_order(cells.at[row, key]) for key in [*keys, "split"]])
     return cells.loc[order].reset_index(drop=True)
 
 
-def _versions(texts: Iterable[str], separator: str) -> str:
-    return separator.join(map(str, sorted({int(version) for text in texts for version in text.split()})))
+def _union(versions: Iterable[Iterable[int]]) -> tuple[int, ...]:
+    return tuple(sorted({version for some in versions for version in some}))
 
 
 def _check_groups(runs: pd.DataFrame, keys: list[str]) -> None:
-    """Each group must hold one identity, and each seed once: otherwise n would count things that are not alike."""
+    """Refuse groups that hold several identities, or a seed twice: their n would count what is not alike."""
     for _, group in runs.groupby(keys, dropna=False):
-        one_each = group.drop_duplicates("identity")
-        culprits = one_each if len(one_each) > 1 else group[group["seed"].duplicated(keep=False)]
+        distinct = group.drop_duplicates("identity")
+        culprits = distinct if len(distinct) > 1 else group[group["seed"].duplicated(keep=False)]
         if len(culprits) > 0:
             raise RunDirectoryError(
                 "these runs claim the same number of a table, though they are copies of one run or differ in more "
@@ -187,52 +185,70 @@ def _check_groups(runs: pd.DataFrame, keys: list[str]) -> None:
             )
 
 
-def blocks(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The numbers of each protocol, with the column `better`.
+@dataclass(frozen=True)
+class Block:
+    """Numbers that stand side by side in a table.
 
-    The paper's (key "") is the first and always there; then come those that differ from it in few settings. The
-    paper has no depth-aware GPN: under its protocol that stands in a block of its own (key `SEPARATION`), beside what
-    it is compared with. Without GPN the choice of root means nothing, so a plain run also stands beside the GPN runs
-    with another root.
+    Attributes:
+        protocol: what their runs have in common.
+        cells: rows of `over_seeds`, with the column `better`.
+        tailored: whether depth-aware GPN stands there, under the paper's protocol, which has none.
+    """
+
+    protocol: Protocol
+    cells: pd.DataFrame
+    tailored: bool = False
+
+    @property
+    def name(self) -> str:
+        """`paper`, the key of depth-aware GPN, or the protocol's settings."""
+        return SEPARATION if self.tailored else str(self.protocol) or "paper"
+
+    @property
+    def title(self) -> str:
+        """The protocol in words for people."""
+        if self.tailored:
+            return "Paper's protocol, with depth-aware GPN"
+        return "Paper's protocol" + (f" except {self.protocol}" if self.protocol else "")
+
+
+def blocks(cells: pd.DataFrame) -> list[Block]:
+    """Return the numbers of each protocol.
+
+    The paper's is the first and always there; then come those that differ from it in few settings. The paper has no
+    depth-aware GPN: under its protocol that stands in a block of its own, beside what it is compared with. Without GPN
+    the choice of root means nothing, so a plain run also stands beside the GPN runs with another root.
 
     Args:
         cells: as `over_seeds(runs)` returns them.
     """
-    found = {}
+    made = []
     pair = ["dataset", "activation", "batch_norm"]
-    for protocol in sorted({"", *cells["protocol"]}, key=lambda text: (len(settings(text)), axis_order(text))):
-        own = cells[cells["protocol"] == protocol]
-        if ROOT in settings(protocol):
+    paper = Protocol()
+    for protocol in sorted({paper, *cells["protocol"]}, key=lambda key: (len(key.settings), axis_order(key))):
+        numbers = cells[cells["protocol"] == protocol]
+        if ROOT in protocol.settings:
             plain = cells[(cells["protocol"] == without(protocol, ROOT)) & ~cells["gpn"]]
-            own = pd.concat([own, plain.merge(own[pair].drop_duplicates(), on=pair)], ignore_index=True)
-        tailored = own[own["separation"] != ""]
-        if protocol == "" and not tailored.empty:
-            found[""] = with_better(own[own["separation"] == ""], pair)
-            found[SEPARATION] = with_better(own[own["dataset"].isin(tailored["dataset"])], pair)
+            numbers = pd.concat([numbers, plain.merge(numbers[pair].drop_duplicates(), on=pair)], ignore_index=True)
+        tailored = numbers["separation"] != ""
+        if protocol == paper and tailored.any():
+            made.append(Block(paper, with_better(numbers[~tailored], pair)))
+            datasets = numbers["dataset"].isin(numbers["dataset"][tailored])
+            made.append(Block(paper, with_better(numbers[datasets], pair), tailored=True))
         else:
-            found[protocol] = with_better(own, pair)
-    return found
-
-
-def title(protocol: str) -> str:
-    """Of a block that is not the paper's."""
-    return f"Paper's protocol{', with depth-aware GPN' if protocol == SEPARATION else f' except {protocol}'}"
+            made.append(Block(protocol, with_better(numbers, pair)))
+    return made
 
 
 def forms(cells: pd.DataFrame) -> dict[str, tuple[bool, str]]:
-    """The forms of an activation side by side in a block, by heading: (gpn, separation)."""
+    """Return the forms of an activation that stand side by side, as (gpn, separation) by heading."""
     tailored = sorted(set(cells["separation"]) - {""}, key=axis_order)
     return {"Non-GPN": (False, ""), "GPN": (True, "")} | {f"GPN-d {text}": (True, text) for text in tailored}
 
 
-def settings(protocol: str) -> dict[str, str]:
-    """What sets a protocol apart, key by key: the inverse of `identity.protocol`."""
-    return dict(part.split("=", 1) for part in re.split(r", (?=[\w.]+=)", protocol) if "=" in part)
-
-
-def without(protocol: str, *keys: str) -> str:
-    """A protocol without some of its settings."""
-    return ", ".join(f"{key}={value}" for key, value in settings(protocol).items() if key not in keys)
+def without(protocol: Protocol, *keys: str) -> Protocol:
+    """Return a protocol without some of its settings."""
+    return Protocol(tuple((key, value) for key, value in protocol.items if key not in keys))
 
 
 def with_better(cells: pd.DataFrame, pair: Sequence[str]) -> pd.DataFrame:
@@ -256,33 +272,34 @@ def with_better(cells: pd.DataFrame, pair: Sequence[str]) -> pd.DataFrame:
 
 
 def mixed_numerics(cells: pd.DataFrame) -> str | None:
-    """A warning where numbers of different numerics versions stand side by side, else None."""
-    versions = _versions(cells["numerics"], ", ")
-    if ", " not in versions:
+    """Return a warning where numbers of different numerics versions stand side by side, else None."""
+    versions = _union(cells["numerics"])
+    if len(versions) < 2:
         return None
-    return f"results of numerics versions {versions} mix here; retrain the older ones with force=true to compare them"
+    listed = ", ".join(map(str, versions))
+    return f"results of numerics versions {listed} mix here; retrain the older ones with force=true to compare them"
 
 
 def published() -> pd.DataFrame:
-    """The paper's 96 accuracies: dataset, split, activation, gpn, batch_norm, published (in percent)."""
+    """Return the paper's 96 accuracies: dataset, split, activation, gpn, batch_norm, published (in percent)."""
     with (resources.files("bsnn_cli.results") / "published_accuracy.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file).rename(columns={"accuracy_percent": "published"})
 
 
-def compare(cells: pd.DataFrame, protocol: str = "") -> pd.DataFrame:
-    """Each of the paper's 96 numbers beside ours, in the order of the published table.
+def compare(cells: pd.DataFrame, protocol: Protocol | None = None) -> pd.DataFrame:
+    """Return each of the paper's 96 numbers beside ours, in the order of the published table.
 
     Args:
         cells: as `over_seeds(runs)` returns them.
-        protocol: of ours; the paper's, unless another is to stand beside its numbers.
+        protocol: of ours; None for the paper's.
 
     Returns:
         Columns dataset, split, activation, gpn, batch_norm, ours, ours_std, ours_interval, n, diverged, published,
         difference (ours − published); accuracies in percent, NaN where we have none.
     """
-    ours = cells[(cells["protocol"] == protocol) & (cells["separation"] == "")].rename(
-        columns={"mean": "ours", "std": "ours_std", "interval": "ours_interval"}
-    )
+    ours = cells[
+        (cells["protocol"] == (Protocol() if protocol is None else protocol)) & (cells["separation"] == "")
+    ].rename(columns={"mean": "ours", "std": "ours_std", "interval": "ours_interval"})
     keys = ["dataset", "split", "activation", "gpn", "batch_norm"]
     measured = ["ours", "ours_std", "ours_interval", "n", "diverged"]
     table = published().merge(ours[[*keys, *measured]], on=keys, how="left")
@@ -292,7 +309,7 @@ def compare(cells: pd.DataFrame, protocol: str = "") -> pd.DataFrame:
 
 
 def paired(runs: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy with GPN minus accuracy without, over the seeds that both have.
+    """Return the accuracy with GPN minus that without, over the seeds that both have.
 
     The same seed gives both the same initial matrices and the same batches, so the difference is free of what they
     share. Without GPN the choice of root means nothing: every root is compared with the same plain runs.
@@ -313,18 +330,20 @@ def paired(runs: pd.DataFrame) -> pd.DataFrame:
     measured = ["status", "numerics", *(f"{split}_accuracy" for split in SPLITS)]
     pairs = gpn.merge(plain[[*common, *measured]], on=common, suffixes=("", "_plain"))
     differences = {split: _accuracy(pairs, split) - _accuracy(pairs, split, "_plain") for split in SPLITS}
-    diverged = (pairs["status"] == "diverged") | (pairs["status_plain"] == "diverged")
-    numerics = pairs["numerics"].astype(int).astype(str) + " " + pairs["numerics_plain"].astype(int).astype(str)
-    return _statistics(
-        differences, diverged, numerics, pairs[["protocol", "dataset", "activation", "separation", "batch_norm"]]
-    )
+    lost = (pairs["status"] == "diverged") | (pairs["status_plain"] == "diverged")
+    both = [{int(gpn), int(plain)} for gpn, plain in zip(pairs["numerics"], pairs["numerics_plain"], strict=True)]
+    versions = pd.Series(both, index=pairs.index, dtype=object)
+    keys = ["protocol", "dataset", "activation", "separation", "batch_norm"]
+    return _statistics(pairs, differences, lost, versions, keys)
 
 
 def axis_order(value: Any) -> tuple[Any, ...]:
-    """Sort key: named activations and datasets in the order of their tables, then numbers, then text.
+    """Return a sort key: named activations and datasets in the order of their tables, then numbers, then text.
 
-    Numbers inside text count as numbers: `model.depth=50` comes before `model.depth=200`.
+    Numbers inside text count as numbers: `0.3 over 50 layers` comes before `0.3 over 200 layers`.
     """
+    if isinstance(value, Protocol):
+        return (2, [(key, axis_order(str(setting))) for key, setting in value.items])
     if not isinstance(value, str):
         return (1, float(value))
     name, _, tailored = value.partition(" ")

@@ -13,8 +13,8 @@ from bsnn_cli.results import comparisons, statistics
 from bsnn_cli.runs import loading
 
 
-class Stored:
-    """What commands have left; nothing is read before it is asked for.
+class Results:
+    """The stored results under an output folder; nothing is read before it is asked for.
 
     Args:
         output_root: folder with the results.
@@ -62,17 +62,17 @@ class Stored:
 
     @functools.cached_property
     def constraint(self) -> pd.DataFrame:
-        """See `findings.constraint`; empty if there is nothing to compare."""
+        """`comparisons.constraint`; empty if there is nothing to compare."""
         if self.finished.empty:
             return pd.DataFrame()
         return comparisons.constraint(self.finished, self.epochs, self.measured, self.bench)
 
     @functools.cached_property
     def roots(self) -> pd.DataFrame:
-        """See `findings.roots`; empty if there is nothing to compare."""
+        """`comparisons.roots`; empty if there is nothing to compare."""
         return pd.DataFrame() if self.finished.empty else comparisons.roots(self.finished)
 
     @functools.cached_property
     def root_signals(self) -> pd.DataFrame:
-        """See `findings.root_signals`; empty if there is nothing to compare."""
+        """`comparisons.root_signals`; empty if there is nothing to compare."""
         return comparisons.root_signals(self.measured, self.theory)

@@ -1,4 +1,4 @@
-"""What `bsnn runs` shows: every run with its progress, why runs failed, and what can be deleted."""
+"""The tables of `bsnn runs`: every run with its progress, why runs failed, and what can be deleted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from bsnn_cli.runs.directory import RunDirectory
 def overview(
     output_root: str, status: str | None = None, where: Sequence[str] = (), sort: str | None = None
 ) -> pd.DataFrame:
-    """One row a run: what it is, how far it is, its last metrics, where it lies; by directory, unless sorted.
+    """Return a row for each run, by directory unless sorted: what and how far it is, its last metrics, its directory.
 
     Args:
         output_root: folder with the runs.
         status: only these; with `failed` a column says why.
         where: only runs with these settings, such as `model.depth=50` or `seed=0,1`, one of the values.
-        sort: a column of `runs.load_all`, or its name after a minus: largest first. It is shown too.
+        sort: a column of `loading.load_all`, or its name after a minus: largest first. It is shown too.
 
     Raises:
         ConfigError: there is no such setting or column.
@@ -48,7 +48,7 @@ def overview(
 
 
 def _columns(table: pd.DataFrame, failed: bool, extra: str | None) -> pd.DataFrame:
-    """What a person wants to see of the rows of `runs.load_all`."""
+    """Return the columns that a person wants to see of the rows of `loading.load_all`."""
     progress = [f"{done}/{total}" for done, total in zip(table["epoch"], table["optim.epochs"], strict=True)]
     columns = {
         "dataset": table["dataset"],
@@ -70,7 +70,7 @@ def _columns(table: pd.DataFrame, failed: bool, extra: str | None) -> pd.DataFra
 
 
 def _activation(table: pd.DataFrame) -> pd.Series:
-    """As `activation=` takes it: `tanh_gpn`, with batch normalisation or without."""
+    """Return activations as `activation=` takes them, such as `tanh_gpn`, with batch normalisation or without."""
     tailored = table["activation.separation"].notna().map({True: "_d", False: ""})
     return table["activation.name"] + table["activation.gpn"].map({True: "_gpn", False: ""}) + tailored
 
@@ -82,7 +82,7 @@ def _matching(table: pd.DataFrame, setting: str) -> pd.DataFrame:
 
 
 def _comparable(value: object) -> object:
-    """A value as a number where it is one, else as the command line writes it."""
+    """Return a value as a number where it is one, else as the command line writes it."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "null"
     try:
@@ -141,7 +141,7 @@ def prune(output_root: str, delete: bool) -> str:
 
 
 def prunable(directory: RunDirectory) -> list[Path]:
-    """Files of a run that no result and no resumption needs."""
+    """Return the files of a run that no result and no resumption needs."""
     if directory.status() == "running":
         return []
     finished = directory.result() is not None

@@ -71,10 +71,11 @@ def directories(output_root: str | Path) -> list[RunDirectory]:
 
 
 def load_all(output_root: str | Path) -> pd.DataFrame:
-    """One row a run: `directory`, `status`, `identity`, `protocol`, `epoch`, every knob, every field of `RunResult`.
+    """Return a row for each run: `directory`, `status`, `identity`, `epoch`, every knob, every field of `RunResult`.
 
-    `epoch` counts the epochs in `epochs.csv`; result fields are missing where a run is not finished. A directory that
-    cannot be read is named on standard error and left out.
+    `protocol` says in words what `settings`, an `identity.Protocol`, holds. `epoch` counts the epochs in `epochs.csv`;
+    result fields are missing where a run is not finished. A directory that cannot be read is named on standard error
+    and left out.
     """
     import pandas as pd
 
@@ -90,6 +91,7 @@ def load_all(output_root: str | Path) -> pd.DataFrame:
 def describe(directory: RunDirectory) -> dict[str, Any]:
     """The row of one run in `load_all`."""
     config = read_config(directory.path / "config.yaml")
+    protocol = identity.protocol(config)
     result = directory.result()
     fields = [field.name for field in dataclasses.fields(RunResult)]
     epochs = directory.path / "epochs.csv"
@@ -100,7 +102,8 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
             "directory": str(directory.path),
             "status": directory.status(),
             "identity": identity.identity(config),
-            "protocol": identity.protocol(config),
+            "protocol": str(protocol),
+            "settings": protocol,
             "label": identity.activation_label(config),
             "epoch": max(0, len(read_text(epochs).splitlines()) - 1) if epochs.exists() else 0,
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,15 +73,39 @@ def identity(config: TrainConfig | PropagateConfig) -> str:
     return hashlib.sha256(payload.encode()).hexdigest()[:10]
 
 
-def protocol(config: TrainConfig) -> str:
-    """What sets a run's protocol apart from the paper's, such as `model.depth=50, optim.epochs=1`; empty if nothing.
+@dataclass(frozen=True)
+class Protocol:
+    """The settings that set a run's protocol apart from the paper's; false where there are none.
+
+    Runs are grouped by it, so it is hashable and has an order. It reads `model.depth=50, optim.epochs=1`.
+    """
+
+    items: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings by dotted key."""
+        return dict(self.items)
+
+    def __bool__(self) -> bool:
+        return bool(self.items)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.items)
+
+    def __lt__(self, other: Protocol) -> bool:
+        return str(self) < str(other)
+
+
+def protocol(config: TrainConfig) -> Protocol:
+    """Return the settings that set a run's protocol apart from the paper's.
 
     The activation, batch normalisation and the dataset are not part of it: they are the axes of the paper's tables.
     """
     axes = {"activation.name", "activation.gpn", "activation.fingerprint"}
     axes |= {"dataset.kind", "dataset.name", "dataset.fingerprint"}
-    apart = {key: value for key, value in differences(config).items() if key not in axes}
-    return ", ".join(f"{key}={value}" for key, value in apart.items() if (key, value) != ("model.norm", "batch"))
+    apart = [item for item in differences(config).items() if item[0] not in axes and item != ("model.norm", "batch")]
+    return Protocol(tuple(apart))
 
 
 def base_name(activation: ActivationConfig) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from bsnn_cli.common import provenance
-from bsnn_cli.common.text_table import markdown_table
+from bsnn_cli.common.table import DASH, Table, document, table, to_markdown
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMS, split_label
 
 LABELS = {
@@ -26,12 +26,13 @@ LABELS = {
     "floor": "its matrix products alone",
     "floor_bytes": "its bytes alone",
 }
-"""Of implementations, as a reader sees them."""
+"""Implementations as a reader sees them."""
 
 WEIGHTS = {"unit_rows": "unit rows", "orthogonal": "orthogonal weights", "free": "free weights"}
 
+RATES = ("network_steps_per_s", "ratio_to_plain", "ratio_to_best", "ratio_to_floor")
 VARIED = {"depth": "depth (layers)", "width": "width (units)", "networks": "networks at once"}
-"""Comparisons that show how cost grows: their name is that of a column; as a reader sees it."""
+"""Comparisons that show how cost grows, by the name of their column, as a reader sees it."""
 
 LEGEND = (
     "Steps are medians in milliseconds, with quartiles. “× plain”, “× best”: how many times as many network-steps a "
@@ -46,37 +47,39 @@ PROJECTED = (
 )
 
 
-def describe(table: pd.DataFrame, projected: pd.DataFrame | None, dataset: str, device: torch.device) -> str:
-    """A Markdown block: circumstances, a table for each comparison, how cost grows, the time of the paper's table.
+def describe(timed: pd.DataFrame, projected: pd.DataFrame | None, dataset: str, device: torch.device) -> str:
+    """Return Markdown: circumstances, a table for each comparison, how cost grows, the time of the paper's table.
 
     Args:
-        table: `bench.csv`.
+        timed: `bench.csv`.
         projected: from `projection.project`, or None.
         dataset: name of the data.
         device: that was timed.
     """
     of_gpu = device.type == "cuda"
     about = provenance.collect(device)
-    machine = (
-        about["device"] if of_gpu else f"{about['device']}, {about['threads']} thread{'s' * (about['threads'] > 1)}"
-    )
-    first = table.iloc[0]
+    threads = "" if of_gpu else f", {about['threads']} thread{'s' * (about['threads'] > 1)}"
+    first = timed.iloc[0]
     updates = first["table_hours"] * 3600 * first["network_steps_per_s"] / 1e6
     floor = "the larger of both floors" if of_gpu else "the matrix products alone"
     what = f"{first['precision']}, {dataset}, batches of {first['batch_size']}"
     parts = [
-        f"{machine}, PyTorch {about['torch']}, {what}; commit {provenance.commit(about)}.",
+        f"{about['device']}{threads}, PyTorch {about['torch']}, {what}; commit {provenance.commit(about)}.",
         LEGEND.format(floor=floor, updates=updates),
     ]
-    for name, rows in table.groupby("comparison", sort=False):
-        parts += growth(str(name), rows) if name in VARIED else [f"**{heading(rows)}**", comparison(rows)]
+    for name, rows in timed.groupby("comparison", sort=False):
+        if name in VARIED:
+            parts += [f"**Milliseconds of a step against {VARIED[str(name)]}**", to_markdown(growth(str(name), rows))]
+        else:
+            parts += [f"**{heading(rows)}**", to_markdown(comparison(rows))]
     if projected is not None:
-        parts += table_time(projected)
-    return "\n\n".join(parts) + "\n"
+        hours = significant(projected["hours"].sum())
+        parts += [f"**The paper's table: {hours} hours**", PROJECTED, to_markdown(table_time(projected))]
+    return document(*parts)
 
 
 def heading(rows: pd.DataFrame) -> str:
-    """Of a comparison: its networks."""
+    """Return the networks of a comparison in words."""
     first = rows.iloc[0]
     norm = "batch normalisation" if first["norm"] == "batch" else "no normalisation"
     weights = " and ".join(text for name, text in WEIGHTS.items() if name in set(rows["weights"]))
@@ -84,26 +87,23 @@ def heading(rows: pd.DataFrame) -> str:
 
 
 def activation(row: pd.Series) -> str:
-    """Such as SELU-GPN."""
+    """Return the activation of a row, such as SELU-GPN."""
     base, form = split_label(row["activation"])
     return ACTIVATION_LABELS[base] + FORMS[form]
 
 
-def comparison(rows: pd.DataFrame) -> str:
-    """Implementations beside each other."""
+def comparison(rows: pd.DataFrame) -> Table:
+    """Return implementations beside each other."""
     header = ("", "networks", "step", "network-steps/s", "× plain", "× best", "/ floor", "memory, MB", "hours")
-    return markdown_table(
+    return table(
         header,
         [
             (
                 label(row),
                 str(row["networks"]),
                 f"{significant(row['step_ms'])} ({significant(row['step_ms_low'])}–{significant(row['step_ms_high'])})",
-                significant(row["network_steps_per_s"]),
-                significant(row["ratio_to_plain"]),
-                significant(row["ratio_to_best"]),
-                significant(row["ratio_to_floor"]),
-                "–" if pd.isna(row["peak_memory_mb"]) else f"{row['peak_memory_mb']:.0f}",
+                *(significant(row[key]) for key in RATES),
+                DASH if pd.isna(row["peak_memory_mb"]) else f"{row['peak_memory_mb']:.0f}",
                 significant(row["table_hours"]),
             )
             for row in rows.to_dict("records")
@@ -112,55 +112,48 @@ def comparison(rows: pd.DataFrame) -> str:
 
 
 def label(row: Mapping[Any, Any] | pd.Series) -> str:
-    """Of an implementation; orthogonal weights of our own are named."""
+    """Return an implementation as a reader sees it; orthogonal weights of our own are named."""
     text = LABELS[str(row["implementation"])]
     exact = row["implementation"] == "bsnn" and row["weights"] == "orthogonal"
     return f"{text}, orthogonal" if exact else text
 
 
-def growth(name: str, rows: pd.DataFrame) -> list[str]:
-    """How the time of a step grows with one size: a table, and the fitted exponents."""
+def growth(name: str, rows: pd.DataFrame) -> Table:
+    """Return how the time of a step grows with one size, and the fitted exponents."""
     values = sorted(set(rows[name]))
     lines = []
-    for implementation in rows["implementation"].unique():
-        own = rows[rows["implementation"] == implementation].set_index(name)["step_ms"]
-        cells = [significant(own[value]) if value in own.index else "–" for value in values]
-        lines.append((LABELS[implementation], *cells, f"{exponent(own):.2f}"))
-    return [
-        f"**Milliseconds of a step against {VARIED[name]}**",
-        markdown_table((VARIED[name], *map(str, values), "exponent"), lines),
-    ]
+    for implementation, group in rows.groupby("implementation", sort=False):
+        times = group.set_index(name)["step_ms"]
+        cells = [significant(times.get(value)) for value in values]
+        lines.append((LABELS[str(implementation)], *cells, f"{exponent(times):.2f}"))
+    return table((VARIED[name], *map(str, values), "exponent"), lines)
 
 
 def exponent(step_ms: pd.Series) -> float:
-    """Exponent p of the power law time ~ size^p through times by size, by least squares of logarithms."""
+    """Return the exponent p of the power law time ~ size^p through times by size, by least squares of logarithms."""
     return float(np.polyfit(np.log(step_ms.index.to_numpy(float)), np.log(step_ms.to_numpy(float)), 1)[0])
 
 
-def table_time(projected: pd.DataFrame) -> list[str]:
-    """The paper's table, from a minute of each of its fleets."""
-    rows = [
-        (
-            row["dataset"],
-            "batch" if row["norm"] == "batch" else "none",
-            str(row["networks"]),
-            f"{row['measured_s']:.0f}",
-            significant(row["step_ms"]),
-            significant(row["evaluation_ms"]),
-            significant(row["hours"]),
-        )
-        for row in projected.to_dict("records")
-    ]
+def table_time(projected: pd.DataFrame) -> Table:
+    """Return the time of the paper's table, projected from a minute of each of its fleets."""
     header = ("fleet", "norm", "networks", "measured, s", "step, ms", "batch evaluated, ms", "hours")
-    return [
-        f"**The paper's table: {significant(projected['hours'].sum())} hours**",
-        PROJECTED,
-        markdown_table(header, rows),
-    ]
+    return table(
+        header,
+        [
+            (
+                row["dataset"],
+                "batch" if row["norm"] == "batch" else "none",
+                str(row["networks"]),
+                f"{row['measured_s']:.0f}",
+                *(significant(row[key]) for key in ("step_ms", "evaluation_ms", "hours")),
+            )
+            for row in projected.to_dict("records")
+        ],
+    )
 
 
 def significant(value: float | None) -> str:
-    """Three digits, without an exponent; a dash where there is no number."""
+    """Return three digits, without an exponent; a dash where there is no number."""
     if value is None or pd.isna(value):
-        return "–"
+        return DASH
     return f"{value:.{max(0, 2 - int(np.floor(np.log10(abs(value)))))}f}" if value else "0"

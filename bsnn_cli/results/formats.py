@@ -1,0 +1,79 @@
+"""How tables and figures write numbers, networks and settings for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from bsnn_cli.common.table import DASH, Bold
+from bsnn_cli.settings.choices import ACTIVATION_LABELS, DATASETS
+
+Row = Mapping[Any, Any]
+"""A row of a frame of results: its values by the names of the columns."""
+
+
+def records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Return the rows of a frame."""
+    return list(frame.to_dict("records"))
+
+
+def dataset_label(name: str) -> str:
+    """Return a dataset as tables show it: `mnist` as `MNIST`, an image folder by its own name."""
+    return DATASETS[name].label if name in DATASETS else name
+
+
+def label(row: Row) -> str:
+    """Return a network as tables show it, such as `SELU-GPN-d 0.3 + batch norm`."""
+    return (
+        ACTIVATION_LABELS.get(row["activation"], str(row["activation"]))
+        + ("-GPN" if row["gpn"] else "")
+        + (f"-d {row['separation']}" if row["separation"] else "")
+        + (" + batch norm" if row["batch_norm"] else "")
+    )
+
+
+def setting(row: Row) -> str:
+    """Return the dataset, and what sets the protocol apart, such as `MNIST, optim.epochs=1`."""
+    name = dataset_label(row["dataset"])
+    return f"{name}, {row['setting']}" if row["setting"] else name
+
+
+def entry(row: Row | None) -> tuple[str, ...]:
+    """Return the pieces of an accuracy, of which the mean is bold where it is the better one.
+
+    Together they read `96.97`, `95.54 ± 0.32 [n=3, 95 %: ±0.79, 1 diverged]`, `diverged`, `3 diverged` or `–`.
+    """
+    if row is None:
+        return (DASH,)
+    n, diverged = row["n"], row["diverged"]
+    if n == 0:
+        return ("diverged" if diverged == 1 else f"{diverged} diverged",)
+    mean = f"{row['mean']:.2f}" + (f" ± {row['std']:.2f}" if n > 1 else "")
+    notes = [f"n={n}"] + ([f"95 %: ±{row['interval']:.2f}"] if n > 1 else [])
+    notes += [f"{diverged} diverged"] if diverged else []
+    return (Bold(mean) if row.get("better") else mean, *([f" [{', '.join(notes)}]"] if len(notes) > 1 else []))
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign, and a real minus; a dash for NaN."""
+    return DASH if pd.isna(value) else f"{value:+.2f}".replace("-", "−")
+
+
+def number(value: float | None) -> str:
+    """Return a number with three digits, such as `0.0231`, `1130` or `5.7e16`; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return DASH
+    if math.isinf(value):
+        return "∞"
+    rounded = float(f"{value:.3g}")
+    text = f"{rounded:g}" if rounded == 0 or 1e-4 <= abs(rounded) < 1e5 else f"{rounded:.3g}"
+    return text.replace("e+", "e").replace("e0", "e").replace("e-0", "e-").replace("-", "−")
+
+
+def span(row: Row, name: str) -> str:
+    """Return the range `low … high` of a quantity."""
+    low, high = number(row[f"{name}_low"]), number(row[f"{name}_high"])
+    return low if low == high else f"{low} … {high}"
