@@ -40,18 +40,12 @@ LEGEND = (
     "paper's table, without evaluation."
 )
 
-PROJECTED = (
-    "Projected from training each of its fleets for as long as the table says; evaluation is timed and included, "
-    "checkpoints are counted with 2 %, the most they take."
-)
 
-
-def describe(table: pd.DataFrame, projected: pd.DataFrame | None, dataset: str, device: torch.device) -> str:
-    """A Markdown block: circumstances, a table for each comparison, how cost grows, the time of the paper's table.
+def describe(table: pd.DataFrame, dataset: str, device: torch.device) -> str:
+    """A Markdown block: circumstances, a table for each comparison, how cost grows.
 
     Args:
         table: `bench.csv`.
-        projected: from `projection.project`, or None.
         dataset: name of the data.
         device: that was timed.
     """
@@ -70,8 +64,6 @@ def describe(table: pd.DataFrame, projected: pd.DataFrame | None, dataset: str, 
     ]
     for name, rows in table.groupby("comparison", sort=False):
         parts += growth(str(name), rows) if name in VARIED else [f"**{heading(rows)}**", comparison(rows)]
-    if projected is not None:
-        parts += table_time(projected)
     return "\n\n".join(parts) + "\n"
 
 
@@ -135,28 +127,6 @@ def growth(name: str, rows: pd.DataFrame) -> list[str]:
 def exponent(step_ms: pd.Series) -> float:
     """Exponent p of the power law time ~ size^p through times by size, by least squares of logarithms."""
     return float(np.polyfit(np.log(step_ms.index.to_numpy(float)), np.log(step_ms.to_numpy(float)), 1)[0])
-
-
-def table_time(projected: pd.DataFrame) -> list[str]:
-    """The paper's table, from a minute of each of its fleets."""
-    rows = [
-        (
-            row["dataset"],
-            "batch" if row["norm"] == "batch" else "none",
-            str(row["networks"]),
-            f"{row['measured_s']:.0f}",
-            significant(row["step_ms"]),
-            significant(row["evaluation_ms"]),
-            significant(row["hours"]),
-        )
-        for row in projected.to_dict("records")
-    ]
-    header = ("fleet", "norm", "networks", "measured, s", "step, ms", "batch evaluated, ms", "hours")
-    return [
-        f"**The paper's table: {significant(projected['hours'].sum())} hours**",
-        PROJECTED,
-        markdown_table(header, rows),
-    ]
 
 
 def significant(value: float | None) -> str:
