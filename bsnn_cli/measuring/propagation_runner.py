@@ -18,8 +18,7 @@ from bsnn_cli.datasets import data
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import CheckpointError, ConfigError
 from bsnn_cli.gpn import custom
-from bsnn_cli.measuring import propagation, propagation_store, spool
-from bsnn_cli.measuring.matrices import DRAWERS
+from bsnn_cli.measuring import matrices, propagation, propagation_store
 from bsnn_cli.measuring.propagation import Layers, Measurement
 from bsnn_cli.networks import memory
 from bsnn_cli.runs import checkpoint
@@ -123,10 +122,10 @@ def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, 
 def estimate_bytes(config: PropagateConfig) -> int:
     """Main memory that a measurement needs: signals, matrices, the work of a layer; what goes to a file takes none."""
     L, n, B = config.model.depth, config.model.width, config.propagate.inputs
-    signals, matrices = 4 * L * B * n, 4 * L * n * n
-    drawn_ahead = DRAWERS * 4 * 4 * n * n
-    if signals > spool.KEPT_BYTES and spool.fits_on_disk(signals):
+    signals, weights = 4 * L * B * n, 4 * L * n * n
+    drawn_ahead = matrices.DRAWERS * 4 * 4 * n * n
+    if signals > matrices.KEPT_BYTES and matrices.fits_on_disk(signals):
         signals = 0
-    if config.run is None and matrices > spool.KEPT_BYTES:
-        matrices = 0
-    return 2 * signals + matrices + drawn_ahead + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES
+    if config.run is None and weights > matrices.KEPT_BYTES:
+        weights = 0
+    return 2 * signals + weights + drawn_ahead + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES
