@@ -7,7 +7,6 @@ dataset can live on the device.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bsnn_cli.common.terminal import aligned
 from bsnn_cli.datasets import fetch, image_folder
 from bsnn_cli.errors import ConfigError, DataError, printable
 from bsnn_cli.settings.config import DatasetConfig
@@ -368,7 +368,7 @@ def describe(config: DatasetConfig) -> str:
         ],
         [["channel", "mean", "standard deviation", "(grey levels of the whole training split)"], *channels],
     ]
-    return "\n\n".join(_aligned(rows) for rows in blocks)
+    return "\n\n".join(aligned(rows) for rows in blocks)
 
 
 def _with_share(count: int, total: int) -> str:
@@ -392,9 +392,3 @@ def _files(config: DatasetConfig) -> list[list[str]]:
                 state = "verified" if wrong is None else f"{wrong}; not used"
                 rows.append([name, str((root / name).stat().st_size), md5, state])
     return rows
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    """A table as text, columns two spaces apart."""
-    widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

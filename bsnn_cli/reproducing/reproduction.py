@@ -29,7 +29,7 @@ from bsnn_cli.reproducing.agenda import Speeds, Step
 from bsnn_cli.runs import fleet_launcher, job, plan
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.runs.interruption import StopFlag
-from bsnn_cli.runs.job import Orders
+from bsnn_cli.runs.job import Manifest
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label, run_directory
 from bsnn_cli.settings.knobs import knobs
@@ -130,7 +130,9 @@ def work(config: ReproduceConfig, todo: Sequence[Job]) -> list[str]:
         return []
     folder = Path(config.output_root) / "sweeps" / datetime.datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")
     folder.mkdir(parents=True)
-    orders = Orders.here(folder, [], [each for one in todo for each in one.configs if one.step.verb == "train"])
+    orders = Manifest.of_this_process(
+        folder, [], [each for one in todo for each in one.configs if one.step.verb == "train"]
+    )
     failures: list[str] = []
     outlook = Outlook(todo)
     with StopFlag(orders.stop) as flag:
@@ -153,7 +155,7 @@ def work(config: ReproduceConfig, todo: Sequence[Job]) -> list[str]:
     return failures
 
 
-def measure(step: Step, orders: Orders, flag: StopFlag, log: Path, tick: Callable[[], object]) -> None:
+def measure(step: Step, orders: Manifest, flag: StopFlag, log: Path, tick: Callable[[], object]) -> None:
     """Run a command line other than a training in a child process, which ends with this one."""
     arguments = [step.verb, *(["-m"] if step.verb == "propagate" else []), *of_what_is_there(step)]
     with log.open("wb") as stream:
