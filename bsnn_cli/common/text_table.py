@@ -8,14 +8,14 @@ import pandas as pd
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: Container[int] = (0,)) -> str:
-    """A Markdown table whose columns also line up in a monospaced terminal; those in `left` begin at their left."""
+    """Return a Markdown table whose columns also line up in a terminal; those in `left` are aligned to the left."""
     first, *lines = _aligned(header, rows, left)
     rule = ["-" * len(cell) if column in left else "-" * (len(cell) - 1) + ":" for column, cell in enumerate(first)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (first, rule, *lines))
 
 
 def _aligned(header: Sequence[str], rows: Iterable[Sequence[str]], left: Container[int]) -> list[list[str]]:
-    """All cells of a column at equal width; in `left` are the columns that begin at their left, others end right."""
+    """Pad all cells of a column to equal width; columns in `left` are aligned to the left, others to the right."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(header))]
     return [
@@ -28,7 +28,7 @@ def _aligned(header: Sequence[str], rows: Iterable[Sequence[str]], left: Contain
 
 
 def render(table: pd.DataFrame, form: str, digits: int = 2) -> str:
-    """A table in one of the forms `text`, `markdown`, `csv`, `json`.
+    """Return a table in one of the forms `text`, `markdown`, `csv`, `json`.
 
     Text and Markdown are for people: numbers are rounded to `digits` decimals and what is missing is a dash. CSV and
     JSON keep every digit, with an empty field or null for what is missing.

@@ -1,4 +1,4 @@
-"""Every knob as a typed, documented, validated dataclass. Imports no torch.
+"""The typed, documented and validated settings of every verb. Imports no torch.
 
 A knob is declared once, with its default, meaning, unit and range; `bsnn VERB --help`, the checks and the identity of
 a run are all read off that declaration.
