@@ -1,4 +1,4 @@
-"""Standard streams that no failed message can end the process by."""
+"""Standard streams that take any message, whatever their encoding and whether or not anyone reads them."""
 
 from __future__ import annotations
 

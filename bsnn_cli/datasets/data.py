@@ -56,7 +56,7 @@ CLASSES = {
 """Names of the classes, as torchvision has them."""
 
 VALIDATION_SEED = 20_061_2169
-"""Of the permutation that sets samples aside for validation: one for all runs, so that they choose on the same."""
+"""Seed of the permutation that sets samples aside for validation, the same in all runs."""
 
 
 @dataclass(frozen=True)

@@ -165,8 +165,10 @@ def _require_distinct(root: Path, names: set[str]) -> None:
         alike.setdefault(unicodedata.normalize("NFC", name), []).append(name)
     for spellings in alike.values():
         if len(spellings) > 1:
-            told = " and ".join(map(ascii, spellings))
-            raise DataError(f"{_named(root)}: the classes {told} look the same; give them one name in train and test")
+            names_shown = " and ".join(map(ascii, spellings))
+            raise DataError(
+                f"{_named(root)}: the classes {names_shown} look the same; give them one name in train and test"
+            )
 
 
 def read(root: Path, progress: bool) -> tuple[Files, NDArray[numpy.uint8], NDArray[numpy.uint8]]:

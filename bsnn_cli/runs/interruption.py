@@ -12,8 +12,8 @@ from typing import Any
 from bsnn_cli.errors import Interrupted
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""From the keyboard; from a system that shuts down or a scheduler; from a terminal that is closed; USR1 and USR2 are
-schedulers' early warnings."""
+"""Signals from the keyboard (INT), a scheduler or a system that shuts down (TERM), a terminal that is closed (HUP), and
+early warnings of schedulers (USR1, USR2)."""
 
 
 class _Stop(BaseException):
@@ -70,11 +70,11 @@ class StopFlag:
             raise Interrupted(self.received, message)
 
     def __enter__(self) -> StopFlag:
-        ours = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+        defaults = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 ignored = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN  # by nohup
-                if signal.getsignal(number) in ours and not ignored:
+                if signal.getsignal(number) in defaults and not ignored:
                     self._before[number] = signal.signal(number, self._handle)
         return self
 

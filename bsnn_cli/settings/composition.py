@@ -28,7 +28,7 @@ from bsnn_cli.settings.knobs import allowed, complaint, expand_homes, knobs
 from bsnn_cli.settings.validation import check, tailored_to_its_depth
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
-"""What to install for a launcher: `bsnn[...]`."""
+"""The extra to install for a launcher: `bsnn[...]`."""
 
 PLUGIN = "_plugin"
 """Suffix of the names under which the plugins' own declarations of launchers are kept."""

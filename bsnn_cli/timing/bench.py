@@ -29,7 +29,7 @@ from bsnn_cli.timing.stopwatch import ratio, timed
 
 GROWTH = {"depth": (50, 100, 200, 400), "width": (125, 250, 500, 1000)}
 FLEETS = {"cpu": (1, 2, 4), "cuda": (1, 2, 4, 8, 12, 24)}
-"""What is varied to see how cost grows; numbers of networks by type of device."""
+"""Values of the sizes that are varied to see how cost grows; numbers of networks by type of device."""
 
 TABLE_STEPS = 24 * (50 * 938 + 100 * 782)
 """Updates behind the paper's table: 24 trainings of 50 epochs on MNIST and 24 of 100 on CIFAR-10, in batches of 64."""

@@ -1,4 +1,4 @@
-"""What bounds the speed of a training step: its matrix products, and on a GPU its bytes.
+"""Lower bounds of the time of a training step: its matrix products, and on a GPU its bytes.
 
 The products are 3·L over distinct matrices: h = xVᵀ and dV in every layer, and dᵀx, which adds to the momentum. Several
 cores can share them out within every product, or by samples and matrices, as `Fleet.step` does; what is faster on this
