@@ -165,9 +165,9 @@ def _require_distinct(root: Path, names: set[str]) -> None:
         alike.setdefault(unicodedata.normalize("NFC", name), []).append(name)
     for spellings in alike.values():
         if len(spellings) > 1:
-            names_shown = " and ".join(map(ascii, spellings))
+            shown = " and ".join(map(ascii, spellings))
             raise DataError(
-                f"{_named(root)}: the classes {names_shown} look the same; give them one name in train and test"
+                f"{_named(root)}: the classes {shown} look the same; give them one name in train and test"
             )
 
 
