@@ -166,9 +166,7 @@ def _require_distinct(root: Path, names: set[str]) -> None:
     for spellings in alike.values():
         if len(spellings) > 1:
             shown = " and ".join(map(ascii, spellings))
-            raise DataError(
-                f"{_named(root)}: the classes {shown} look the same; give them one name in train and test"
-            )
+            raise DataError(f"{_named(root)}: the classes {shown} look the same; give them one name in train and test")
 
 
 def read(root: Path, progress: bool) -> tuple[Files, NDArray[numpy.uint8], NDArray[numpy.uint8]]:
