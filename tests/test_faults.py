@@ -20,7 +20,7 @@ import pytest
 from bsnn_cli.common import files
 from bsnn_cli.datasets import data
 from bsnn_cli.networks import fleet, training
-from bsnn_cli.runs import checkpoint, runner, session
+from bsnn_cli.runs import checkpoint, runner
 from bsnn_cli.runs.checkpoint import CURRENT, PREVIOUS
 from bsnn_cli.runs.directory import RunDirectory
 from tests import forked
@@ -69,7 +69,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
 
 def save_all_the_time() -> None:
     """Half of the time goes into saving, so that random moments find saves."""
-    session.SAVING_SHARE = 1.0
+    runner.SAVING_SHARE = 1.0
 
 
 def saved_at(folder: Path) -> dict[Path, int]:

@@ -19,7 +19,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import filelock
-import pooch  # noqa: F401 - imported while all of Python can be read, see `read_only`
 import pytest
 
 from bsnn_cli.datasets import fetch

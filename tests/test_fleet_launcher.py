@@ -14,10 +14,10 @@ import torch
 from bsnn_cli.networks import memory
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.memory import training_bytes
-from bsnn_cli.runs import checkpoint, runner, session
+from bsnn_cli.runs import checkpoint, runner
 from bsnn_cli.runs.checkpoint import CURRENT
 from bsnn_cli.runs.directory import RunDirectory
-from bsnn_cli.runs.fleet_launcher import OWN, fleets
+from bsnn_cli.runs.fleet_launcher import MEMBER_KEYS, fleets
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
@@ -55,7 +55,7 @@ def test_activations_seeds_and_learning_rates_share_a_fleet_in_contiguous_groups
 )
 def test_what_does_not_fit_together_is_trained_apart(other: TrainConfig) -> None:
     assert len(fleets([config(), other], networks=24, memory=1e12)) == 2
-    assert OWN  # what may differ is tested above
+    assert MEMBER_KEYS  # what may differ is tested above
 
 
 def test_fleets_are_no_larger_than_asked_and_than_the_memory() -> None:
@@ -149,7 +149,7 @@ def test_a_fleet_that_runs_out_of_memory_in_mid_training_goes_on_in_halves(
     )
     expected = [*runner.run(straight[:1]), *runner.run(straight[1:])]
     monkeypatch.setattr(runner, "Fleet", SmallGpu)
-    monkeypatch.setattr(session, "SAVING_SHARE", math.inf)
+    monkeypatch.setattr(runner, "SAVING_SHARE", math.inf)
     for one in broken:
         one.checkpoint.every_s = 0
     results = runner.run(broken)

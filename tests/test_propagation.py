@@ -6,6 +6,8 @@ import errno
 import functools
 import json
 import math
+import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,7 @@ from bsnn_cli import cli
 from bsnn_cli.common.random_streams import stream
 from bsnn_cli.datasets import data
 from bsnn_cli.gpn import activations
-from bsnn_cli.measuring import matrices, propagation, propagation_runner, spool
+from bsnn_cli.measuring import matrices, propagation, propagation_runner
 from bsnn_cli.measuring.propagation import (
     Layers,
     Measurement,
@@ -242,13 +244,27 @@ def test_numbers_by_hand() -> None:
     assert pseudo_linearity(1e-30 * h, 1e-30 * h.relu()) == pytest.approx(0.75)  # r = √3/2
 
 
-class FullDisk(spool.Spool):
-    """A temporary file on a disk that is full after two matrices."""
+def full_disk(*_: object) -> None:
+    """Stand in for what takes room on a full disk."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def __setitem__(self, layer: int, weight: Tensor) -> None:
-        if layer == 2:
-            raise OSError(errno.ENOSPC, "No space left on device", tempfile.gettempdir())
-        super().__setitem__(layer, weight)
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_is_too_large_for_the_memory_lies_in_a_file_that_nobody_sees(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(matrices, "KEPT_BYTES", 4 * 1000)
+    assert matrices.stack((10, 100), torch.float32) is not None
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    tensor = matrices.stack((10, 101), torch.float32)
+    assert tensor is not None
+    tensor[9] = 1
+    assert tensor.sum() == 101
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    assert list(tmp_path.iterdir()) == []
+    del tensor
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
 def test_matrices_are_drawn_once_wherever_they_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,25 +287,24 @@ def test_matrices_are_drawn_once_wherever_they_are_kept(monkeypatch: pytest.Monk
     assert times() == 1
     other = passage(model, activation, seed=1)
     assert times() == 1
-    monkeypatch.setattr(spool, "KEPT_BYTES", 1)
+    monkeypatch.setattr(matrices, "KEPT_BYTES", 1)
     in_a_file = [passage(model, ActivationConfig(name=name)) for name in ("selu", "tanh")]
     assert times() == 1
     assert str(in_a_file) == str(in_memory)
     assert str(in_memory[0].layers) != str(other.layers)
-    full = functools.partial(monkeypatch.setattr, matrices, "stack", lambda shape, dtype: FullDisk(shape[1:], dtype))
-    nowhere = functools.partial(monkeypatch.setattr, spool, "fits_on_disk", lambda _: False)
-    for spoil in (nowhere, full):
-        monkeypatch.setattr(matrices.drawn, "_owner", ())
-        spoil()
+    for name, stand_in in (("fits_on_disk", lambda _: False), ("stack", full_disk)):
+        monkeypatch.setattr(matrices.drawn, "_network", ())
+        monkeypatch.setattr(matrices, name, stand_in)
         assert str(passage(model, activation)) == str(in_memory[0])
-        assert times() == 2  # for the way back, too
+        assert times() == 2  # for the backward pass, too
 
 
 def test_a_disk_that_fills_up_with_signals_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(propagation, "stack", lambda shape, dtype: FullDisk(shape[1:], dtype))
+    monkeypatch.setattr(matrices, "KEPT_BYTES", 1)
+    monkeypatch.setattr(os, "posix_fallocate", full_disk)
     assert cli.dispatch(["propagate", *QUICK]) == 1
     assert capsys.readouterr().err == f"error: {tempfile.gettempdir()}: No space left on device\n"
     assert list(tmp_path.iterdir()) == []

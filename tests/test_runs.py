@@ -24,8 +24,7 @@ from bsnn_cli.runs.directory import RunDirectory, read_config
 from bsnn_cli.runs.interruption import StopFlag
 from bsnn_cli.runs.listing import overview
 from bsnn_cli.runs.loading import load_all
-from bsnn_cli.runs.runner import prepare, run
-from bsnn_cli.runs.session import Session
+from bsnn_cli.runs.runner import Session, prepare, run
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve

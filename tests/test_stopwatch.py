@@ -1,15 +1,13 @@
-"""Steps are made in turns, also those of a framework that makes them itself."""
+"""Steps are made in turns."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
 from bsnn_cli.timing import stopwatch
-from bsnn_cli.timing.stopwatch import Loop, make, ratio, timed
+from bsnn_cli.timing.stopwatch import ratio, timed
 
 CPU = torch.device("cpu")
 
@@ -22,19 +20,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-@pytest.mark.parametrize("looped", [False, True])
-def test_every_round_times_each_step_once_after_one_that_does_not_count(looped: bool, clock: list[float]) -> None:
+def test_every_round_times_each_step_once_after_one_that_does_not_count(clock: list[float]) -> None:
     made = []
 
     def step(name: str, seconds: float) -> None:
         clock[0] += seconds * (1 + made.count(name))
         made.append(name)
 
-    def loop(turns: Iterator[None]) -> None:
-        for _ in turns:
-            step("b", 10)
-
-    steps = [lambda: step("a", 1), Loop(loop) if looped else lambda: step("b", 10), lambda: step("c", 100)]
+    steps = [lambda: step("a", 1), lambda: step("b", 10), lambda: step("c", 100)]
     times = timed(steps, 2, CPU)
     assert made == ["a", "b", "c"] * 3
     np.testing.assert_array_equal(times, [[2, 20, 200], [3, 30, 300]])
@@ -49,21 +42,10 @@ def test_a_gpu_makes_as_many_steps_as_fill_a_turn(clock: list[float], monkeypatc
         clock[0] += seconds if name in made else 100
         made.append(name)
 
-    def loop(turns: Iterator[None]) -> None:
-        for _ in turns:
-            step("b", 0.125)
-
-    steps = [lambda: step("a", 0.001), Loop(loop), lambda: step("c", 3)]
+    steps = [lambda: step("a", 0.001), lambda: step("b", 0.125), lambda: step("c", 3)]
     times = timed(steps, 2, torch.device("cuda"))
     assert made == [*"aabbcc", *[*["a"] * 10, "b", "b", "c"] * 2]
     np.testing.assert_allclose(times, [[0.001, 0.125, 3]] * 2)
-
-
-def test_steps_are_made_without_a_clock() -> None:
-    made = []
-    make(lambda: made.append("step"), 2)
-    make(Loop(lambda turns: made.extend("loop" for _ in turns)), 3)
-    assert made == ["step"] * 2 + ["loop"] * 3
 
 
 def test_ratios_are_taken_within_a_round() -> None:

@@ -53,7 +53,7 @@ def approximately(expected: dict[str, list[tuple[int, float]]]) -> dict[str, lis
 
 def after_publishing(epochs: int, end: Callable[[], object]) -> None:
     """Something happens after so many epochs have been written, and before the next checkpoint."""
-    from bsnn_cli.runs.session import Session
+    from bsnn_cli.runs.runner import Session
 
     publish = Session.publish
 

@@ -27,9 +27,9 @@ LONG = small("optim.epochs=40", "model.norm=batch", "checkpoint.every_s=0.05", "
 
 EAGER = """
 from bsnn_cli import cli
-from bsnn_cli.runs import session
+from bsnn_cli.runs import runner
 
-session.SAVING_SHARE = float("inf")
+runner.SAVING_SHARE = float("inf")
 cli.main()
 """
 """The program, but a slow disk does not stretch the interval between checkpoints: a run is sure to make several."""

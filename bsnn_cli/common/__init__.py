@@ -1,1 +1,1 @@
-"""What every other folder may use: files, the machine, the terminal, random streams, provenance, text tables."""
+"""Helpers for all other folders: files, the machine, the terminal, random streams, provenance, text tables."""

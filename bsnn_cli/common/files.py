@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or the next process, never meets half of one."""
+"""Writing files such that no reader, and no later process, finds half of one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import platformdirs
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call `write(file)` on a temporary file beside `path`, flush it to the disk and move it into place.
 
-    Whatever happens, `path` holds either its old content or all of the new one. The temporary file has a fixed name,
-    so what a killed process leaves behind is overwritten by the next one; two writers need a lock.
+    At any time, `path` holds either its old content or all of the new one. The temporary file has a fixed name,
+    so the next process overwrites what a killed one has left; two writers need a lock.
 
     Raises:
         OSError: it cannot be written; `filename` is `path`.
@@ -39,12 +39,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8, atomically. Of a path that is not UTF-8, the bytes are written as they are."""
+    """Write a text as UTF-8, atomically; file names in it that are not UTF-8 keep their bytes."""
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogateescape")))
 
 
 def write_texts(directory: Path, contents: Mapping[str, str]) -> list[Path]:
-    """Write texts by their names into a folder, for whoever wants to keep what is shown already.
+    """Write texts that have been printed already into a folder, by their names.
 
     Returns:
         The files; none, with a warning, where the folder cannot be written, such as another user's.
@@ -78,7 +78,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def as_json(content: dict[str, Any]) -> str:
-    """The text of a JSON file, indented. NaN is refused: it is not JSON.
+    """Return an object as indented JSON. NaN is refused: it is not JSON.
 
     A path that is no text in the encoding of the locale is escaped, so that it is read back in any other locale too.
     """

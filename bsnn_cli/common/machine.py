@@ -1,4 +1,4 @@
-"""What this machine has: devices, processors and free memory."""
+"""Devices, processors and free memory of this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bsnn_cli.errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device that a `device=` value stands for."""
+    """Return the torch device for a value of `device=`."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -22,12 +22,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def local_gpus() -> list[str]:
-    """NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
@@ -35,7 +35,7 @@ def local_gpus() -> list[str]:
 
 
 def available_bytes() -> float:
-    """Main memory that a new process can have without swapping; infinite where the system does not say."""
+    """Return the bytes that a new process can have without swapping; infinite where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

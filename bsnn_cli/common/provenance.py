@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, command, hardware, time."""
+"""The provenance of a result: versions, commit, command, hardware, time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bsnn_cli.common import checkout
 
 
 def collect(device: torch.device) -> dict[str, Any]:
-    """Everything about this process that a reader of its results may want to know."""
+    """Return the provenance of this process's results."""
     commit, dirty = checkout.state()
     return {
         "version": package_version(),
@@ -38,12 +38,12 @@ def collect(device: torch.device) -> dict[str, Any]:
 
 
 def now() -> str:
-    """The time of day in UTC, ISO 8601, to the second."""
+    """Return the present time in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def package_version() -> str:
-    """Of the installed `bsnn`; "unknown" where it runs without being installed."""
+    """Return the version of the installed `bsnn`; "unknown" where it runs without being installed."""
     try:
         return version("bsnn")
     except PackageNotFoundError:
@@ -51,14 +51,14 @@ def package_version() -> str:
 
 
 def commit(provenance: Mapping[Any, Any]) -> str:
-    """Of a provenance, short, with a mark where files were changed."""
+    """Return the commit of a provenance, shortened, with a mark where files were changed."""
     if provenance["commit"] is None:
         return "unknown"
     return str(provenance["commit"])[:10] + (" with changes" if provenance["dirty"] else "")
 
 
 def device_name(device: torch.device) -> str:
-    """Of the GPU, or of the processor."""
+    """Return the name of the GPU, or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

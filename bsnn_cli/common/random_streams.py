@@ -8,7 +8,7 @@ import torch
 
 
 def stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
-    """A CPU random stream that is a function of its arguments alone.
+    """Return a CPU random stream that is a function of its arguments alone.
 
     Streams of different purposes or indices are independent, so that the initial weights of one layer, or the batch
     order of one epoch, can be drawn again without drawing what came before it.

@@ -1,4 +1,4 @@
-"""The standard streams of a process, made such that no message can end it."""
+"""Standard streams that take any message, whatever their encoding and whether or not anyone reads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class OutputError(BsnnError):
 
 
 class _Stream:
-    """A text stream that calls `failed` where a write fails, unless its reader has gone away; all else is the stream's.
+    """A text stream that calls `failed` when a write fails; all else is delegated to the stream.
 
     Args:
         stream: to be written to.
@@ -34,25 +34,25 @@ class _Stream:
         return len(text)
 
     def flush(self) -> None:
-        """Write what waits to be written, or lose it."""
+        """Write what is buffered, or lose it."""
         self._guarded(self._stream.flush)
 
-    def _guarded(self, act: Callable[[], object]) -> None:
+    def _guarded(self, operation: Callable[[], object]) -> None:
         try:
-            act()
+            operation()
         except OSError as error:
             self._failed(error)
 
 
 def prepare() -> None:
-    """Make the standard streams fit for anything that is printed.
+    """Prepare the standard streams for anything that is printed.
 
     - What an encoding lacks, and a file name that is no text, is written with escapes.
     - A stream that is closed is opened to nowhere. Otherwise the next file would take its place, and its messages.
     - A message on standard error that cannot be written is lost, and nothing else: the disk under a log may be full, or
       its reader gone.
 
-    A failure of standard output is an `OutputError`; of a reader that has gone away, a `BrokenPipeError` as ever.
+    A failure of standard output raises an `OutputError`, or a `BrokenPipeError` if its reader has gone away.
     """
     for number in range(3):
         try:
@@ -77,5 +77,5 @@ def _refuse(error: OSError) -> None:
 
 
 def silence_output() -> None:
-    """Let standard output lead nowhere, so that what still waits in it does not fail when the process ends."""
+    """Redirect standard output to nowhere, so that its buffer does not fail when the process ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,8 +1,10 @@
-"""Lines for the user beside a progress bar."""
+"""Lines and columns for the user's terminal."""
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -10,3 +12,9 @@ from tqdm import tqdm
 def say(line: str) -> None:
     """Print a line for the user on standard error, clear of a progress bar."""
     tqdm.write(line, file=sys.stderr)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as lines of text whose columns are two spaces apart; a row may have fewer cells than others."""
+    widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -7,7 +7,6 @@ dataset can live on the device.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bsnn_cli.common.terminal import aligned
 from bsnn_cli.datasets import fetch, image_folder
 from bsnn_cli.errors import ConfigError, DataError, printable
 from bsnn_cli.settings.config import DatasetConfig
@@ -56,7 +56,7 @@ CLASSES = {
 """Names of the classes, as torchvision has them."""
 
 VALIDATION_SEED = 20_061_2169
-"""Of the permutation that sets samples aside for validation: one for all runs, so that they choose on the same."""
+"""Seed of the permutation that sets samples aside for validation, the same in all runs."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Split:
     labels: Tensor
 
     def to(self, device: torch.device | str) -> Split:
-        """The same samples on a device."""
+        """Return the same samples on a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -84,9 +84,9 @@ class Dataset:
         name: as paths and tables show it.
         class_names: by label.
         shape: (channels, height, width); d is their product.
-        train: what is learned from, without what is set aside for validation.
+        train: the training samples, without those set aside for validation.
         test: the official test split, whole.
-        validation: what was set aside from the training split for choosing things; None if nothing.
+        validation: samples set aside from the training split for choosing between settings; None if none.
         mean, std: float32 (d,), per channel and repeated over its pixels, in grey levels; a channel that has only one
             grey level gets the `std` 1, which makes it 0 once standardised.
         scaling: `standardize` or `thin_shell`.
@@ -115,17 +115,17 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Return the number of classes."""
         return len(self.class_names)
 
     @property
     def inputs(self) -> int:
-        """Number d of values of an image."""
+        """Return the number d of values of an image."""
         channels, height, width = self.shape
         return channels * height * width
 
     def standardise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """What the network sees: mean 0 and variance 1 per channel and, for `thin_shell`, norm √d for each image.
+        """Scale images for the network: mean 0 and variance 1 per channel and, for `thin_shell`, norm √d per image.
 
         Inputs on the sphere of radius √d meet the thin-shell assumption of the paper's theorems exactly. An image that
         standardises to 0 has no direction and stays 0.
@@ -145,11 +145,11 @@ class Dataset:
         return values
 
     def batch(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """Standardised images (..., d) and labels (...) of the training split, by their indices (...)."""
+        """Return standardised images (..., d) and labels (...) of the training split, by their indices (...)."""
         return self.standardise(self.train.images[indices], dtype), self.train.labels[indices]
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same dataset on a device."""
+        """Return the same dataset on a device."""
         return dataclasses.replace(
             self,
             train=self.train.to(device),
@@ -161,7 +161,7 @@ class Dataset:
 
 
 class _Content(NamedTuple):
-    """What a reader has read."""
+    """The content of a dataset's files."""
 
     class_names: tuple[str, ...]
     shape: tuple[int, int, int]
@@ -210,7 +210,7 @@ def _loaded(config: DatasetConfig, progress: bool) -> tuple[Dataset, _Levels]:
 
 
 def channel_statistics(images: Tensor, channels: int) -> _Levels:
-    """Means and standard deviations per channel, exact up to the rounding of the result.
+    """Return means and standard deviations per channel, exact up to the rounding of the result.
 
     Args:
         images: uint8 (N, d).
@@ -249,7 +249,7 @@ def _root(config: DatasetConfig) -> Path:
 
 
 def _read_mnist(config: DatasetConfig, progress: bool) -> _Content:
-    """MNIST or Fashion-MNIST. Read here, since torchvision, which can, takes a third of a run's start to import."""
+    """Read MNIST or Fashion-MNIST; to import torchvision, which can, would take a third of a run's start."""
     name = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[config.kind]
     with fetch.unpacked(_root(config), fetch.ARCHIVES[config.kind], progress) as folder:
         raw = folder / name / "raw"
@@ -264,9 +264,10 @@ def _read_mnist(config: DatasetConfig, progress: bool) -> _Content:
 
 
 def _read_idx(path: Path) -> Tensor:
-    """The uint8 array of an idx file, whose checksum is known to be right.
+    """Read the uint8 array of an idx file, whose checksum is known to be right.
 
-    Two bytes 0, one of the type, the number of dimensions, their sizes as big-endian int32, the values in C order.
+    The file has two bytes 0, a byte for the type, one for the number of dimensions, their sizes as big-endian int32,
+    and the values in C order.
     """
     content = np.fromfile(path, np.uint8)
     dimensions = int(content[3])
@@ -275,7 +276,7 @@ def _read_idx(path: Path) -> Tensor:
 
 
 def _read_cifar10(config: DatasetConfig, progress: bool) -> _Content:
-    """CIFAR-10, by torchvision's parser."""
+    """Read CIFAR-10 by torchvision's parser."""
     from torchvision.datasets import CIFAR10
 
     splits = []
@@ -290,7 +291,7 @@ def _read_cifar10(config: DatasetConfig, progress: bool) -> _Content:
 
 
 def _read_digits(config: DatasetConfig, progress: bool) -> _Content:  # noqa: ARG001 - the signature of a reader
-    """The 1797 handwritten digits of scikit-learn, 8 × 8 pixels with levels 0 to 16.
+    """Read the 1797 handwritten digits of scikit-learn, 8 × 8 pixels with levels 0 to 16.
 
     They come without a split. Here every fifth image of each class, in scikit-learn's order, is the test split (355
     images), the other 1442 the training split: stratified, without chance, and writers appear in both, as in MNIST's
@@ -312,7 +313,7 @@ def _read_digits(config: DatasetConfig, progress: bool) -> _Content:  # noqa: AR
 
 
 def _read_folder(config: DatasetConfig, progress: bool) -> _Content:
-    """Any images of one size."""
+    """Read a folder of images of one size."""
     files, *images = image_folder.read(_root(config), progress)
     train, test = (
         Split(torch.from_numpy(part).flatten(1), torch.tensor([label for _, label in samples]))
@@ -332,7 +333,7 @@ _READERS: dict[str, Callable[[DatasetConfig, bool], _Content]] = {
 
 
 def fingerprint(config: DatasetConfig) -> str | None:
-    """What identifies the content of an image folder, wherever it lies; None for datasets that are fixed by name.
+    """Return a fingerprint of an image folder's content; None for datasets that are fixed by name.
 
     Raises:
         DataError: if the folder is absent or a file cannot be read.
@@ -341,7 +342,7 @@ def fingerprint(config: DatasetConfig) -> str | None:
 
 
 def describe(config: DatasetConfig) -> str:
-    """Load a dataset and tell what it is: files with checksums, counts per class, shape, scaling constants.
+    """Load a dataset and describe it: files with checksums, counts per class, shape, scaling constants.
 
     Raises:
         DataError, ConfigError: as `load`.
@@ -368,7 +369,7 @@ def describe(config: DatasetConfig) -> str:
         ],
         [["channel", "mean", "standard deviation", "(grey levels of the whole training split)"], *channels],
     ]
-    return "\n\n".join(_aligned(rows) for rows in blocks)
+    return "\n\n".join(aligned(rows) for rows in blocks)
 
 
 def _with_share(count: int, total: int) -> str:
@@ -376,7 +377,7 @@ def _with_share(count: int, total: int) -> str:
 
 
 def _files(config: DatasetConfig) -> list[list[str]]:
-    """Rows of a table of the files a dataset was read from."""
+    """Return a table of the files that a dataset was read from."""
     if config.kind == "digits":
         return [["bundled with scikit-learn; test split: every fifth image of each class"]]
     root = _root(config)
@@ -392,9 +393,3 @@ def _files(config: DatasetConfig) -> list[list[str]]:
                 state = "verified" if wrong is None else f"{wrong}; not used"
                 rows.append([name, str((root / name).stat().st_size), md5, state])
     return rows
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    """A table as text, columns two spaces apart."""
-    widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

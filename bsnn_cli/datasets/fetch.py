@@ -13,29 +13,25 @@ import os
 import shutil
 import sys
 import tarfile
-import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from bsnn_cli.common.files import write_atomically
 from bsnn_cli.errors import DataError
-
-if TYPE_CHECKING:
-    import requests
 
 MIRROR_VARIABLE = "BSNN_DATA_MIRROR"
 """Environment variable with base URLs, separated by spaces, that replace the built-in mirrors. Each serves the layout
 of `dataset.root`, so any complete data folder behind a web server is a mirror."""
 
 PATIENCE_S = 20.0
-"""A mirror is given up when it brings less than `SLOWEST` over this time, the wait for its first byte included."""
+"""A mirror is given up when it is silent for so long, or brings less than `SLOWEST` over this time."""
 
 SLOWEST = 5_000.0
 """Bytes per second below which a mirror counts as dead."""
@@ -50,7 +46,7 @@ class Archive:
         size: in bytes.
         md5: its checksum.
         contents: checksum of each file inside, by path relative to `dataset.root`.
-        urls: where it is served, in the order in which they are tried.
+        urls: addresses that serve it, in the order in which they are tried.
         others: names under which users have the same content, packed (.gz) or not, relative to `dataset.root`.
     """
 
@@ -66,7 +62,7 @@ _IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images
 
 
 def _idx_archives(folder: str, bases: Sequence[str], rows: Sequence[tuple[int, str, str]]) -> tuple[Archive, ...]:
-    """One archive for each idx file; a row has its size and its checksum, packed, and its checksum unpacked."""
+    """Return one archive for each idx file; a row has its size and its checksum, packed, and its checksum unpacked."""
     return tuple(
         Archive(
             path=f"{folder}/{name}.gz",
@@ -134,21 +130,27 @@ ARCHIVES = {
         ),
     ),
 }
-"""What the datasets that are fetched consist of. Checksums of archives and of CIFAR-10's files are the publishers'."""
+"""The archives of each dataset that is fetched. Checksums of archives and of CIFAR-10's files are the publishers'."""
 
 
 class _MirrorFailure(Exception):  # noqa: N818 - never leaves this module
-    """Why a mirror has not delivered, in a few words."""
+    """A mirror has not delivered; the message says why in a few words."""
 
 
 def flaw(path: Path, md5: str) -> str | None:
-    """What is wrong with a file, in words that follow its name; None if it is there with this checksum."""
-    import pooch
-
+    """Return what is wrong with a file, in words that follow its name; None if it is there with this checksum."""
     if not path.is_file():
         return "is absent"
-    found = pooch.file_hash(str(path), alg="md5")
-    return None if found == md5 else f"is damaged ({path.stat().st_size} bytes, md5 {found} instead of {md5})"
+    with path.open("rb") as stream:
+        actual = _md5(stream)
+    return None if actual == md5 else f"is damaged ({path.stat().st_size} bytes, md5 {actual} instead of {md5})"
+
+
+def _md5(stream: Any) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    while chunk := stream.read(2**20):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _is_unpacked(root: Path, archive: Archive) -> bool:
@@ -156,37 +158,29 @@ def _is_unpacked(root: Path, archive: Archive) -> bool:
 
 
 def is_here(root: Path, archive: Archive) -> bool:
-    """Whether the content of an archive is there and whole, in whatever way it is packed."""
+    """Return whether the content of an archive is there and whole, in whatever way it is packed."""
     return _is_unpacked(root, archive) or _source(root, archive) is not None
 
 
 def _source(root: Path, archive: Archive) -> Path | None:
-    """The file under `root` from which the content can be unpacked: the archive, or one with the same content."""
+    """Return the file under `root` that can be unpacked: the archive, or one with the same content."""
     path = root / archive.path
     if flaw(path, archive.md5) is None:
         return path
-    for other in (path, *(root / name for name in archive.others)):
-        if other.is_file() and holds(other, archive):
-            return other
-    return None
+    candidates = (path, *(root / name for name in archive.others))
+    return next((other for other in candidates if other.is_file() and holds(other, archive)), None)
 
 
 def holds(path: Path, archive: Archive) -> bool:
-    """Whether a file holds the content of an archive, packed in whatever way."""
+    """Return whether a file holds the content of an archive, packed in whatever way."""
     try:
-        for name, stream in _streams(path, archive):
-            digest = hashlib.md5(usedforsecurity=False)
-            while chunk := stream.read(2**20):
-                digest.update(chunk)
-            if digest.hexdigest() != archive.contents[name]:
-                return False
+        return all(_md5(stream) == archive.contents[name] for name, stream in _streams(path, archive))
     except (OSError, EOFError, zlib.error, tarfile.TarError, KeyError):  # not packed, cut off, or something else
         return False
-    return True
 
 
 def _streams(path: Path, archive: Archive) -> Iterator[tuple[str, Any]]:
-    """The name of each file of the content, and a stream of its bytes."""
+    """Yield the name of each file of the content, and a stream of its bytes."""
     if path.name.endswith(".tar.gz"):
         with tarfile.open(path) as tar:
             for name in archive.contents:
@@ -199,7 +193,7 @@ def _streams(path: Path, archive: Archive) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def unpacked(root: Path, archives: Sequence[Archive], progress: bool = True) -> Iterator[Path]:
-    """A folder with the verified contents of all archives, fetched and unpacked where needed.
+    """Yield a folder with the verified contents of all archives, fetched and unpacked where needed.
 
     The folder is `root`, unless that is read-only and holds packed files: then it is a temporary one. Unpacked files
     that are right are enough; then neither the network nor an archive is touched, and nothing is written.
@@ -207,29 +201,39 @@ def unpacked(root: Path, archives: Sequence[Archive], progress: bool = True) -> 
     Raises:
         DataError: if a file is absent or damaged and cannot be had, or `root` cannot be read or written.
     """
-    with ExitStack() as stack:
-        try:
-            folder = _complete(root, archives, progress, stack)
-        except OSError as error:
-            raise DataError(f"dataset.root={root}: cannot be read or written: {error}") from error
-        yield folder
+    try:
+        packed = [archive for archive in archives if not _is_unpacked(root, archive)]
+        temporary = _unpacked_aside(root, archives, packed)
+        if temporary is None:
+            for archive in packed:
+                _restore(root, archive, archives, progress)
+    except OSError as error:
+        raise DataError(f"dataset.root={root}: cannot be read or written: {error}") from error
+    with nullcontext(str(root)) if temporary is None else temporary as folder:
+        yield Path(folder)
 
 
-def _complete(root: Path, archives: Sequence[Archive], progress: bool, stack: ExitStack) -> Path:
-    """Do the work of `unpacked`; `stack` owns the temporary folder if there is one."""
-    packed = [archive for archive in archives if not _is_unpacked(root, archive)]
+def _unpacked_aside(
+    root: Path, archives: Sequence[Archive], packed: Sequence[Archive]
+) -> TemporaryDirectory[str] | None:
+    """Return a temporary folder with all contents if `root` is read-only and has all that is packed; otherwise None."""
     places = [next(place for place in (root / archive.path).parents if place.exists()) for archive in packed]
-    read_only = any(not os.access(place, os.W_OK) for place in places)
-    sources = {archive.path: _source(root, archive) for archive in packed} if read_only else {}
-    if sources and None not in sources.values():
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="bsnn-")))
-        for archive in archives:
-            source = sources.get(archive.path)
-            _copy(archive, root, folder) if source is None else _unpack(archive, source, folder)
-        return folder
-    for archive in packed:
-        _restore(root, archive, archives, progress)
-    return root
+    if all(os.access(place, os.W_OK) for place in places):
+        return None
+    sources = {archive.path: _source(root, archive) for archive in packed}
+    if None in sources.values():
+        return None
+    temporary = TemporaryDirectory(prefix="bsnn-")
+    for archive in archives:
+        source = sources.get(archive.path)
+        if source is not None:
+            _unpack(archive, source, Path(temporary.name))
+            continue
+        for name in archive.contents:
+            path = Path(temporary.name, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, path)
+    return temporary
 
 
 def _restore(root: Path, archive: Archive, archives: Sequence[Archive], progress: bool) -> None:
@@ -265,7 +269,7 @@ def _locked(path: Path, progress: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed while it is held: whoever waits for it sees that it is gone and makes a new one.
+        # Removed while it is held: a process that waits for it sees that it is gone and makes a new one.
         with suppress(OSError):
             lock_file.unlink()
         lock.release()
@@ -275,7 +279,7 @@ def _locked(path: Path, progress: bool) -> Iterator[None]:
 
 
 def _advice(root: Path, archive: Archive, archives: Sequence[Archive], tried: str) -> str:
-    """What is wrong with the first file, why no mirror helped, and what a user can do."""
+    """Say what is wrong with the first file, why no mirror helped, and what a user can do."""
     files = {**archive.contents, archive.path: archive.md5}
     flaws = {root / name: flaw(root / name, md5) for name, md5 in files.items()}
     damaged = [f"{path} {wrong}" for path, wrong in flaws.items() if wrong not in (None, "is absent")]
@@ -296,22 +300,11 @@ def _advice(root: Path, archive: Archive, archives: Sequence[Archive], tried: st
 
 
 def _unpack(archive: Archive, source: Path, folder: Path) -> None:
-    """Unpack what `_source` has found into `folder`, and say so if it is not the archive as published."""
+    """Unpack what `_source` has returned into `folder`, and say so if it is not the archive as published."""
     if flaw(source, archive.md5) is not None:
         print(f"{source}: is not packed as published, but its content is right", file=sys.stderr)
     for name, stream in _streams(source, archive):
-        _save(stream, folder / name)
-
-
-def _copy(archive: Archive, root: Path, folder: Path) -> None:
-    """Copy what an archive has been unpacked to from `root` to `folder`."""
-    for name in archive.contents:
-        with (root / name).open("rb") as stream:
-            _save(stream, folder / name)
-
-
-def _save(stream: Any, path: Path) -> None:
-    write_atomically(path, lambda sink: shutil.copyfileobj(stream, sink))
+        write_atomically(folder / name, partial(shutil.copyfileobj, stream))
 
 
 def _fetch(path: Path, archive: Archive, progress: bool) -> None:
@@ -326,81 +319,72 @@ def _fetch(path: Path, archive: Archive, progress: bool) -> None:
     for url in urls:
         try:
             write_atomically(path, partial(_download, url, archive, progress))
+            return
         except _MirrorFailure as failure:
             tried.append(f"  {url}: {failure}")
-        else:
-            return
     raise _MirrorFailure("\n".join(tried))
 
 
 def _download(url: str, archive: Archive, progress: bool, sink: IO[bytes]) -> None:
-    """Write what a mirror serves to `sink` and verify it.
-
-    A thread receives while this one watches, because a socket's timeout starts anew with every byte that drips in and
-    does not cover the look-up of the host. A thread given up on ends when it next writes: `sink` is closed by then.
+    """Write to `sink` what a mirror serves, and verify it.
 
     Raises:
         _MirrorFailure: if the mirror is dead, too slow or serves something else.
         OSError: if `sink` cannot be written.
     """
-    import pooch
     from tqdm import tqdm
 
-    answers: list[requests.Response] = []
-    failures, unwritten = list[Exception](), list[OSError]()
+    digest, received = hashlib.md5(usedforsecurity=False), 0
     quiet = None if progress else True  # None: quiet unless standard error is a terminal
     with tqdm(total=archive.size, desc=archive.path, unit="B", unit_scale=True, disable=quiet) as bar:
-        receive = pooch.HTTPDownloader(
-            progressbar=bar,
-            chunk_size=2**15,
-            timeout=PATIENCE_S,
-            headers={"Accept-Encoding": "identity"},  # or a server may unpack on the way what is to be verified packed
-            hooks={"response": lambda answer, **_: answers.append(answer)},
-        )
-
-        def write(chunk: bytes) -> None:
-            try:
-                sink.write(chunk)
-            except OSError as error:
-                unwritten.append(error)
-                raise
-
-        def work() -> None:
-            try:
-                receive(url, SimpleNamespace(write=write, flush=sink.flush), None)
-            except Exception as error:  # noqa: BLE001 - whatever a library under it raises is this mirror's failure
-                failures.append(error)
-            finally:
-                for answer in answers:
-                    answer.close()
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        received = 0
-        while thread.is_alive():
-            thread.join(PATIENCE_S)
-            before, received = received, os.fstat(sink.fileno()).st_size
-            if thread.is_alive() and received - before < PATIENCE_S * SLOWEST:
-                raise _MirrorFailure(f"too slow, {received - before} bytes in {PATIENCE_S:g} s")
-    for error in [*unwritten, *failures]:
-        raise error if error in unwritten else _MirrorFailure(_explained(error)) from error
-    wrong = flaw(Path(sink.name), archive.md5)
-    if wrong is not None:
-        raise _MirrorFailure(f"what it serves {wrong}")
+        for chunk in _received(url):
+            sink.write(chunk)
+            digest.update(chunk)
+            received += len(chunk)
+            bar.update(len(chunk))
+    if digest.hexdigest() != archive.md5:
+        actual = digest.hexdigest()
+        raise _MirrorFailure(f"what it serves is damaged ({received} bytes, md5 {actual} instead of {archive.md5})")
 
 
-def _explained(error: Exception) -> str:
-    """The failure of a mirror in a few words."""
+def _received(url: str) -> Iterator[bytes]:
+    """Yield the bytes of a response as they arrive.
+
+    Raises:
+        _MirrorFailure: if anything goes wrong, or they arrive too slowly.
+    """
     import requests
 
-    if isinstance(error, requests.HTTPError) and error.response is not None:
+    headers = {"Accept-Encoding": "identity"}  # or a server may unpack on the way what is to be verified packed
+    try:
+        with requests.get(url, stream=True, timeout=PATIENCE_S, headers=headers) as response:
+            response.raise_for_status()
+            begin, received = time.monotonic(), 0
+            # A timeout of the socket starts anew with every byte; `read1` returns what has arrived, so time is checked.
+            while chunk := response.raw.read1(2**16):
+                yield chunk
+                received += len(chunk)
+                if time.monotonic() - begin > PATIENCE_S:
+                    if received < PATIENCE_S * SLOWEST:
+                        raise _MirrorFailure(f"too slow, {received} bytes in {PATIENCE_S:g} s")
+                    begin, received = time.monotonic(), 0
+    except Exception as error:  # whatever a library raises is this mirror's failure
+        raise _MirrorFailure(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words why a mirror has failed."""
+    import requests
+    import urllib3.exceptions
+
+    if isinstance(error, requests.HTTPError):
         return f"answers {error.response.status_code} {error.response.reason}"
-    for kind, words in (
-        (requests.Timeout, f"no answer within {PATIENCE_S:g} s"),
-        (requests.exceptions.SSLError, "its certificate is not trusted"),
-        (requests.exceptions.ChunkedEncodingError, "breaks off"),
+    for kinds, words in (
+        ((requests.Timeout, urllib3.exceptions.ReadTimeoutError), f"no answer within {PATIENCE_S:g} s"),
+        ((requests.exceptions.SSLError, urllib3.exceptions.SSLError), "its certificate is not trusted"),
+        (urllib3.exceptions.ProtocolError, "breaks off"),
         (requests.ConnectionError, "cannot be reached"),
     ):
-        if isinstance(error, kind):
+        if isinstance(error, kinds):
             return words
     return " ".join(str(error).split()) or type(error).__name__

@@ -27,10 +27,10 @@ LITTER = ("thumbs.db", "desktop.ini", "__macosx")
 """Names of files that systems leave in folders, in lower case. Like hidden files, they are no part of a dataset."""
 
 MANY = 1000
-"""Images from which on fingerprint and pixels are kept in the user's cache. Fewer are read in a moment."""
+"""From this number of images on, fingerprint and pixels are cached. Fewer are read in a moment."""
 
 SETTLED_NS = 2_000_000_000
-"""A file that is not older may be written again without a change in its times: the coarsest count seconds in twos."""
+"""A file that is not older may change without a change in its times, which count two seconds at the coarsest."""
 
 SHAPE_BYTES = 4 * 8
 """Length of the shape, four int64, that stands before cached pixels."""
@@ -88,7 +88,7 @@ def _warn(line: str) -> None:
 
 
 def _scan_split(folder: Path, unread: list[str]) -> tuple[list[str], list[tuple[str, int]]]:
-    """Names of the classes and samples of a split; what is not read is added to `unread`."""
+    """Return the classes and samples of a split; entries that are not read are added to `unread`."""
     classes = _select(folder, os.path.isdir, unread)
     if not classes:
         raise FileNotFoundError(f"there is no folder of a class in {printable(str(folder))}")
@@ -123,12 +123,12 @@ def _is_image(name: str) -> bool:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file or a link to one. The first question is answered without the disk."""
+    """Return whether it is a file or a link to one. The first test needs no access to the disk."""
     return entry.is_file(follow_symlinks=False) or os.path.isfile(entry)
 
 
 def _require_no_image(entry: os.DirEntry[str]) -> None:
-    """Refuse to pass over what is, holds or would be an image."""
+    """Refuse to ignore an entry that is, holds or would be an image."""
     lost = None
     if os.path.isdir(entry):
         # Links inside are not followed: they may lead round in a circle.
@@ -146,7 +146,7 @@ def _require_no_image(entry: os.DirEntry[str]) -> None:
 
 @functools.cache
 def _format(path: str) -> str | None:
-    """The format of an image, whatever its name; None for other files."""
+    """Return the format of an image, whatever its name; None for other files."""
     from PIL import Image
 
     try:
@@ -165,12 +165,12 @@ def _require_distinct(root: Path, names: set[str]) -> None:
         alike.setdefault(unicodedata.normalize("NFC", name), []).append(name)
     for spellings in alike.values():
         if len(spellings) > 1:
-            told = " and ".join(map(ascii, spellings))
-            raise DataError(f"{_named(root)}: the classes {told} look the same; give them one name in train and test")
+            shown = " and ".join(map(ascii, spellings))
+            raise DataError(f"{_named(root)}: the classes {shown} look the same; give them one name in train and test")
 
 
 def read(root: Path, progress: bool) -> tuple[Files, NDArray[numpy.uint8], NDArray[numpy.uint8]]:
-    """The files of a folder and the pixels of both splits; a line on standard error tells of pixels that tell nothing.
+    """Read the files of a folder and the pixels of both splits; warn where all images are the same or of one colour.
 
     Args:
         root: as for `scan`.
@@ -193,7 +193,7 @@ def read(root: Path, progress: bool) -> tuple[Files, NDArray[numpy.uint8], NDArr
 
 
 def _pixels(root: Path, files: Files, progress: bool) -> NDArray[numpy.uint8]:
-    """The pixels (N, channels, height, width) of training and test images, from the cache if they are kept there."""
+    """Return the pixels (N, channels, height, width) of training and test images, from the cache if they are there."""
     import numpy
 
     paths = [path for path, _ in files.train + files.test]
@@ -212,7 +212,7 @@ def _pixels(root: Path, files: Files, progress: bool) -> NDArray[numpy.uint8]:
 
 
 def fingerprint(root: Path) -> str:
-    """Sixteen hexadecimal digits of the names and bytes of all images; the path of the folder does not enter.
+    """Return sixteen hexadecimal digits of the names and bytes of all images; the folder's path does not enter.
 
     Raises:
         DataError: as `scan`, or if a file cannot be read.
@@ -222,7 +222,7 @@ def fingerprint(root: Path) -> str:
 
 
 def _fingerprint(root: Path, files: Files, state: str | None) -> str:
-    """As `fingerprint`, from the cache where the files are in a state in which they have been read before."""
+    """Return `fingerprint`, from the cache if the files have been read before in this state."""
     import numpy
 
     stored = None if state is None else kept.recall(f"fingerprint-{state}")
@@ -236,10 +236,10 @@ def _fingerprint(root: Path, files: Files, state: str | None) -> str:
             raise DataError(f"{_named(root)}: {printable(str(error))}") from error
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode(errors="surrogateescape"))
         digest.update(content)
-    found = digest.hexdigest()[:16]
+    result = digest.hexdigest()[:16]
     if state is not None:
-        kept.keep(f"fingerprint-{state}", numpy.frombuffer(found.encode(), numpy.uint8))
-    return found
+        kept.keep(f"fingerprint-{state}", numpy.frombuffer(result.encode(), numpy.uint8))
+    return result
 
 
 def _state(root: Path, files: Files) -> str | None:
@@ -255,10 +255,10 @@ def _state(root: Path, files: Files) -> str | None:
     latest = 0
     for path, _ in samples:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
-            return None  # whoever reads it tells
-        latest = max(latest, found.st_mtime_ns, found.st_ctime_ns)
-        told = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        digest.update(os.fsencode(path) + b"\0%d %d %d %d\0" % told)
+            return None  # reading it will tell
+        latest = max(latest, status.st_mtime_ns, status.st_ctime_ns)
+        numbers = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        digest.update(os.fsencode(path) + b"\0%d %d %d %d\0" % numbers)
     return digest.hexdigest() if latest < time.time_ns() - SETTLED_NS else None

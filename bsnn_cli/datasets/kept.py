@@ -1,6 +1,6 @@
-"""Bytes that took long to make, kept in the user's cache under a name that says what they are. Imports no torch.
+"""A cache of bytes that take long to compute, in the user's cache folder. Imports no torch.
 
-Whatever is damaged, absent or cannot be written is as if it had never been kept.
+An entry that is damaged, absent or cannot be written counts as not cached.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROOM = 2 * 2**30
-"""Bytes that all of it may take together. What has been written first goes first."""
+"""Bytes that all entries may take together. The oldest ones are removed first."""
 
 DIGEST = 32
-"""Bytes of the SHA-256 in front of the rest of a file."""
+"""Bytes of the SHA-256 at the beginning of a file."""
 
 
 def _folder() -> Path:
@@ -42,7 +42,7 @@ def recall(name: str) -> NDArray[numpy.uint8] | None:
 
 
 def keep(name: str, *parts: NDArray[numpy.generic]) -> None:
-    """Keep the bytes of some arrays, one after the other, if there is room for them."""
+    """Cache the bytes of some arrays, one after the other, if there is room for them."""
     if sum(part.nbytes for part in parts) > ROOM:
         return
     digest = hashlib.sha256()
@@ -50,7 +50,7 @@ def keep(name: str, *parts: NDArray[numpy.generic]) -> None:
         digest.update(part.data)
     with contextlib.suppress(OSError):
         _folder().mkdir(parents=True, exist_ok=True)
-        # A name of its own, since other processes may be writing the same.
+        # A unique name, since other processes may be writing the same entry.
         with tempfile.NamedTemporaryFile(dir=_folder(), delete=False) as file:
             try:
                 file.write(digest.digest())

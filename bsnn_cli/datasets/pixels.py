@@ -23,7 +23,7 @@ COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 """Pillow's names for pixels that are read as red, green and blue. Colour profiles are not applied."""
 
 VERSION = 1
-"""Raise it whenever `read` gives other pixels, or what is kept of the old ones will be taken for them."""
+"""Raise it whenever `read` gives other pixels, or cached pixels of before will be used."""
 
 
 def read_all(paths: Sequence[str], progress: bool) -> NDArray[numpy.uint8]:
@@ -61,7 +61,7 @@ def read_all(paths: Sequence[str], progress: bool) -> NDArray[numpy.uint8]:
 
 
 def read(path: str) -> NDArray[numpy.uint8]:
-    """One picture as a viewer shows it.
+    """Read one picture as a viewer shows it.
 
     It is turned as its EXIF data say, and transparency is laid on white. Of 16 bits in a colour channel the higher 8
     are taken; 16 bits of grey, which often fill only a part of their range, are refused.

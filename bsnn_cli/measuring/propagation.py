@@ -1,20 +1,24 @@
-"""Signals per layer: how long they are forwards and backwards, how alike, and how nonlinear the layers are.
+"""Signals per layer: their lengths forwards and backwards, the angles between them, and how nonlinear the layers are.
 
 The paper's synthetic experiment (Lu, Gould and Ajanthan 2020, arXiv 2006.12169): standard Gaussian inputs go in as x^1,
 a standard Gaussian gradient at the top as ∂E_b/∂x^{L+1}, without input and output layers. With a dataset, real inputs
 pass the input layer, and the top gradient is that of the real loss.
 
-What enters each layer and its product with the weights are kept for the way back, and so are the matrices: in memory
-where the network is small, in temporary files where it is not. Autograd from the product on makes the same few lines
-serve every normalisation and residual connection. What is seen at a layer is measured beside the work on the next one.
+What enters each layer and its product with the weights are kept for the backward pass, and so are the matrices: in
+memory where the network is small, in temporary files where it is not. Autograd from the product on makes the same few
+lines serve every normalisation and residual connection. A layer is measured while the next one is computed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +28,11 @@ from bsnn_cli.common.random_streams import stream
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import normalise
-from bsnn_cli.measuring.matrices import drawn
+from bsnn_cli.measuring.matrices import drawn, stack
 from bsnn_cli.measuring.records import LayerRecord, Summary
-from bsnn_cli.measuring.spool import Spool, stack
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.network import Hidden, nonlinearity, unit_variance
-from bsnn_cli.networks.workers import Observers
+from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig
 
 SATURATION = 0.01
@@ -38,7 +41,7 @@ SATURATION = 0.01
 
 @dataclass(frozen=True)
 class Measurement:
-    """One passage through the network, forwards and backwards.
+    """The result of one forward and one backward pass through the network.
 
     Attributes:
         layers: rows l = 1 … L + 1.
@@ -51,7 +54,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Passage:
-    """What is sent through the hidden layers.
+    """The signals that enter the hidden layers at both ends.
 
     Attributes:
         x: (B, n) signals x^1.
@@ -72,7 +75,7 @@ class Layers:
         device, dtype: where and in which precision to compute.
 
     Attributes:
-        threads: that torch has, for whoever shares them out.
+        threads: of PyTorch, to be divided between computing and measuring.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class Layers:
         self.layer.linear.eval()  # spectral normalisation then leaves its singular vectors as they are
 
     def each(self, order: Sequence[int]) -> Iterator[tuple[int, Hidden]]:
-        """Numbers, counted from 0, and the module with the values of that layer, until the next one is asked for."""
+        """Yield each index, counted from 0, and the module with that layer's values, until the next is asked for."""
         stored = self.layer.stored()
         if self.trained is not None:
             for layer in order:
@@ -99,14 +102,14 @@ class Layers:
                     value.copy_(self.trained[name][layer])
                 yield layer, self.layer
             return
-        for layer, weight in zip(order, drawn.each(self.model, self.seed, order, self.threads), strict=True):
+        for layer, weight in zip(order, drawn.draw(self.model, self.seed, order, self.threads), strict=True):
             parameters.initialise_layer(stored, weight, self.seed, layer)
             if layer in self.scales:
                 self.layer.scale(self.scales[layer])
             yield layer, self.layer
 
     def settle(self, layer: int, x: Tensor) -> None:
-        """On the way forward: fix what depends on the batch x (B, n) that enters the layer at hand."""
+        """In the forward pass, fix what depends on the batch x (B, n) that enters the present layer."""
         if self.trained is None and self.model.init == "lsuv":
             self.scales[layer] = unit_variance(self.layer, x)
 
@@ -125,9 +128,8 @@ def measure(
     """
     slope, x, depth = Slope(activation), passage.x, layers.model.depth
     entering, products = kept_signals(depth, x), kept_signals(depth, x)
-    observers = Observers(layers.threads, x.device)
-    upwards, downwards = [], []
-    with observers.at_work():
+    forward, backward = [], []
+    with measuring_threads(layers.threads, x.device) as start:
         with torch.no_grad():
             for index, layer in layers.each(range(depth)):
                 layers.settle(index, x)
@@ -136,7 +138,7 @@ def measure(
                 products[index] = product
                 h = layer.norm(product)
                 f = layer.activation(h)
-                upwards.append(observers.see(record, index + 1, x, h, f, slope, index + 1 in histogram))
+                forward.append(start(record, index + 1, x, h, f, slope, index + 1 in histogram))
                 x = layer.leave(x, f)
                 tick()
         length_squared, alike = lengths_and_angle(x)
@@ -144,12 +146,12 @@ def measure(
         for index, layer in layers.each(range(depth - 1, -1, -1)):
             x = entering[index]
             g, d, of_product = pull_back(layer, products[index], g)
-            downwards.append(observers.see(gradient_norms, d, of_product, x))
+            backward.append(start(gradient_norms, d, of_product, x))
             tick()
     rows, derivatives = [], {}
-    for seen, gradients in zip(upwards, reversed(downwards), strict=True):
-        row, derivative = seen()
-        backward_norm, gradient_norm = gradients()
+    for signals, gradients in zip(forward, reversed(backward), strict=True):
+        row, derivative = signals.result()
+        backward_norm, gradient_norm = gradients.result()
         rows.append(dataclasses.replace(row, backward_norm=backward_norm, gradient_norm=gradient_norm))
         if derivative is not None:
             derivatives[row.layer] = derivative
@@ -157,10 +159,42 @@ def measure(
     return Measurement(rows, derivatives)
 
 
+@contextmanager
+def measuring_threads(threads: int, device: torch.device) -> Iterator[Callable[..., Future[Any]]]:
+    """Yield a function that starts a measurement, `start(measure, *arguments)`, beside the computation of signals.
+
+    On a CPU half of the threads measure, with one thread in each operation; the operations of the caller, who computes
+    the signals, have the others. The caller waits when many measurements are behind, since they hold memory. With one
+    thread, or on another device, a measurement is made at once.
+    """
+    count = threads // 2 if device.type == "cpu" else 0
+    pending: deque[Future[Any]] = deque(maxlen=2 * count)
+
+    def at_once(measure: Callable[..., object], *arguments: object) -> Future[Any]:
+        future = Future[Any]()
+        future.set_result(measure(*arguments))
+        return future
+
+    def in_thread(measure: Callable[..., object], *arguments: object) -> Future[Any]:
+        if len(pending) == pending.maxlen:
+            pending[0].result()
+        pending.append(pool.submit(measure, *arguments))
+        return pending[-1]
+
+    if count == 0:
+        yield at_once
+        return
+    with (
+        intra_op_threads(threads - count),
+        ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        yield in_thread
+
+
 def record(
     layer: int, x: Tensor, h: Tensor, f: Tensor, slope: Slope, histogram: bool
 ) -> tuple[LayerRecord, Tensor | None]:
-    """What the way forward shows of a layer; no gradients yet.
+    """Measure a layer in the forward pass; gradients follow in the backward pass.
 
     Args:
         layer: counted from 1.
@@ -189,7 +223,7 @@ def record(
 
 
 def gradient_norms(d: Tensor, of_product: Tensor, x: Tensor) -> tuple[float, float]:
-    """Mean over the batch of ‖d‖²/n, and ‖∂E/∂W‖_F of the batch mean.
+    """Return the mean over the batch of ‖d‖²/n, and ‖∂E/∂W‖_F of the batch mean.
 
     Args:
         d: (B, n) gradient of the preactivations.
@@ -199,15 +233,15 @@ def gradient_norms(d: Tensor, of_product: Tensor, x: Tensor) -> tuple[float, flo
     return length(d) ** 2 / d.numel(), length(of_product.T @ x) / len(d)
 
 
-def kept_signals(depth: int, x: Tensor) -> Tensor | Spool:
-    """A place for the signals of all layers, shaped as x (B, n) and on its device."""
+def kept_signals(depth: int, x: Tensor) -> Tensor:
+    """Return an uninitialised tensor (depth, B, n) for the signals of all layers, on the device of x (B, n)."""
     shape = depth, *x.shape
     kept = stack(shape, x.dtype) if x.device.type == "cpu" else None
     return x.new_empty(shape) if kept is None else kept
 
 
 def pull_back(layer: Hidden, product: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ΣE_b at one layer.
+    """Compute the gradients of ΣE_b at one layer.
 
     Args:
         layer: with its values.
@@ -225,7 +259,7 @@ def pull_back(layer: Hidden, product: Tensor, g: Tensor) -> tuple[Tensor, Tensor
 
 
 def summarise(rows: Sequence[LayerRecord]) -> Summary:
-    """The numbers that say what becomes of the signals over depth."""
+    """Return the numbers that tell how the signals change over depth."""
     *hidden, end = rows
     gradients = [row.gradient_norm for row in hidden]
     last = hidden[-1]
@@ -262,12 +296,12 @@ class Slope:
         self.largest = float(self(torch.linspace(-8, 8, 1601, dtype=torch.float64)).abs().max())
 
     def __call__(self, h: Tensor) -> Tensor:
-        """f'(h), a new tensor of the shape of h."""
+        """Return f'(h), a new tensor of the shape of h."""
         return self._phi.derivative(h).mul_(self._a)
 
 
 def lengths_and_angle(x: Tensor) -> tuple[float, float]:
-    """Mean over the batch of ‖x‖²/n, and 1 − c, where c is the mean cosine between two different rows of x (B, n).
+    """Return the mean over the batch of ‖x‖²/n, and 1 − c; c is the mean cosine of two different rows of x (B, n).
 
     In float64: 1 − c = (B − ‖Σu‖²/B)/(B − 1), with u = x/‖x‖, then keeps its digits down to 1e-14 at a cost linear in
     B, and squares of small or large float32 numbers are none. 1 − c is NaN where a row is 0.
@@ -279,13 +313,13 @@ def lengths_and_angle(x: Tensor) -> tuple[float, float]:
 
 
 def mean_and_variance(x: Tensor) -> tuple[float, float]:
-    """Over all entries, accumulated in float64."""
+    """Return mean and variance over all entries, accumulated in float64."""
     mean = x.mean(dtype=torch.float64)
     return float(mean), length(x - mean.to(x.dtype)) ** 2 / x.numel()
 
 
 def pseudo_linearity(h: Tensor, f: Tensor) -> float:
-    """Squared correlation of h_i with f_i over the batch, averaged over the units; h, f: (B, n).
+    """Return the squared correlation of h_i with f_i over the batch, averaged over the units; h, f: (B, n).
 
     1 means that each unit is a linear function on the inputs it sees. Units that do not vary are left out, NaN if none
     does.
@@ -296,19 +330,19 @@ def pseudo_linearity(h: Tensor, f: Tensor) -> float:
 
 
 def centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each column of x (B, n) less its mean, all over one number that brings them near 1; and their lengths (n,)."""
+    """Subtract its mean from each column of x (B, n), divide all by their largest value, and add their lengths (n,)."""
     x = x - x.mean(0)
     x /= x.abs().amax()
     return x, (x * x).sum(0).double().sqrt()
 
 
 def length(x: Tensor) -> float:
-    """‖x‖ over all entries, accumulated in float64: squares of small or large float32 numbers are none."""
+    """Return ‖x‖ over all entries, accumulated in float64: squares of small or large float32 numbers are none."""
     return float(torch.linalg.vector_norm(x, dtype=torch.float64))
 
 
 def gaussian_passage(inputs: int, width: int, seed: int, device: torch.device, dtype: torch.dtype) -> Passage:
-    """The paper's synthetic experiment: x^1 and ∂E_b/∂x^{L+1} are standard Gaussian, each from its own stream."""
+    """Draw the signals of the paper's synthetic experiment: x^1 and ∂E_b/∂x^{L+1} are independent standard Gaussian."""
     x, g = (
         torch.randn(inputs, width, generator=stream(seed, purpose), dtype=torch.float32).to(device, dtype)
         for purpose in ("propagated inputs", "top gradient")
@@ -325,7 +359,7 @@ def dataset_passage(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Passage:
-    """Training samples through the input layer, and the gradient of the cross-entropy through the output layer."""
+    """Send training samples through the input layer, and the gradient of the cross-entropy through the output layer."""
     ends = {
         name: torch.empty(shape)
         for name, shape in parameters.shapes(model, data.inputs, data.classes).items()

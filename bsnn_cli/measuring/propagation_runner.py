@@ -1,4 +1,4 @@
-"""From a config to measured signals: the network, the data, the repeats, and the files."""
+"""Run `bsnn propagate`: make the network and its inputs, measure all repeats, and write the files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from bsnn_cli.datasets import data
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import CheckpointError, ConfigError
 from bsnn_cli.gpn import custom
-from bsnn_cli.measuring import propagation, propagation_store, spool
-from bsnn_cli.measuring.matrices import DRAWERS
+from bsnn_cli.measuring import matrices, propagation, propagation_store
 from bsnn_cli.measuring.propagation import Layers, Measurement
 from bsnn_cli.networks import memory
 from bsnn_cli.runs import checkpoint
@@ -28,14 +27,14 @@ from bsnn_cli.settings.config import PropagateConfig
 from bsnn_cli.settings.validation import check
 
 OVERHEAD_BYTES = 550 * 2**20
-"""The program itself with PyTorch."""
+"""Memory of the program itself with PyTorch."""
 
 
 def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
-    """Measure what the config asks for, or find it measured; returns the directory and the summary.
+    """Measure what the config asks for, unless it is measured already; return the directory and the summary.
 
     Raises:
-        ConfigError: what cannot be measured here, such as a network too large for the memory.
+        ConfigError: it cannot be measured here, for example because the network is too large for the memory.
         RunDirectoryError: `run` is no run directory.
     """
     config, trained = of_trained_run(config)
@@ -43,8 +42,8 @@ def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
     config = dataclasses.replace(config, activation=custom.identified(config.activation))
     device = choose_device(config.device)
     if config.propagate.source == "dataset":
-        found = dataclasses.replace(config.dataset, fingerprint=data.fingerprint(config.dataset))
-        config = dataclasses.replace(config, dataset=found)
+        dataset = dataclasses.replace(config.dataset, fingerprint=data.fingerprint(config.dataset))
+        config = dataclasses.replace(config, dataset=dataset)
     path = propagation_store.directory(config)
     summary = propagation_store.finished(path)
     if summary is not None and not config.force:
@@ -59,7 +58,7 @@ def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
 
 
 def measure(config: PropagateConfig, trained: Mapping[str, Tensor] | None, device: torch.device) -> list[Measurement]:
-    """The measurements of all repeats."""
+    """Measure all repeats."""
     options, depth, dtype = config.propagate, config.model.depth, torch.float32
     dataset = load_dataset(config) if options.source == "dataset" else None
     chosen = options.histogram or sorted({1, (depth + 1) // 2, depth})
@@ -80,7 +79,7 @@ def measure(config: PropagateConfig, trained: Mapping[str, Tensor] | None, devic
 
 
 def load_dataset(config: PropagateConfig) -> Dataset:
-    """The dataset, if it has enough training samples."""
+    """Load the dataset, which must have enough training samples."""
     dataset = data.load(config.dataset, progress=config.progress)
     samples = len(dataset.train.labels)
     if config.propagate.inputs > samples:
@@ -91,7 +90,7 @@ def load_dataset(config: PropagateConfig) -> Dataset:
 
 
 def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, Tensor] | None]:
-    """With `run=`, the config of that run's network, and its weights; otherwise (config, None).
+    """Return with `run=` the config of that run's network, and its weights; otherwise (config, None).
 
     Raises:
         ConfigError: the run is not finished, has not kept its weights, or another network is asked for beside it.
@@ -99,34 +98,34 @@ def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, 
     if config.run is None:
         return config, None
     directory = Path(config.run)
-    theirs = RunDirectory(directory).config()
+    run_config = RunDirectory(directory).config()
     default = PropagateConfig()
     for name in ("activation", "model", "dataset", "approach"):
-        ours = getattr(config, name)
-        if name != "dataset" and ours not in (getattr(default, name), getattr(theirs, name)):
+        value = getattr(config, name)
+        if name != "dataset" and value not in (getattr(default, name), getattr(run_config, name)):
             raise ConfigError(f"{name}: run={config.run} brings its own; leave out what you have said about it")
     try:
         weights = checkpoint.load(directory / "weights.pt")
     except CheckpointError as error:
         raise ConfigError(f"run={config.run}: needs the weights of a finished run ({error})") from error
-    dataset = dataclasses.replace(theirs.dataset, root=config.dataset.root)
+    dataset = dataclasses.replace(run_config.dataset, root=config.dataset.root)
     return dataclasses.replace(
         config,
-        activation=theirs.activation,
-        model=theirs.model,
+        activation=run_config.activation,
+        model=run_config.model,
         dataset=dataset,
-        approach=theirs.approach,
+        approach=run_config.approach,
         weights_digest=checkpoint.digest(weights)[:10],
     ), weights
 
 
 def estimate_bytes(config: PropagateConfig) -> int:
-    """Main memory that a measurement needs: signals, matrices, the work of a layer; what goes to a file takes none."""
+    """Return the main memory that a measurement needs; signals and matrices that are kept in a file take none."""
     L, n, B = config.model.depth, config.model.width, config.propagate.inputs
-    signals, matrices = 4 * L * B * n, 4 * L * n * n
-    drawn_ahead = DRAWERS * 4 * 4 * n * n
-    if signals > spool.KEPT_BYTES and spool.fits_on_disk(signals):
+    signals, weights = 4 * L * B * n, 4 * L * n * n
+    drawn_ahead = matrices.DRAWERS * 4 * 4 * n * n
+    if signals > matrices.KEPT_BYTES and matrices.fits_on_disk(signals):
         signals = 0
-    if config.run is None and matrices > spool.KEPT_BYTES:
-        matrices = 0
-    return 2 * signals + matrices + drawn_ahead + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES
+    if config.run is None and weights > matrices.KEPT_BYTES:
+        weights = 0
+    return 2 * signals + weights + drawn_ahead + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES

@@ -26,19 +26,19 @@ from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMS
 from bsnn_cli.settings.config import PropagateConfig
 
 BINS = 100
-"""Of each histogram of f'(h), equally wide, over the range of all values at the chosen layers."""
+"""Bins of each histogram of f'(h), equally wide, over the range of all values at the chosen layers."""
 
 QUANTITIES = tuple(field.name for field in dataclasses.fields(LayerRecord) if field.name != "layer")
 
 
 def directory(config: PropagateConfig) -> Path:
-    """`<output_root>/propagation/<approach, or activation[-bn]>/<identity>-s<seed>`."""
+    """Return `<output_root>/propagation/<approach, or activation[-bn]>/<identity>-s<seed>`."""
     label = config.approach or identity.activation_label(config)
     return Path(config.output_root) / "propagation" / label / f"{identity.identity(config)}-s{config.seed}"
 
 
 def finished(path: Path) -> dict[str, Any] | None:
-    """The summary of a finished measurement; None if there is none."""
+    """Return the summary of a finished measurement; None if there is none."""
     try:
         return dict(json.loads(read_text(path / "summary.json")))
     except (FileNotFoundError, NotADirectoryError):
@@ -48,7 +48,7 @@ def finished(path: Path) -> dict[str, Any] | None:
 def write(
     path: Path, config: PropagateConfig, measurements: Sequence[Measurement], provenance: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the files of a measurement, the summary last; returns the summary.
+    """Write the files of a measurement, the summary last, and return the summary.
 
     Args:
         path: as `directory` gives it.
@@ -67,7 +67,7 @@ def write(
 
 
 def layers_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """One row a layer: `layer`, `repeats`, and each quantity of `LayerRecord` as `<name>` and `<name>_std`.
+    """Return a row for each layer: `layer`, `repeats`, and each quantity of `LayerRecord` as `<name>` and `<name>_std`.
 
     Mean and sample standard deviation over the repeats; the deviation is NaN where there is one repeat.
     """
@@ -81,7 +81,7 @@ def layers_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
 
 
 def histogram_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """One row a bin of f'(h) at a layer, all repeats together: `layer`, `left`, `right`, `count`, `density`."""
+    """Return a row for each bin of f'(h) at a layer, over all repeats: `layer`, `left`, `right`, `count`, `density`."""
     layers = sorted(measurements[0].derivatives)
     values = {layer: torch.cat([m.derivatives[layer] for m in measurements]).double() for layer in layers}
     low = min(float(value.nan_to_num().min()) for value in values.values())
@@ -107,7 +107,7 @@ def histogram_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
 
 
 def summary_of(config: PropagateConfig, measurements: Sequence[Measurement]) -> dict[str, Any]:
-    """What `summary.json` holds: what was measured, and each number of `Summary` as its mean and `<name>_std`.
+    """Return the content of `summary.json`: the network, and each number of `Summary` as its mean and `<name>_std`.
 
     Mean and sample standard deviation are over the repeats; null where a number is not finite in some of them.
     """
@@ -142,24 +142,24 @@ def _finite(value: float) -> float | None:
 
 
 def load_all(output_root: str | Path) -> list[dict[str, Any]]:
-    """The summaries of all finished measurements, sorted by directory, each with its `directory`.
+    """Return the summaries of all finished measurements, sorted by directory, each with its `directory`.
 
     Results may have been moved since: `trained` is the run's directory under this `output_root` if it is there. A
     summary that cannot be read is named on standard error and left out.
     """
-    found = []
+    summaries = []
     for path in sorted((Path(output_root) / "propagation").glob("*/*/summary.json")):
         try:
             content = json.loads(read_text(path))
             content["trained"] = _present(content["trained"], output_root)
-            found.append({"directory": str(path.parent), **content})
+            summaries.append({"directory": str(path.parent), **content})
         except (ValueError, KeyError, OSError) as error:
             print(f"warning: {path.parent} is left out: {error}", file=sys.stderr)
-    return found
+    return summaries
 
 
 def _present(run: str | None, output_root: str | Path) -> str | None:
     if run is None:
         return None
-    here = Path(output_root).joinpath(*Path(run).parts[-4:])  # runs/<dataset>/<activation>/<identity>-s<seed>
-    return str(here) if here.exists() else run
+    moved = Path(output_root).joinpath(*Path(run).parts[-4:])  # runs/<dataset>/<activation>/<identity>-s<seed>
+    return str(moved) if moved.exists() else run

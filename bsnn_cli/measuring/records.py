@@ -1,4 +1,4 @@
-"""What a measurement of signals records: one dataclass for a layer, one for the whole network."""
+"""Records of measured signals: a dataclass for a layer, and one for the whole network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class LayerRecord:
     """Signals of one layer l over a batch; each is one column of `layers.csv`. NaN = not defined there.
 
-    x^l enters the layer, h^l is what its activation acts on and d^l = ∂E_b/∂h^l is of the loss of one sample b. The row
+    x^l enters the layer, h^l enters its activation, and d^l = ∂E_b/∂h^l is of the loss of one sample b. The row
     l = L + 1 has only the first two: x^{L+1} leaves the last hidden layer.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The paper's theorems by Monte Carlo, their assumptions by counter-example, and what they leave open: depth.
+"""The paper's theorems by Monte Carlo, their assumptions by counter-example, and signals over depth.
 
 A vector x of n units is *thin-shell concentrated* (TSC) if P(|‖x‖²/n − 1| ≥ ε) → 0 as n → ∞ (Lu, Gould and Ajanthan
 2020, arXiv 2006.12169). For TSC x, Haar-uniform W and a normalised activation f, Theorem 1 says that f(Wx) is TSC,
@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from bsnn_cli.common.random_streams import stream
@@ -36,16 +37,13 @@ STARTS = (0.5, 1.0, 2.0)
 """‖x‖²/n of the inputs whose length is followed over depth."""
 
 DEVIATIONS = 4.0
-"""Half width of the band around a prediction, in standard errors."""
+"""Half the width of the band around a prediction, in standard errors."""
 
 ROUNDING = 1e-9
 """Relative; bands of what is exact, such as the length under a linear activation, have no width."""
 
 TELLING = 1e6
-"""A band whose upper end is more times its lower one says nothing: lengths may leave the basin, or 1 is unstable."""
-
-CONFIDENCE = 1.959963984540054
-"""Two-sided 95 % quantile of N(0, 1)."""
+"""A band whose upper end exceeds this multiple of its lower one says nothing: lengths may leave the basin."""
 
 COLUMNS = (
     "what",
@@ -70,7 +68,7 @@ COLUMNS = (
     "measured_low",
     "measured_high",
 )
-"""Of `theory.csv`, in its order; `study` explains them."""
+"""Columns of `theory.csv`, in order; `study` explains them."""
 
 Row = dict[str, Any]
 
@@ -83,23 +81,23 @@ class Form:
     root: str | None
 
     def labels(self) -> Row:
-        """Its columns."""
+        """Return the values of its columns."""
         return {"activation": self.phi.name, "gpn": self.root is not None, "root": self.root}
 
     def constants(self) -> tuple[float, float]:
-        """(a, b) of f = aφ + b."""
+        """Return (a, b) of f = aφ + b."""
         if self.root is None:
             return 1.0, 0.0
         solution = normalise(self.phi, self.root)
         return solution.a, solution.b
 
     def transfer(self) -> Transfer:
-        """For mean-field maps."""
+        """Return its mean-field maps."""
         return transfer(self.phi, gpn=self.root is not None, root=self.root or "auto")
 
 
 def study(config: TheoryConfig) -> pd.DataFrame:
-    """All rows of `theory.csv`; what does not apply to a row is missing.
+    """Return all rows of `theory.csv`; values that do not apply to a row are missing.
 
     Columns:
         what: `tsc`, `theorem_1`, `theorem_2`: probability of a deviation, against width; `length`, `angle`: ‖x‖²/n of
@@ -123,13 +121,13 @@ def study(config: TheoryConfig) -> pd.DataFrame:
 
 
 def widths(config: TheoryConfig) -> list[int]:
-    """Doubling from the smallest to the largest."""
+    """Return the widths, doubling from the smallest to the largest."""
     doublings = int(math.log2(config.largest_width / config.smallest_width))
     return [config.smallest_width << k for k in range(doublings + 1)]
 
 
 def deviation(config: TheoryConfig) -> float:
-    """ε: 2/√n₀ with n₀ the geometric mean of the widths, unless chosen.
+    """Return ε: 2/√n₀ with n₀ the geometric mean of the widths, unless chosen.
 
     A squared length per unit fluctuates by 1 to 2 over √n: so at the smallest width the probability is near ½, at the
     largest it is small but seen.
@@ -140,21 +138,19 @@ def deviation(config: TheoryConfig) -> float:
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a probability from the number of hits (Wilson 1927); sound for 0 hits as well."""
-    z2 = CONFIDENCE**2 / trials
-    share = hits / trials
-    centre, half = share + z2 / 2, math.sqrt(z2 * (share * (1 - share) + z2 / 4))
-    return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
+    """Return the 95 % interval of a probability from the number of hits (Wilson 1927); sound for 0 hits as well."""
+    interval = binomtest(hits, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def on_sphere(norms: Tensor, generator: torch.Generator, n: int) -> Tensor:
-    """Wx for one x of each norm, (trials, 1), each with a Haar-uniform W of its own: (trials, n)."""
+    """Draw Wx for one x of each norm (trials, 1), with an independent Haar-uniform W for each: (trials, n)."""
     g = torch.randn(len(norms), n, generator=generator, dtype=torch.float64)
     return norms * g / norm(g)
 
 
 def probabilities(activations: Sequence[Activation], root: str, config: TheoryConfig) -> Iterator[Row]:
-    """Rows of TSC and of both theorems, with their counter-examples, over all widths."""
+    """Yield rows of TSC and of both theorems, with their counter-examples, over all widths."""
     epsilon, trials = deviation(config), config.trials
     forms = [Form(phi, normalise(phi, root).root) for phi in activations]
 
@@ -184,12 +180,12 @@ def probabilities(activations: Sequence[Activation], root: str, config: TheoryCo
 
 
 def per_unit(x: Tensor) -> Tensor:
-    """‖x‖²/n: (trials, n) → (trials,)."""
+    """Return ‖x‖²/n: (trials, n) → (trials,)."""
     return x.square().mean(1)
 
 
 def depth_view(activations: Sequence[Activation], config: TheoryConfig) -> Iterator[Row]:
-    """Rows of length and angle over depth, predicted and measured: as it is, upper root, lower root."""
+    """Yield rows of length and angle over depth, predicted and measured: φ itself, upper root, lower root."""
     forms = [Form(phi, root) for phi in activations for root in (None, "upper", "lower")]
     transfers = [form.transfer() for form in forms]
     lengths, angles = measure(transfers, config.width, config.depth, config.networks, config.seed)
@@ -245,13 +241,13 @@ def measure(transfers: Sequence[Transfer], width: int, depth: int, networks: int
 
 
 def norm(x: Tensor) -> Tensor:
-    """‖x‖ of each row: (networks, n) → (networks, 1)."""
+    """Return ‖x‖ of each row: (networks, n) → (networks, 1)."""
     length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return length
 
 
 def orthonormal(networks: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The first two columns of a Haar-uniform matrix for each network, (networks, n) each."""
+    """Draw the first two columns of a Haar-uniform matrix for each network, (networks, n) each."""
     g, h = torch.randn(2, networks, n, generator=generator, dtype=torch.float64)
     u = g / norm(g)
     h = h - (h * u).sum(1, keepdim=True) * u
@@ -259,14 +255,14 @@ def orthonormal(networks: int, n: int, generator: torch.Generator) -> tuple[Tens
 
 
 def rotate_partner(x: Tensor, partner: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """W·partner for the orthogonal W that takes x to ‖x‖u and the plane of both to that of u, v; (networks, n)."""
+    """Return W·partner (networks, n); W is orthogonal, takes x to ‖x‖u, and the plane of both to that of u, v."""
     along = x / norm(x)
     projection = (partner * along).sum(1, keepdim=True)
     return projection * u + norm(partner - projection * along) * v
 
 
 def describe(results: pd.DataFrame) -> str:
-    """The results in short: probabilities at the least and the largest width, and the end of the depth view."""
+    """Describe the results: probabilities at the least and the largest width, and the end of the depth view."""
     counted = results[results.estimate.notna()]
     ends = [counted[counted.width == n].set_index(["what", "case", "activation"]) for n in widths_of(counted)]
     first = counted.iloc[0]
@@ -306,17 +302,19 @@ def describe(results: pd.DataFrame) -> str:
 
 
 def widths_of(rows: pd.DataFrame) -> tuple[int, int]:
-    """The least and the largest."""
+    """Return the least and the largest width."""
     return int(rows.width.min()), int(rows.width.max())
 
 
 def _fate_in_words(rows: pd.DataFrame) -> Row:
-    """One line of the depth view, from its rows at the last layer."""
+    """Return one line of the depth view, from its rows at the last layer."""
     length = rows[(rows.what == "length") & (rows.start == max(STARTS))].iloc[0]
     angle = rows[rows.what == "angle"].iloc[0]
     inside = rows.measured.between(rows.band_low * (1 - ROUNDING), rows.band_high * (1 + ROUNDING)).all()
-    nothing = (rows.band_high > TELLING * rows.band_low).any()
-    found = "yes" if inside else "no"
+    if (rows.band_high > TELLING * rows.band_low).any():
+        judgement = "unstable at 1" if length.chi > 1 else "too wide to tell"
+    else:
+        judgement = "yes" if inside else "no"
     return {
         "activation": length.activation,
         "root": length.root if length.gpn else "not normalised",
@@ -324,5 +322,5 @@ def _fate_in_words(rows: pd.DataFrame) -> Row:
         "basin": f"{length.basin:.3g}" if length.gpn else "–",
         "‖x‖²/n": f"{length.predicted:.3g} / {length.measured:.3g}",
         "1 − c": f"{angle.predicted:.3g} / {angle.measured:.3g}",
-        "inside the band": found if not nothing else "unstable at 1" if length.chi > 1 else "too wide to tell",
+        "inside the band": judgement,
     }

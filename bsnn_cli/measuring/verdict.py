@@ -1,4 +1,4 @@
-"""What measured signals mean, in a few words for the terminal."""
+"""Verdicts on measured signals, in a few words for the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALIKE = 0.005
 
 
 def title(summary: dict[str, Any]) -> str:
-    """Which network was measured, such as `relu_gpn with the lower root, 200 layers of 500`."""
+    """Return a title for the measured network, such as `relu_gpn with the lower root, 200 layers of 500`."""
     name, activation = summary["activation"], summary["config"]["activation"]
     if summary["approach"] is not None:
         name = f"{summary['approach']} ({name})"
@@ -36,13 +36,13 @@ def verdict(summary: dict[str, Any]) -> list[str]:
     Returns:
         two to four sentences: on the signal, on the gradients, on linearity and on angles where they are lost.
     """
-    found = [_signal(summary), _gradients(summary)]
+    sentences = [_signal(summary), _gradients(summary)]
     alike = summary["one_minus_cosine_last"]
     if alike is not None and alike < ALIKE:
-        found.append(f"inputs become alike: mean 1 − c = {alike:.2g}")
+        sentences.append(f"inputs become alike: mean 1 − c = {alike:.2g}")
     if summary["saturated"] is not None and summary["saturated"] > 0.9:
-        found.append(f"{100 * summary['saturated']:.0f} % of the units are saturated")
-    return found
+        sentences.append(f"{100 * summary['saturated']:.0f} % of the units are saturated")
+    return sentences
 
 
 def _signal(summary: dict[str, Any]) -> str:
@@ -61,7 +61,7 @@ def _signal(summary: dict[str, Any]) -> str:
 
 
 def _is_linear(summary: dict[str, Any]) -> str:
-    """The pseudo-linearity where f' hardly varies at the last layer; empty where it does."""
+    """Return the pseudo-linearity as text if f' hardly varies at the last layer, otherwise an empty text."""
     spread, mean, share = (summary[name] for name in ("derivative_std", "derivative_mean", "pseudo_linearity"))
     if None in (spread, mean, share) or spread > 0.05 * abs(mean):
         return ""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 Part = TypeVar("Part")
-T = TypeVar("T")
 
 
 @contextmanager
@@ -65,41 +63,3 @@ def _drain(work: Callable[[Part], None], queue: Iterator[Part]) -> None:
     """Work until nothing is left. Threads can share the iterator of a sequence, as its `next` is one operation."""
     for part in queue:
         work(part)
-
-
-class Observers:
-    """Threads that measure what passes, while the signals themselves are already on their way to the next layer.
-
-    Half of the threads that torch has on a CPU do that, with one operation at a time in each; the others are left to
-    the operations of whoever sends the signals. With one thread, or on another device, what passes is measured at once.
-
-    Attributes:
-        left: threads for the operations of the sender.
-    """
-
-    def __init__(self, threads: int, device: torch.device) -> None:
-        count = threads // 2 if device.type == "cpu" else 0
-        self.left = threads - count
-        self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) if count else None
-        self._waiting: deque[Future[Any]] = deque(maxlen=2 * count)
-
-    def see(self, measure: Callable[..., T], *arguments: Any) -> Callable[[], T]:
-        """Measure soon; returns what waits for the result. The sender waits when many are behind: they hold memory."""
-        if self._pool is None:
-            result = measure(*arguments)
-            return lambda: result
-        if len(self._waiting) == self._waiting.maxlen:
-            self._waiting[0].result()
-        seen = self._pool.submit(measure, *arguments)
-        self._waiting.append(seen)
-        return seen.result
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Within, the threads are shared out; afterwards the observers are gone."""
-        try:
-            with intra_op_threads(self.left):
-                yield
-        finally:
-            if self._pool is not None:
-                self._pool.shutdown()

@@ -1,6 +1,6 @@
-"""States on disk: one file with everything, written atomically, verified on reading, never executed.
+"""Checkpoints: files of tensors and plain values, written atomically, verified on reading, never executed.
 
-Torch is imported where a state is read or written, so that looking after run directories does without it.
+Torch is imported only where a state is read or written, so that verbs that list or tidy runs start without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PREVIOUS = "checkpoint.previous.pt"
 
 
 def digest(state: Any) -> str:
-    """SHA-256 of nested dicts and lists of tensors and plain values, independent of the order of keys."""
+    """Return the SHA-256 of nested dicts and lists of tensors and plain values, independent of the order of keys."""
     import torch
 
     hasher = hashlib.sha256()
@@ -50,7 +50,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     import torch
 
-    content = {"sha256": digest(state), "state": _apart(state)}
+    content = {"sha256": digest(state), "state": _compact(state)}
     try:
         write_atomically(path, lambda file: torch.save(content, file))
     except RuntimeError as error:
@@ -60,12 +60,12 @@ def save(path: Path, state: dict[str, Any]) -> None:
         raise
 
 
-def _apart(value: Any) -> Any:
-    """The same values, not copied, but each tensor on a storage of its own: torch writes all that a view is part of."""
+def _compact(value: Any) -> Any:
+    """Give each tensor its own storage, without a copy: of a view torch would write the whole tensor behind it."""
     import torch
 
     if isinstance(value, dict):
-        return {key: _apart(item) for key, item in value.items()}
+        return {key: _compact(item) for key, item in value.items()}
     return torch.from_numpy(value.detach().cpu().numpy()) if isinstance(value, torch.Tensor) else value
 
 
@@ -102,7 +102,7 @@ def rotate(directory: Path, state: dict[str, Any]) -> None:
 
 
 def newest(directory: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest readable checkpoint of a run and a warning for each unreadable one; None where there has been none.
+    """Load the newest readable checkpoint of a run, and a warning for each unreadable one; None if there is none.
 
     Raises:
         CheckpointError: where there are checkpoints and none of them can be read.
@@ -121,7 +121,7 @@ def newest(directory: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def epoch(directory: Path) -> int:
-    """Completed epochs of the newest checkpoint, read without its tensors and unverified; 0 where that fails."""
+    """Read the completed epochs of the newest checkpoint, without its tensors and unverified; 0 if that fails."""
     import torch
 
     for name in (CURRENT, PREVIOUS):
@@ -133,6 +133,6 @@ def epoch(directory: Path) -> int:
 
 
 def discard(directory: Path) -> None:
-    """Remove all checkpoints of a run, and what a killed save has left."""
+    """Remove all checkpoints of a run, and files that a killed process has left half written."""
     for path in directory.glob("*checkpoint.*pt*"):
         path.unlink()

@@ -1,6 +1,6 @@
-"""Run directories: what a run leaves on disk, and how far it is.
+"""Run directories: the files of a run, and its status.
 
-Truth about a run lives here and nowhere else, so any launcher, host or later day finds it.
+All that is known of a run is in its directory, so every launcher and every machine finds it, at any time.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class RunDirectory:
             lock.release()
 
     def config(self) -> TrainConfig:
-        """What is run here; a custom activation is taken from the copy of its file.
+        """Return the run's config; a custom activation is taken from the copy of its file.
 
         Raises:
             RunDirectoryError: as `read_config`.
@@ -121,7 +121,7 @@ class RunDirectory:
         return dataclasses.replace(config, activation=activation_file.moved(config.activation, self.path))
 
     def verify(self, config: TrainConfig) -> None:
-        """Make sure that what is there, if anything, is of this run.
+        """Make sure that the directory holds this run, or none.
 
         Raises:
             RunDirectoryError: the directory belongs to another configuration.
@@ -133,7 +133,7 @@ class RunDirectory:
                 raise RunDirectoryError(f"{self.path}: holds a run of another configuration ({path}); move it away")
 
     def claim(self, config: TrainConfig, activation: str | None = None) -> None:
-        """Begin an attempt: write `config.yaml`, and forget why the last attempt has failed.
+        """Begin an attempt: write `config.yaml`, and remove the record of the last failure.
 
         Args:
             config: resolved.
@@ -153,7 +153,7 @@ class RunDirectory:
             raise RunDirectoryError(unwritable(error.filename, error)) from error
 
     def result(self) -> RunResult | None:
-        """What the finished run came to; None if it is not finished."""
+        """Return the result of a finished run; None if it is not finished."""
         try:
             content = json.loads(read_text(self.path / "result.json"))
         except (FileNotFoundError, NotADirectoryError):
@@ -162,7 +162,7 @@ class RunDirectory:
         return RunResult(**{key: value for key, value in content.items() if key in known})
 
     def status(self) -> str:
-        """`done`, `diverged`, `running`, `failed` or `interrupted`."""
+        """Return `done`, `diverged`, `running`, `failed` or `interrupted`."""
         result = self.result()
         if result is not None:
             return result.status
@@ -184,7 +184,7 @@ class RunDirectory:
         return False
 
     def clear(self) -> None:
-        """Remove what an earlier attempt has written; `result.json` first, so that no half run looks finished."""
+        """Remove the files of an earlier attempt; `result.json` first, so that no half run looks finished."""
         for name in ("result.json", "weights.pt", "epochs.csv", "failed.json", "provenance.json", "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
         (self.path / activation_file.COPY).unlink(missing_ok=True)
@@ -218,12 +218,12 @@ class RunDirectory:
         checkpoint.save(self.path / "weights.pt", tensors)
 
     def finish(self, result: RunResult, keep: str) -> None:
-        """Write `result.json`, last of all, and remove what only a resumption would have needed."""
+        """Write `result.json`, last of all, and remove what only a resumed run would need."""
         write_json(self.path / "result.json", dataclasses.asdict(result))
         self.tidy(keep)
 
     def tidy(self, keep: str) -> None:
-        """Remove from a finished run what is not to be kept."""
+        """Remove the files of a finished run that are not to be kept."""
         (self.path / "failed.json").unlink(missing_ok=True)
         if keep != "all":
             checkpoint.discard(self.path)
@@ -234,12 +234,12 @@ class RunDirectory:
 
 
 def unwritable(path: str | Path, error: OSError) -> str:
-    """What to tell where the output folder cannot be written."""
+    """Return the message for an output folder that cannot be written."""
     return f"output_root: cannot write {path}: {error.strerror}; output_root=FOLDER takes another folder"
 
 
 def read_config(path: Path) -> TrainConfig:
-    """Read a `config.yaml`; knobs that did not exist when it was written take their defaults, or what they meant then.
+    """Read a `config.yaml`; keys that did not exist when it was written take their defaults, or what they meant then.
 
     Raises:
         RunDirectoryError: it is not a configuration of this program.

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from bsnn_cli.common.machine import available_bytes
 from bsnn_cli.networks.memory import training_bytes
 from bsnn_cli.runs import job
-from bsnn_cli.runs.job import Orders
+from bsnn_cli.runs.job import Manifest
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label
 
@@ -26,11 +26,11 @@ LAUNCHER = "hydra_plugins.bsnn.FleetLauncher"
 """Hydra takes plugins of this name space only; this one is registered, not installed."""
 
 MEMORY_SHARE = 0.7
-"""Of the main memory that is free: the networks of a fleet may take as much. On a GPU it is the other memory that
-counts: what does not fit there is halved."""
+"""The networks of a fleet may take this share of the free main memory. On a GPU its own memory counts: a fleet that
+does not fit there is halved."""
 
-OWN = ("activation", "optim.lr", "seed", "force", "wait")
-"""What may differ between the members of a fleet."""
+MEMBER_KEYS = ("activation", "optim.lr", "seed", "force", "wait")
+"""Keys whose values may differ between the members of a fleet."""
 
 
 def register() -> None:
@@ -42,7 +42,7 @@ def register() -> None:
 
 
 class FleetLauncher(Launcher):
-    """Trains the jobs of a sweep in as few fleets as their shapes and the memory allow, one fleet after the other.
+    """Train the jobs of a sweep in as few fleets as their shapes and the memory allow, one fleet after the other.
 
     Args:
         networks: in one fleet at most. On a GPU more than 24 gain nothing: the arithmetic is the limit then.
@@ -56,17 +56,17 @@ class FleetLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Bring the jobs to their end. Nothing is returned: what came of them stands in the run directories."""
-        orders = Orders.read(Path(self.config.hydra.sweep.dir))
-        configs = orders.configs[initial_job_idx : initial_job_idx + len(job_overrides)]
+        """Train the jobs to their end. Nothing is returned: the run directories tell the outcome."""
+        manifest = Manifest.read(Path(self.config.hydra.sweep.dir))
+        configs = manifest.configs[initial_job_idx : initial_job_idx + len(job_overrides)]
         for fleet in fleets(configs, self.networks, MEMORY_SHARE * available_bytes()):
-            if orders.stopped() is None:
-                job.supervise(fleet, orders)
+            if manifest.stopped() is None:
+                job.supervise(fleet, manifest)
         return []
 
 
 def fleets(configs: Sequence[TrainConfig], networks: int, memory: float) -> list[list[TrainConfig]]:
-    """Split runs into fleets: equal in all but `OWN`, equal activations side by side.
+    """Split runs into fleets: equal in all but `MEMBER_KEYS`, equal activations side by side.
 
     Args:
         configs: resolved.
@@ -78,22 +78,22 @@ def fleets(configs: Sequence[TrainConfig], networks: int, memory: float) -> list
         alike.setdefault(_shared(config), []).append(config)
     result = []
     for group in alike.values():
-        # Stable: seeds stay in their order.
-        group.sort(key=_activation)
+        group.sort(key=_activation)  # stable: seeds stay in their order
         size = max(1, min(networks, int(memory // training_bytes(group[0].model, group[0].optim.batch_size))))
         result += [group[first : first + size] for first in range(0, len(group), size)]
     return result
 
 
 def _activation(config: TrainConfig) -> tuple[str, str, float, str]:
-    """Equal where the function is."""
-    own = config.activation
-    return activation_label(config), own.path or "", own.separation or 0, own.parameter or ""
+    """Return a key for sorting that is equal for equal activation functions."""
+    activation = config.activation
+    return activation_label(config), activation.path or "", activation.separation or 0, activation.parameter or ""
 
 
 def _shared(config: TrainConfig) -> str:
+    """Return what the members of a fleet must have in common, as text."""
     content: dict[str, Any] = dataclasses.asdict(config)
-    for key in OWN:
+    for key in MEMBER_KEYS:
         node, _, name = key.rpartition(".")
         del (content[node] if node else content)[name]
     return json.dumps(content, sort_keys=True)

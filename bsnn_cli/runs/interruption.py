@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they set a flag, and the run ends where its state can be saved."""
+"""Stop signals: they set a flag, and a run ends where its state can be saved."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from typing import Any
 from bsnn_cli.errors import Interrupted
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""From the keyboard; from a system that shuts down or a scheduler; from a terminal that is closed; USR1 and USR2 are
-schedulers' early warnings."""
+"""Signals from the keyboard (INT), a scheduler or a system that shuts down (TERM), a terminal that is closed (HUP), and
+early warnings of schedulers (USR1, USR2)."""
 
 
 class _Stop(BaseException):
-    """Carries a signal out of any code, also out of an `except Exception`."""
+    """Leaves any code that runs when a signal arrives, also an `except Exception`."""
 
 
 class StopFlag:
-    """Context manager: while it is entered, a stop signal is noted, and whoever works reads `received` in time.
+    """A context manager that notes stop signals in `received`, which the code inside reads between steps.
 
-    A second SIGINT acts at once, for a person who has lost patience; the other signals can be repeated by a scheduler
-    without hurting a save that is under way. A signal that somebody else handles already is left to them, such as
-    USR2 to submitit, which queues the job again. Outside the main thread, where Python cannot handle signals, the
-    flag is never set.
+    A second SIGINT ends the process at once; a scheduler may repeat the other signals without hurting a save that is
+    under way. A signal that has a handler already is left to it, such as submitit's for USR2, which queues the job
+    again. Outside the main thread, where Python cannot handle signals, the flag is never set.
 
     Args:
         note: called with the number of the first signal, from within its handler.
@@ -53,7 +52,7 @@ class StopFlag:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """For work that leaves nothing to be saved: a signal ends it wherever it is.
+        """Let a signal end the code inside wherever it is; there must be nothing to save.
 
         Raises:
             Interrupted: a signal arrives, or has arrived before.
@@ -71,11 +70,11 @@ class StopFlag:
             raise Interrupted(self.received, message)
 
     def __enter__(self) -> StopFlag:
-        ours = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+        defaults = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 ignored = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN  # by nohup
-                if signal.getsignal(number) in ours and not ignored:
+                if signal.getsignal(number) in defaults and not ignored:
                     self._before[number] = signal.signal(number, self._handle)
         return self
 

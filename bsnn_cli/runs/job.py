@@ -1,7 +1,7 @@
-"""One child process that brings runs to their end, from both sides: starting and watching it, and what it does.
+"""Jobs: child processes that train runs. The parent's side starts and watches a child; `main` is the child's side.
 
 Whatever happens to a job (an exception, `sys.exit`, a crash, the out-of-memory killer), happens to its process alone;
-the one that watches writes it down in the run's directory. Nothing here imports torch before a job needs it.
+the parent records it in the run's directory. Nothing here imports torch before a job needs it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ TAIL = 4000
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What the driver of a sweep leaves for its workers, wherever they are: a folder that all of them see.
+class Manifest:
+    """The jobs of a sweep, written by its driver into a folder that all workers see, on whatever machine they are.
 
     Attributes:
         folder: of the sweep.
@@ -61,48 +61,50 @@ class Orders:
     queued: bool = False
 
     @classmethod
-    def here(cls, folder: Path, gpus: Sequence[str], configs: Sequence[TrainConfig], *, queued: bool = False) -> Orders:
-        """With this process as the driver."""
+    def of_this_process(
+        cls, folder: Path, gpus: Sequence[str], configs: Sequence[TrainConfig], *, queued: bool = False
+    ) -> Manifest:
+        """Return a manifest with this process as the driver."""
         return cls(folder, sys.argv, socket.gethostname(), os.getpid(), list(gpus), list(configs), queued)
 
     def write(self) -> None:
-        """Write them down for `read`."""
+        """Write `orders.json` for `read`."""
         content = {key: value for key, value in dataclasses.asdict(self).items() if key != "folder"}
         write_json(self.folder / "orders.json", content)
 
     @classmethod
-    def read(cls, folder: Path) -> Orders:
+    def read(cls, folder: Path) -> Manifest:
         """Read what the driver has written."""
         content = json.loads(read_text(folder / "orders.json"))
         configs = [from_plain(config) for config in content.pop("configs")]
         return cls(folder=folder, configs=configs, **content)
 
-    def mark(self, config: TrainConfig) -> Path:
-        """The file that says that a run has been begun."""
+    def started_file(self, config: TrainConfig) -> Path:
+        """Return the path of the file that marks a run as started by this sweep."""
         (self.folder / "begun").mkdir(exist_ok=True)
         return self.folder / "begun" / run_directory(config).name
 
-    def again(self, config: TrainConfig) -> TrainConfig:
-        """What a queue starts a second time goes on: `force` has had its effect, and the first may still be saving."""
-        return dataclasses.replace(config, force=False, wait=True) if self.mark(config).exists() else config
+    def resuming(self, config: TrainConfig) -> TrainConfig:
+        """Let a run that a queue starts again go on: `force` has had its effect, and the first job may still save."""
+        return dataclasses.replace(config, force=False, wait=True) if self.started_file(config).exists() else config
 
     def stop(self, number: int) -> None:
         """Ask all workers to stop their jobs with this signal, and to start no others."""
         write_text(self.folder / "stop", str(number))
 
     def stopped(self) -> int | None:
-        """The signal that jobs shall stop with, or None: of `stop`, or SIGTERM to orphans."""
+        """Return the signal that jobs shall stop with: that of `stop`, SIGTERM if the driver has ended, or None."""
         with contextlib.suppress(FileNotFoundError):
             return int(read_text(self.folder / "stop"))
-        return int(signal.SIGTERM) if self.orphaned() else None
+        return int(signal.SIGTERM) if self.driver_has_ended() else None
 
-    def orphaned(self) -> bool:
-        """Whether the driver is no more; False for jobs on other machines and in a queue, which outlive it."""
+    def driver_has_ended(self) -> bool:
+        """Return whether the driver has ended; False for jobs on other machines and in a queue, which outlive it."""
         return not self.queued and self.host == socket.gethostname() and not _exists(self.pid)
 
     @contextlib.contextmanager
     def gpu(self, device: str) -> Iterator[dict[str, str]]:
-        """Hold a GPU for one job, waiting until one is free; yields the environment that shows the job this one alone.
+        """Hold a GPU for one job, waiting until one is free, and yield the environment that shows the job no other GPU.
 
         Args:
             device: as configured; a job for the CPU, or for a certain GPU, takes none.
@@ -130,60 +132,60 @@ def _exists(pid: int) -> bool:
 
 
 def from_plain(content: dict[str, Any]) -> TrainConfig:
-    """A config from what `dataclasses.asdict` made of it."""
+    """Return the config that `dataclasses.asdict` has made a dict of."""
     return cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), content)))
 
 
-def supervise(configs: Sequence[TrainConfig], orders: Orders, tick: Callable[[], object] = int) -> None:
-    """Bring runs to their end in one child process, unless they are there already or the sweep has been stopped.
+def supervise(configs: Sequence[TrainConfig], manifest: Manifest, tick: Callable[[], object] = int) -> None:
+    """Train runs in one child process, unless they are finished already or the sweep has been stopped.
 
-    Returns when the child has ended, in whatever way; what came of the runs stands in their directories. Should
-    something end this process instead, the child saves its state and ends too.
+    Returns when the child has ended, in whatever way; the run directories tell the outcome. Should something end this
+    process instead, the child saves its state and ends too.
 
     Args:
         configs: resolved; several share shape and protocol and are trained as a fleet. The child writes to `log.txt`
             in the first directory there is.
-        orders: of the sweep they belong to.
+        manifest: of the sweep they belong to.
         tick: called several times a second while the child is at work.
 
     Raises:
         OSError: a directory cannot be written.
     """
-    configs = [orders.again(config) for config in configs]
+    configs = [manifest.resuming(config) for config in configs]
     directories = [RunDirectory(run_directory(config)) for config in configs]
     finished = [
         directory.result() is not None and not config.force
         for config, directory in zip(configs, directories, strict=True)
     ]
-    if all(finished) or orders.stopped() is not None:
+    if all(finished) or manifest.stopped() is not None:
         return
     for directory in directories:
-        with contextlib.suppress(OSError):  # the child meets it again, and leaves this run out
+        with contextlib.suppress(OSError):  # the child will meet the same error, and leave this run out
             directory.path.mkdir(parents=True, exist_ok=True)
             (directory.path / "failed.json").unlink(missing_ok=True)
-    log = next((each.path for each in directories if each.path.is_dir()), directories[0].path) / LOG
-    with StopFlag() as flag, orders.gpu(configs[0].device) as environment, log.open("ab") as stream:
-        if orders.stopped() is not None:
+    log = next((made for made in directories if made.path.is_dir()), directories[0]).path / LOG
+    with StopFlag() as flag, manifest.gpu(configs[0].device) as environment, log.open("ab") as stream:
+        if manifest.stopped() is not None:
             return
         stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} {socket.gethostname()}\n".encode())
         stream.flush()
         begin = stream.tell()
         for config in configs:
-            orders.mark(config).touch()
-        code = watch(_start(configs, orders, stream, environment), orders, flag, tick)
-        stopped = flag.received is not None or orders.stopped() is not None
+            manifest.started_file(config).touch()
+        code = watch(_start(configs, manifest, stream, environment), manifest, flag, tick)
+        stopped = flag.received is not None or manifest.stopped() is not None
     interrupted = code in [128 + number for number in STOP_SIGNALS] or (stopped and code < 0)
     output = log.read_bytes()[begin:].decode(errors="replace")
     for config, directory in zip(configs, directories, strict=True):
         if not interrupted and directory.result() is None and not (directory.path / "failed.json").exists():
-            _record(config, directory, ending(code), output)
+            _record_failure(config, directory, ending(code), output)
         print(f"{directory.status()}: {directory.path}", file=sys.stderr, flush=True)
 
 
 def _start(
-    configs: Sequence[TrainConfig], orders: Orders, stream: IO[bytes], environment: dict[str, str]
+    configs: Sequence[TrainConfig], manifest: Manifest, stream: IO[bytes], environment: dict[str, str]
 ) -> subprocess.Popen[bytes]:
-    """A child at work on the runs. It has a session of its own, so that Ctrl-C reaches it through its parent alone."""
+    """Start a child on the runs, in a session of its own, so that Ctrl-C reaches it through its parent alone."""
     child = subprocess.Popen(
         [sys.executable, "-m", "bsnn_cli.runs.job", str(os.getpid())],
         stdin=subprocess.PIPE,
@@ -193,26 +195,26 @@ def _start(
         # The working directory is a user's: no file in it may stand in for a module. A crash leaves a traceback.
         env=os.environ | {"PYTHONSAFEPATH": "1", "PYTHONFAULTHANDLER": "1"} | environment,
     )
-    content = {"argv": orders.argv, "configs": [dataclasses.asdict(config) for config in configs]}
-    with contextlib.suppress(BrokenPipeError):  # it has died already, and its exit code tells
+    content = {"argv": manifest.argv, "configs": [dataclasses.asdict(config) for config in configs]}
+    with contextlib.suppress(BrokenPipeError):  # it has ended already, and its exit code tells
         assert child.stdin is not None
         with child.stdin:
             child.stdin.write(json.dumps(content).encode())
     return child
 
 
-def watch(child: subprocess.Popen[bytes], orders: Orders, flag: StopFlag, tick: Callable[[], object] = int) -> int:
-    """Wait for the child, and pass on once what asks it to stop; returns its exit code, or minus a signal number."""
+def watch(child: subprocess.Popen[bytes], manifest: Manifest, flag: StopFlag, tick: Callable[[], object] = int) -> int:
+    """Wait for the child, pass the first stop signal on to it, and return its exit code, or minus a signal number."""
     try:
-        asked = False
+        signalled = False
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return child.wait(POLL_S)
             tick()
-            number = flag.received if flag.received is not None else orders.stopped()
-            if number is not None and not asked:
+            number = flag.received if flag.received is not None else manifest.stopped()
+            if number is not None and not signalled:
                 child.send_signal(number)
-                asked = True
+                signalled = True
     finally:  # also when a scheduler's signal handler ends this process with an exception
         if child.poll() is None:
             child.terminate()
@@ -220,7 +222,7 @@ def watch(child: subprocess.Popen[bytes], orders: Orders, flag: StopFlag, tick: 
 
 
 def ending(code: int) -> str:
-    """How a child has ended, in words.
+    """Say how a child has ended.
 
     Args:
         code: exit code, or minus a signal number.
@@ -231,11 +233,11 @@ def ending(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}{guess}"
 
 
-def _record(config: TrainConfig, directory: RunDirectory, reason: str, output: str) -> None:
+def _record_failure(config: TrainConfig, directory: RunDirectory, reason: str, output: str) -> None:
     """Write `failed.json` for a child that could not do it itself."""
     errors = [line.removeprefix("error: ") for line in output.splitlines() if line.startswith("error: ")]
-    own = [error for error in errors if error.startswith(f"{directory.path}:")]
-    reason = next(reversed(own or errors), reason)
+    errors_of_run = [error for error in errors if error.startswith(f"{directory.path}:")]
+    reason = next(reversed(errors_of_run or errors), reason)
     try:
         with directory.lock():
             directory.claim(config)
@@ -247,7 +249,7 @@ def _record(config: TrainConfig, directory: RunDirectory, reason: str, output: s
 
 
 def main() -> None:
-    """What the child does: read configs from standard input, run them, end with an exit code."""
+    """Read configs from standard input, train them, and end with an exit code: the child's whole work."""
     streams.prepare()
     die_with_parent(int(sys.argv[1]))
     content = json.load(sys.stdin)
@@ -263,11 +265,11 @@ def main() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel send SIGTERM when the parent dies, even if it is killed. Linux; elsewhere the run goes on."""
+    """Have the kernel send SIGTERM when the parent ends, even if it is killed. Linux; elsewhere the run goes on."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it has died before that
+        if os.getppid() != parent:  # it has ended before that
             sys.exit(128 + signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""What finished runs have left: the trained network, its dataset, and tables over many runs."""
+"""Loading finished runs: the trained network, its dataset, and tables over many runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def load_run(path: str | Path) -> Network:
-    """The trained network of a finished run, in evaluation mode, on the CPU.
+    """Load the trained network of a finished run, in evaluation mode, on the CPU.
 
     It takes inputs as `load_dataset(path).standardise` gives them, (batch, inputs) float32, and returns logits. Where
     the run has a custom activation, the copy of its Python file in the run directory is executed; nothing else is.
@@ -48,7 +48,7 @@ def load_run(path: str | Path) -> Network:
 
 
 def load_dataset(path: str | Path) -> Dataset:
-    """The dataset that a run was trained on, with its split and scaling; fetched if it is not there.
+    """Load the dataset that a run was trained on, with its split and scaling; it is fetched if it is not there.
 
     Args:
         path: a run directory.
@@ -66,12 +66,12 @@ def load_dataset(path: str | Path) -> Dataset:
 
 
 def directories(output_root: str | Path) -> list[RunDirectory]:
-    """All run directories, sorted by path."""
+    """Return all run directories, sorted by path."""
     return [RunDirectory(path.parent) for path in sorted((Path(output_root) / "runs").glob("*/*/*/config.yaml"))]
 
 
 def load_all(output_root: str | Path) -> pd.DataFrame:
-    """Return a row for each run: `directory`, `status`, `identity`, `epoch`, every knob, every field of `RunResult`.
+    """Return a row for each run: `directory`, `status`, `identity`, `epoch`, every key, every field of `RunResult`.
 
     `protocol` says in words what `settings`, an `identity.Protocol`, holds. `epoch` counts the epochs in `epochs.csv`;
     result fields are missing where a run is not finished. A directory that cannot be read is named on standard error
@@ -89,7 +89,7 @@ def load_all(output_root: str | Path) -> pd.DataFrame:
 
 
 def describe(directory: RunDirectory) -> dict[str, Any]:
-    """The row of one run in `load_all`."""
+    """Return the row of one run in `load_all`."""
     config = read_config(directory.path / "config.yaml")
     protocol = identity.protocol(config)
     result = directory.result()
@@ -111,7 +111,7 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
 
 
 def load_epochs(runs: pd.DataFrame) -> pd.DataFrame:
-    """The `epochs.csv` of all runs of a frame, one row an epoch: `directory`, and the fields of `EpochRecord`."""
+    """Load `epochs.csv` of all runs of a frame, a row for each epoch: `directory` and the fields of `EpochRecord`."""
     import pandas as pd
 
     paths = [Path(directory) / "epochs.csv" for directory in runs["directory"]]

@@ -1,4 +1,4 @@
-"""What is to be done for a set of runs, what it will take, and what came of it: all read off the run directories."""
+"""The plan for a set of runs, its cost in time and disk, and the outcome: all read off the run directories."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bsnn_cli.common.files import read_text
+from bsnn_cli.common.terminal import aligned
 from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.checkpoint import CURRENT, PREVIOUS
 from bsnn_cli.runs.directory import RunDirectory
@@ -18,7 +19,7 @@ from bsnn_cli.settings.identity import activation_label, run_directory
 from bsnn_cli.settings.knobs import knobs
 
 UNNAMED = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "seed"}
-"""Knobs that have a column of their own, or none, in the table of outcomes."""
+"""Keys that have their own column, or none, in the table of outcomes."""
 
 INTENTS = ("finished", "to resume", "to run")
 OUTCOMES = ("done", "diverged", "failed", "running", "not finished")
@@ -30,51 +31,51 @@ PROBE_WIDTH = 2000
 """The network that is timed has at most this width, since a wider one may not fit into the memory."""
 
 PROBE_S = 0.2
-"""Time that is spent on it."""
+"""Seconds that are spent on timing it."""
 
 
 def finished(config: TrainConfig) -> bool:
-    """Whether a run is done or has diverged."""
+    """Return whether a run is done or has diverged."""
     return RunDirectory(run_directory(config)).result() is not None
 
 
 def resumable(config: TrainConfig) -> bool:
-    """Whether a run has left a state to go on from."""
+    """Return whether a run has a checkpoint to go on from."""
     path = run_directory(config)
     return any((path / name).exists() for name in (CURRENT, PREVIOUS))
 
 
 def untried(config: TrainConfig) -> bool:
-    """Whether nothing is known of how a run has ended, or will end."""
+    """Return whether nothing is known of how a run has ended, or will end."""
     return RunDirectory(run_directory(config)).status() == "interrupted"
 
 
 def summary(configs: Sequence[TrainConfig]) -> str:
-    """The plan in one line, such as "24 runs: 3 finished, 1 to resume, 20 to run"."""
+    """Return the plan in one line, such as "24 runs: 3 finished, 1 to resume, 20 to run"."""
     return count([intent(config) for config in configs], INTENTS)
 
 
 def count(words: Sequence[str], kinds: Sequence[str], unit: str = "run") -> str:
-    """How many of each kind, such as "3 runs: 2 done, 1 failed"."""
+    """Count each kind, such as "3 runs: 2 done, 1 failed"."""
     counts = ", ".join(f"{words.count(kind)} {kind}" for kind in kinds if kind in words)
     return f"{len(words)} {unit}{'' if len(words) == 1 else 's'}: {counts}"
 
 
 def intent(config: TrainConfig) -> str:
-    """What the command that asks for this run will do: `finished` (nothing), `to resume` or `to run`."""
+    """Return what a command for this run will do: nothing (`finished`), `to resume` or `to run`."""
     if config.force:
         return "to run"
     return "finished" if finished(config) else "to resume" if resumable(config) else "to run"
 
 
 def varied(configs: Sequence[TrainConfig]) -> list[str]:
-    """Result-changing knobs that differ between runs, but for those that a table names in any case."""
+    """Return the result-changing keys that differ between runs, without those that a table names in any case."""
     values = [{key: value for key, entry, value in knobs(config) if entry.metadata["result"]} for config in configs]
     return [key for key in values[0] if key not in UNNAMED and len({row[key] for row in values}) > 1]
 
 
 def columns(configs: Sequence[TrainConfig]) -> list[tuple[str, ...]]:
-    """What tells runs apart, a header first: dataset, activation, what else is varied, seed."""
+    """Return the columns that distinguish runs, a header first: dataset, activation, what else is varied, seed."""
     keys = varied(configs)
     rows = [("dataset", "activation", *keys, "seed")]
     for config in configs:
@@ -85,7 +86,7 @@ def columns(configs: Sequence[TrainConfig]) -> list[tuple[str, ...]]:
 
 
 def outcome(configs: Sequence[TrainConfig]) -> str:
-    """What came of the runs: a table, how many of each kind, and the reason and the log of each that has failed."""
+    """Describe the outcome of runs: a table, a count of each kind, reason and log of each that has failed."""
     rows = columns(configs)
     table, words, notes = [(*rows[0], "outcome", "test", "directory")], [], []
     for config, row in zip(configs, rows[1:], strict=True):
@@ -96,25 +97,17 @@ def outcome(configs: Sequence[TrainConfig]) -> str:
         table.append((*row, words[-1], accuracy, str(directory.path)))
         if status == "failed":
             notes.append(f"failed: {' '.join(row)}: {reason(directory.path)}; see {directory.path / 'log.txt'}")
-    return "\n".join([align(table), count(words, OUTCOMES), *notes])
+    return "\n".join([aligned(table), count(words, OUTCOMES), *notes])
 
 
 def reason(directory: Path) -> str:
-    """Why a run has failed, in one line."""
+    """Return in one line why a run has failed."""
     lines = str(json.loads(read_text(directory / "failed.json"))["error"]).splitlines()
     return lines[0] if lines else ""
 
 
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
 def preview(configs: Sequence[TrainConfig]) -> str:
-    """What the command would do, run by run, with the time and the disk that it takes; for `dry_run=true`.
+    """Describe for `dry_run=true`, run by run, what the command would do, with its time and disk space.
 
     Times are of one run after the other on this machine.
     """
@@ -134,7 +127,7 @@ def preview(configs: Sequence[TrainConfig]) -> str:
         table.append((*row, word, formatted(duration) if left else "", str(run_directory(config))))
     return "\n".join(
         [
-            align(table),
+            aligned(table),
             summary(configs),
             f"time: about {formatted(seconds)} of training, one after the other on this machine",
             f"disk: {kept / 1e6:.1f} MB to keep; {peak / 1e6:.1f} MB while a run is going on",
@@ -157,42 +150,42 @@ def seconds_left(config: TrainConfig, speeds: dict[str, float]) -> float:
 
 
 def epochs(config: TrainConfig) -> int:
-    """Of a resolved config."""
+    """Return the epochs of a resolved config."""
     assert config.optim.epochs is not None
     return config.optim.epochs
 
 
 def samples(config: TrainConfig) -> tuple[int, int]:
-    """In the training and the test split; an image folder is counted."""
+    """Return the numbers of samples in the training and the test split; those of an image folder are counted."""
     known = DATASETS[config.dataset.kind].samples
     if known is not None:
         return known
     from bsnn_cli.datasets import image_folder
 
-    found = image_folder.scan(Path(config.dataset.root))
-    return len(found.train), len(found.test)
+    files = image_folder.scan(Path(config.dataset.root))
+    return len(files.train), len(files.test)
 
 
 def steps_equivalent(config: TrainConfig) -> float:
-    """Steps of a whole run, evaluations counted as the share of a step that they take.
+    """Return the steps of a whole run, with evaluations counted as the share of a step that they take.
 
     The products of a step are 6·L·n² floating-point operations a sample, those of an evaluation 2·L·n².
     """
     train, test = samples(config)
-    aside = config.dataset.validation * train
+    validation = config.dataset.validation * train
     every = config.eval.train_every
     whole = 1 if every is None else epochs(config) / every
-    evaluated = epochs(config) * (test + aside) + whole * (train - aside)
-    return (epochs(config) * (train - aside) + evaluated / 3) / config.optim.batch_size
+    evaluated = epochs(config) * (test + validation) + whole * (train - validation)
+    return (epochs(config) * (train - validation) + evaluated / 3) / config.optim.batch_size
 
 
 def values(config: TrainConfig) -> int:
-    """Trained values in the hidden layers, which are nearly all there are."""
+    """Return the number of trained values in the hidden layers, which are nearly all there are."""
     return config.model.depth * config.model.width**2
 
 
 def step_seconds(config: TrainConfig) -> float:
-    """Time of an update, from a few of them on random data in a network of a few layers."""
+    """Return the seconds of an update, from a few updates on random data in a network of a few layers."""
     import torch
 
     from bsnn_cli.common import machine
@@ -214,14 +207,14 @@ def step_seconds(config: TrainConfig) -> float:
     trainer.step(inputs, labels)  # the first one is slow
     begin, steps = time.monotonic(), 0
     while steps < 3 or time.monotonic() - begin < PROBE_S:
-        float(trainer.step(inputs, labels).sum())  # a GPU has ended the step when its loss can be read
+        float(trainer.step(inputs, labels).sum())  # reading the loss waits for a GPU
         steps += 1
     larger = config.model.depth * config.model.width**2 / (depth * width**2)
     return (time.monotonic() - begin) / steps * larger
 
 
 def formatted(seconds: float) -> str:
-    """A duration for people, such as "3 min"."""
+    """Return a duration as people write it, such as "3 min"."""
     for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"

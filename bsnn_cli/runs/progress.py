@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, nothing elsewhere."""
+"""The progress bar of a run, on a terminal only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tqdm import tqdm
 from bsnn_cli.networks.training import EpochRecord, Tick
 
 UNKNOWN_SIZE = {"ncols": 80, "nrows": 24}
-"""For a terminal that says it has no columns, as `script` and some containers do; tqdm would draw nothing in it."""
+"""Size of a terminal that reports no columns, as `script` and some containers do; tqdm would draw nothing in it."""
 
 REFRESH_S = 0.2
-"""Reading a loss makes the host wait for a GPU, so it is done this rarely."""
+"""Seconds between two readings of the loss: each makes the host wait for a GPU."""
 
 
 class ProgressBar:
-    """Steps done and left, with the mean loss and accuracy of the members.
+    """Show the steps done and left, with the mean loss and accuracy of the members.
 
     Args:
         total: steps of the whole run.
@@ -55,7 +55,7 @@ class ProgressBar:
             self._show()
 
     def epoch(self, records: Sequence[EpochRecord]) -> None:
-        """Note the accuracies of an epoch."""
+        """Show the mean accuracy after an epoch."""
         mean = sum(record.test_accuracy for record in records) / len(records)
         self._accuracy = f", test {mean:.2f} % after epoch {records[0].epoch}"
         self._show()
@@ -65,7 +65,7 @@ class ProgressBar:
 
 
 def _columns() -> int:
-    """Of the terminal on standard error, as it says itself; 0 where there is none."""
+    """Return the columns that the terminal on standard error reports; 0 if there is none."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):

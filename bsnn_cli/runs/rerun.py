@@ -1,4 +1,4 @@
-"""Repeating a finished run from its own record, to see whether it comes out the same."""
+"""Repeating a finished run from its recorded config, to see whether the result is identical."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import run_directory
 
 TIMES = ("elapsed_s", "networks")
-"""What two runs of the same thing do not share."""
+"""Fields that differ between two runs of the same config."""
 
 ORIGIN = (
     "version", "commit", "python", "torch", "cuda", "device", "instructions", "threads", "trainer", "arithmetic",
@@ -36,7 +36,7 @@ def repeat(path: Path) -> str:
         path: directory of a finished run.
 
     Returns:
-        What has been compared, in a line.
+        One line that says what has been compared.
 
     Raises:
         RunDirectoryError: the run is not finished.
@@ -48,19 +48,19 @@ def repeat(path: Path) -> str:
         raise RunDirectoryError(f"{path}: is not finished; there is nothing to compare with")
     with tempfile.TemporaryDirectory(prefix="bsnn-rerun-") as folder:
         after = RunDirectory(run_again(config, origin(before), Path(folder)))
-        found = differences(before, after)
-        if found:
+        different = differences(before, after)
+        if different:
             sources = [
                 f"{key}: {a} has become {b}" for key, a, b in changed(origin(before), origin(after)) if key in ORIGIN
             ]
             silent = [] if sources else ["nothing that provenance.json records of both explains it"]
-            raise NotIdentical("\n".join([f"{path}: not identical", *found, *sources, *silent]))
+            raise NotIdentical("\n".join([f"{path}: not identical", *different, *sources, *silent]))
     with_weights = "and weights" if (path / "weights.pt").exists() else "(no weights were kept)"
     return f"{path}: identical, metrics {with_weights}"
 
 
 def run_again(config: TrainConfig, recorded: dict[str, Any], folder: Path) -> Path:
-    """The run in another folder, with as many threads as it had; returns its directory."""
+    """Train the run in another folder, with as many threads as before; return its directory."""
     again = dataclasses.replace(
         config,
         output_root=str(folder),
@@ -78,39 +78,39 @@ def run_again(config: TrainConfig, recorded: dict[str, Any], folder: Path) -> Pa
 
 
 def origin(directory: RunDirectory) -> dict[str, Any]:
-    """The provenance of a run."""
+    """Return the provenance of a run."""
     return dict(json.loads(read_text(directory.path / "provenance.json")))
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Keys whose values differ, with both."""
+    """Return the keys whose values differ, with both values."""
     return [(key, before.get(key), after.get(key)) for key in (before | after) if before.get(key) != after.get(key)]
 
 
 def differences(before: RunDirectory, after: RunDirectory) -> list[str]:
-    """In the results, the metrics and the weights of two finished runs, one line each; empty if there are none."""
-    found = []
+    """Return the differences between two finished runs in results, metrics and weights, one line each."""
+    lines = []
     results = [
         dataclasses.asdict(result) for result in (before.result(), after.result()) if isinstance(result, RunResult)
     ]
     for key, a, b in changed(*results):
         if key not in TIMES:
-            found.append(f"{key}: {a} has become {b}")
+            lines.append(f"{key}: {a} has become {b}")
     for a, b in zip(epochs(before), epochs(after), strict=False):
         if a != b:
             keys = ", ".join(key for key, _, _ in changed(a, b))
-            found.append(f"epochs.csv: differs from epoch {a['epoch']} on, first in {keys}")
+            lines.append(f"epochs.csv: differs from epoch {a['epoch']} on, first in {keys}")
             break
     weights = before.path / "weights.pt"
     if weights.exists():
         a, b = checkpoint.load(weights), checkpoint.load(after.path / "weights.pt")
         if checkpoint.digest(a) != checkpoint.digest(b):
             largest = max(float((a[name] - b[name]).abs().max()) for name in a if a[name].is_floating_point())
-            found.append(f"weights: differ by at most {largest:.1e}")
-    return found
+            lines.append(f"weights: differ by at most {largest:.1e}")
+    return lines
 
 
 def epochs(directory: RunDirectory) -> list[dict[str, str]]:
-    """The rows of `epochs.csv` without the times."""
+    """Return the rows of `epochs.csv` without the times."""
     with (directory.path / "epochs.csv").open(encoding="utf-8") as file:
         return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]

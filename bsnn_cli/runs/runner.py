@@ -1,4 +1,4 @@
-"""One fleet of runs from configs to results: lock, resume, train, save, stop when asked."""
+"""Train a fleet of runs from configs to results: lock, resume, train, save, stop when asked."""
 
 from __future__ import annotations
 
@@ -30,21 +30,23 @@ from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.runs.interruption import StopFlag
 from bsnn_cli.runs.progress import ProgressBar
-from bsnn_cli.runs.session import Session, environment
 from bsnn_cli.runs.tensorboard import EventLog
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, TrainConfig
-from bsnn_cli.settings.identity import run_directory
+from bsnn_cli.settings.identity import base_name, identity, run_directory
 
 GPU_SHARE = 0.8
 """Networks may take this share of the free memory of a GPU; temporaries and evaluation take some as well."""
 
+SAVING_SHARE = 0.02
+"""Saving may take this share of the time; a slow disk stretches the interval between checkpoints."""
+
 
 @dataclass
 class Run:
-    """A run that is to go on.
+    """A run that is not finished.
 
     Attributes:
-        checkpoint: the newest one, or None if there is none; a fleet that is built takes it away.
+        checkpoint: the newest one, or None if there is none; `begin` empties it.
     """
 
     config: TrainConfig
@@ -63,14 +65,14 @@ class Run:
 
 
 Fingerprint = Callable[[DatasetConfig], "str | None"]
-"""As `data.fingerprint`."""
+"""A function like `data.fingerprint`."""
 
 
 def prepare(config: TrainConfig, fingerprint: Fingerprint = data.fingerprint) -> TrainConfig:
-    """Fill in what needs a look at the machine or the data, and refuse what cannot run here.
+    """Fill in what depends on the machine or the data, and refuse what cannot run here.
 
     Raises:
-        ConfigError: the device is not there, or the precision is not to be had on it; or as `identified`.
+        ConfigError: the device is absent, or does not have the precision; or as `identified`.
         DataError: as `identified`.
     """
     device = choose_device(config.device)
@@ -82,7 +84,7 @@ def prepare(config: TrainConfig, fingerprint: Fingerprint = data.fingerprint) ->
 
 
 def identified(config: TrainConfig, fingerprint: Fingerprint = data.fingerprint) -> TrainConfig:
-    """Fill in the fingerprints of what a run takes from files of the user's.
+    """Fill in the fingerprints of the user's files that a run reads.
 
     Raises:
         ConfigError: a custom activation cannot be read, is none, or is not the one that the config was made for.
@@ -93,7 +95,7 @@ def identified(config: TrainConfig, fingerprint: Fingerprint = data.fingerprint)
 
 
 def member(config: TrainConfig) -> tuple[Member, str | None]:
-    """What the fleet needs to know of one run, and which root b was taken (None without GPN)."""
+    """Return the fleet's member for a run, and the root that was taken for b (None without GPN)."""
     activation: ActivationConfig = config.activation
     phi, a, b, root = custom.activation(activation), 1.0, 0.0, None
     if activation.gpn:
@@ -108,7 +110,7 @@ def trainer(model: ModelConfig) -> type[Fleet] | type[ReferenceTrainer]:
 
 
 def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
-    """Bring runs that share shape and protocol to their end, from wherever they are.
+    """Train runs that share shape and protocol to their end, each from its newest checkpoint.
 
     A run that cannot be begun, such as one that another process works on, is left out until the others are finished.
 
@@ -116,7 +118,7 @@ def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
         configs: resolved and prepared.
 
     Returns:
-        the result of each, also of those that were finished already.
+        the result of each run, also of those that were finished already.
 
     Raises:
         Interrupted: a signal arrived; every run can be resumed.
@@ -137,7 +139,7 @@ def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
 
 
 def _run_pending(pending: Sequence[Run]) -> None:
-    """Lock the runs, and train those that stand at the same step as one fleet."""
+    """Lock the runs, and train those at the same step as one fleet."""
     first = pending[0].config
     if choose_device(first.device).type == "cpu":
         needed = memory.training_bytes(first.model, first.optim.batch_size)
@@ -155,7 +157,7 @@ def _run_pending(pending: Sequence[Run]) -> None:
             claimed, left_out = list[Run](), list[BsnnError]()
             for run in pending:
                 try:
-                    if locks.enter_context(_held(run)):
+                    if locks.enter_context(_locked(run)):
                         claimed.append(run)
                 except BsnnError as error:
                     left_out.append(error)
@@ -178,14 +180,14 @@ def _run_pending(pending: Sequence[Run]) -> None:
 
 
 @contextlib.contextmanager
-def _held(run: Run) -> Iterator[bool]:
+def _locked(run: Run) -> Iterator[bool]:
     """Lock a run, and begin an attempt at it from its newest checkpoint.
 
     Yields:
         whether there is anything to do: another process may have finished it while this one waited.
 
     Raises:
-        BsnnError: it cannot be locked or begun; it is not held then.
+        BsnnError: it cannot be locked or begun; it is not locked then.
     """
     with run.directory.lock(run.config.wait):
         if run.config.force:
@@ -202,16 +204,16 @@ def _held(run: Run) -> Iterator[bool]:
 
 
 def _note(run: Run, error: Exception) -> None:
-    """Write down why a run has failed."""
-    with contextlib.suppress(OSError):  # what made the run fail may stop this too
+    """Record why a run has failed."""
+    with contextlib.suppress(OSError):  # the cause of the failure may prevent this too
         run.directory.fail(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def train_together(pending: Sequence[Run], dataset: Dataset, stop: StopFlag) -> None:
-    """Train runs as a fleet for each position they stand at; where the GPU's memory is too small, as two of half size.
+    """Train the runs at each position as a fleet; a fleet that does not fit into a GPU's memory is halved.
 
     Raises:
-        Interrupted: a signal arrived; what there is to save is saved.
+        Interrupted: a signal arrived; the state is saved, where there is one.
     """
     for runs in (part for group in by_position(pending) for part in fitting(group, dataset.train.images.device)):
         try:
@@ -223,15 +225,15 @@ def train_together(pending: Sequence[Run], dataset: Dataset, stop: StopFlag) -> 
             say(f"{len(runs)} networks do not fit into the memory of {dataset.train.images.device}: training {half}")
         else:
             continue
-        for part in (runs[:half], runs[half:]):
+        for smaller in (runs[:half], runs[half:]):
             with stop.at_once():
-                for run in part:
+                for run in smaller:
                     run.load()
-            train_together(part, dataset, stop)
+            train_together(smaller, dataset, stop)
 
 
 def fitting(runs: Sequence[Run], device: torch.device) -> list[Sequence[Run]]:
-    """Parts of what stands at one position, each no larger than the free memory of a GPU promises to hold."""
+    """Split the runs at one position into fleets that should fit into the free memory of a GPU."""
     config = runs[0].config
     networks = int(GPU_SHARE * free_bytes(device) // memory.training_bytes(config.model, config.optim.batch_size))
     size = max(1, min(networks, len(runs)))
@@ -239,12 +241,12 @@ def fitting(runs: Sequence[Run], device: torch.device) -> list[Sequence[Run]]:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory of a GPU that is free; of a CPU's the launcher has had a look, at a share of it."""
+    """Return the free memory of a GPU; infinite for a CPU, where the launcher has bounded the size of fleets."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else sys.float_info.max
 
 
 def _train_to_the_end(runs: Sequence[Run], dataset: Dataset, stop: StopFlag) -> None:
-    """A function of its own, so that nothing of a fleet is left where the memory has not been enough for it."""
+    """Train one fleet. It is local to this function, so that nothing of it is left when the memory is too small."""
     with stop.at_once():
         session = begin(runs, dataset)
     work(session, stop)
@@ -252,12 +254,118 @@ def _train_to_the_end(runs: Sequence[Run], dataset: Dataset, stop: StopFlag) -> 
 
 
 def by_position(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that stand at the same epoch and batch together, those that have come least far first."""
+    """Group runs that are at the same epoch and batch, in the order of their positions."""
     groups: dict[tuple[int, int], list[Run]] = {}
     for run in runs:
         state = run.checkpoint
         groups.setdefault((-1, 0) if state is None else (state["epoch"], state["batch"]), []).append(run)
     return [groups[position] for position in sorted(groups)]
+
+
+@dataclass
+class Session:
+    """A fleet that is trained in this process, with the runs of its members.
+
+    Attributes:
+        configs, directories, logs, records: one entry for each member; records are of the epochs so far, and a log is
+            None where none is wanted.
+        elapsed_before_s: wall time of earlier sessions.
+        save_again_at: on the monotonic clock, in seconds.
+    """
+
+    configs: Sequence[TrainConfig]
+    directories: Sequence[RunDirectory]
+    logs: Sequence[EventLog | None]
+    dataset: Dataset
+    fleet: Trainer
+    position: Position
+    records: list[list[EpochRecord]]
+    elapsed_before_s: float
+    started: float
+    save_again_at: float
+
+    def elapsed_s(self) -> float:
+        """Return the wall time of the runs so far in seconds, all sessions added up."""
+        return self.elapsed_before_s + time.monotonic() - self.started
+
+    def publish(self) -> None:
+        """Write the epochs so far, for a user who is watching."""
+        for directory, log, records in zip(self.directories, self.logs, self.records, strict=True):
+            directory.write_epochs(records)
+            if log is not None:
+                log.write(records)
+
+    def save(self) -> None:
+        """Write checkpoint and epochs of every member, and set the time of the next save."""
+        begin = time.monotonic()
+        for k, directory in enumerate(self.directories):
+            state = {
+                "identity": identity(self.configs[k]),
+                "environment": environment(self.fleet),
+                "epoch": self.position.epoch,
+                "batch": self.position.batch,
+                "loss_sum": float(self.position.loss_sum[k]),
+                "elapsed_s": self.elapsed_s(),
+                "records": [dataclasses.asdict(record) for record in self.records[k]],
+                "tensors": self.fleet.member_state(k),
+            }
+            checkpoint.rotate(directory.path, state)
+            directory.write_epochs(self.records[k])
+        end = time.monotonic()
+        self.save_again_at = end + max(self.configs[0].checkpoint.every_s, (end - begin) / SAVING_SHARE)
+
+    def finish(self) -> list[RunResult]:
+        """Write the final files of every run, the result last."""
+        results = [self.result(k) for k in range(len(self.configs))]
+        for k, (config, directory, result) in enumerate(zip(self.configs, self.directories, results, strict=True)):
+            directory.write_epochs(self.records[k])
+            if config.checkpoint.keep != "none":
+                state = self.fleet.member_state(k)
+                directory.write_weights({name: state[name] for name in state if not name.startswith("momentum.")})
+            directory.end_session(provenance.now())
+            directory.finish(result, config.checkpoint.keep)
+        return results
+
+    def result(self, k: int) -> RunResult:
+        """Return the result of member k's run."""
+        config, fleet, alive = self.configs[k], self.fleet, bool(self.fleet.alive[k])
+        last = self.records[k][-1] if alive else None
+        steps, activation = int(fleet.steps[k]), config.activation
+        root = normalise(fleet.members[k].activation, activation.root).root if activation.gpn else None
+        return RunResult(
+            status="done" if alive else "diverged",
+            train_accuracy=None if last is None else last.train_accuracy,
+            test_accuracy=None if last is None else last.test_accuracy,
+            train_loss=None if last is None else last.train_loss,
+            test_loss=None if last is None else last.test_loss,
+            epochs=len(self.records[k]),
+            steps=steps,
+            elapsed_s=self.elapsed_s(),
+            activation=base_name(activation),
+            gpn=activation.gpn,
+            root=root,
+            norm=config.model.norm,
+            batch_norm=config.model.norm == "batch",
+            dataset=str(config.dataset.name),
+            depth=config.model.depth,
+            width=config.model.width,
+            weights=config.model.weights,
+            seed=config.seed,
+            parameters=fleet.parameter_count(),
+            diverged_epoch=None if alive else len(self.records[k]) + 1,
+            diverged_step=None if alive else steps + 1,
+            networks=len(self.configs),
+        )
+
+
+def environment(fleet: Trainer) -> dict[str, Any]:
+    """Return what must be the same for a resumed run to be equal to the byte."""
+    return {
+        "torch": str(torch.__version__),
+        "device": fleet.device.type,
+        "threads": torch.get_num_threads(),
+        "arithmetic": fleet.arithmetic,
+    }
 
 
 def begin(runs: Sequence[Run], dataset: Dataset) -> Session:

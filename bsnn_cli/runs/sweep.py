@@ -1,7 +1,7 @@
-"""Many runs from one command: what is missing is found, handed to a launcher, and accounted for in the end.
+"""Sweeps: many runs from one command. A launcher gets the runs that are not finished; a table tells the outcome of all.
 
-A sweep is a set of run directories. Hydra's launchers are asked to run jobs and never believed: what has been done,
-and what came of it, is read off the directories before and after.
+A sweep is a set of run directories. What a launcher reports is not relied on: the directories tell, before and after,
+which runs are finished and how they ended.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bsnn_cli.errors import BsnnError, ConfigError, Interrupted, RunDirectoryErr
 from bsnn_cli.runs import job, plan
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.runs.interruption import StopFlag
-from bsnn_cli.runs.job import Orders
+from bsnn_cli.runs.job import Manifest
 from bsnn_cli.settings import composition
 from bsnn_cli.settings.arguments import quoted
 from bsnn_cli.settings.choices import CUSTOM
@@ -71,7 +71,7 @@ def register() -> None:
 
 
 class RunSweeper(Sweeper):
-    """Expands a command line as Hydra's basic sweeper does, launches what is missing, and accounts for all runs.
+    """Expand a command line as Hydra's basic sweeper does, launch what is not finished, and print every run's outcome.
 
     Args:
         max_batch_size: jobs that the launcher is given at a time; None: all.
@@ -106,7 +106,7 @@ class RunSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Bring all runs of the sweep to their end.
+        """Train all runs of the sweep to their end.
 
         Raises:
             ConfigError: with the problems of all jobs; then none has run.
@@ -122,8 +122,8 @@ class RunSweeper(Sweeper):
             print(plan.preview(configs))
             return
         print(plan.summary(configs), flush=True)
-        missing = [pair for pair in jobs if pair[0].force or not plan.finished(pair[0])]
-        stopped = self.launch(missing) if missing else None
+        unfinished = [(config, overrides) for config, overrides in jobs if config.force or not plan.finished(config)]
+        stopped = self.launch(unfinished) if unfinished else None
         print(plan.outcome(configs))
         left = sum(not plan.finished(config) for config in configs)
         message = f"{len(configs) - left} of {len(configs)} runs are finished; the same command runs what is left"
@@ -133,7 +133,7 @@ class RunSweeper(Sweeper):
             raise SweepError(message)
 
     def expand(self, arguments: list[str]) -> list[tuple[TrainConfig, list[str]]]:
-        """The runs that the command line asks for, each once, with the overrides that make them.
+        """Return the runs that the command line asks for, each once, with the overrides that make them.
 
         Raises:
             ConfigError: with all problems of all jobs, each once.
@@ -158,9 +158,9 @@ class RunSweeper(Sweeper):
         return list(jobs.values())
 
     def prepare(self, config: TrainConfig) -> TrainConfig:
-        """Look at the machine and the data where the config asks for something special. That takes torch.
+        """Check a config against the machine and the data where it depends on them, which takes torch.
 
-        Another machine may have what this one lacks, such as a GPU.
+        The machine counts only if the launcher trains here: another one may have what this one lacks, such as a GPU.
         """
         special = config.device not in ("auto", "cpu") or config.precision != "fp32"
         if special and self.engine in ("basic", "fleet", *LOCAL):
@@ -175,7 +175,7 @@ class RunSweeper(Sweeper):
         return config
 
     def fingerprint(self, dataset: DatasetConfig) -> str | None:
-        """That of `data.fingerprint`; an image folder that several jobs share is read once."""
+        """Return `data.fingerprint`; an image folder that several jobs share is read once."""
         from bsnn_cli.datasets import data
 
         if dataset.root not in self.fingerprints and dataset.kind == "folder":
@@ -183,9 +183,9 @@ class RunSweeper(Sweeper):
         return self.fingerprints[dataset.root] if dataset.kind == "folder" else None
 
     def launch(self, jobs: Sequence[tuple[TrainConfig, list[str]]]) -> int | None:
-        """Have the launcher run the jobs; returns the number of the signal that has stopped it, if any.
+        """Have the launcher run the jobs; return the number of the signal that has stopped it, or None.
 
-        A launcher on this machine that breaks down is asked again as long as that brings runs to their end.
+        A launcher on this machine that breaks down is called again as long as that finishes runs.
 
         Raises:
             RunDirectoryError: the sweep's own folder cannot be written.
@@ -194,27 +194,27 @@ class RunSweeper(Sweeper):
             folder = unused(Path(self.config.hydra.sweep.dir))
             self.config.hydra.sweep.dir = str(folder)
             OmegaConf.save(self.config, folder / "multirun.yaml")
-        place = f"hydra.sweep.dir={quoted(str(folder))}"  # of all its jobs
+        sweep_dir = f"hydra.sweep.dir={quoted(str(folder))}"  # of all its jobs
         gpus = local_gpus() if self.engine in LOCAL else []
         size = self.max_batch_size
         if self.engine in LOCAL:
-            asked = self.config.hydra.launcher.get("n_jobs", size)
-            workers = len(gpus) or (cores() if asked in (None, -1) else asked)
+            n_jobs = self.config.hydra.launcher.get("n_jobs", size)
+            workers = len(gpus) or (cores() if n_jobs in (None, -1) else n_jobs)
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // workers)))  # the workers inherit it
             size = workers if self.engine == "submitit_local" else size  # it would start all jobs at the same time
         while True:
             configs = [config for config, _ in jobs]
-            orders = Orders.here(folder, gpus, configs, queued=self.engine == "submitit_slurm")
+            manifest = Manifest.of_this_process(folder, gpus, configs, queued=self.engine == "submitit_slurm")
             with self.writing():
-                orders.write()
-            with StopFlag(orders.stop) as flag:
+                manifest.write()
+            with StopFlag(manifest.stop) as flag:
                 try:
                     for begin in range(0, len(jobs), size or len(jobs)):
-                        batch = [[*overrides, place] for _, overrides in jobs[begin : begin + (size or len(jobs))]]
+                        batch = [[*overrides, sweep_dir] for _, overrides in jobs[begin : begin + (size or len(jobs))]]
                         self.launcher.launch(batch, initial_job_idx=begin)
                 except Exception as error:  # noqa: BLE001 - whatever a launcher raises, the runs tell how far it got
                     print(f"error: hydra/launcher={self.engine}: {type(error).__name__}: {error}", file=sys.stderr)
-            left = [pair for pair in jobs if plan.untried(pair[0])]
+            left = [(config, overrides) for config, overrides in jobs if plan.untried(config)]
             if flag.received is not None or self.engine not in LOCAL or not 0 < len(left) < len(jobs):
                 return flag.received
             jobs = left
@@ -226,32 +226,32 @@ class RunSweeper(Sweeper):
             yield
         except OSError as error:
             hydra = self.config.hydra
-            own = any(override.startswith("hydra.sweep.dir=") for override in hydra.overrides.hydra)
-            key = "hydra.sweep.dir" if own else "output_root"
+            given = any(override.startswith("hydra.sweep.dir=") for override in hydra.overrides.hydra)
+            key = "hydra.sweep.dir" if given else "output_root"
             raise RunDirectoryError(f"{key}: cannot write {hydra.sweep.dir}: {error.strerror}") from error
 
 
 def unused(folder: Path) -> Path:
-    """Make a folder for a sweep: this one, or one in it, numbered from 2, if a sweep has had it before.
+    """Make a folder for a sweep: this one, or a numbered one in it, from 2 on, if an earlier sweep has used it.
 
-    Jobs of the earlier sweep may still wait in a queue, and will read what it has left for them.
+    Jobs of the earlier sweep may still wait in a queue, and will read its manifest.
     """
     for number in itertools.count(1):
-        place = folder if number == 1 else folder / str(number)
-        place.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError), (place / "orders.json").open("x"):
-            return place
+        candidate = folder if number == 1 else folder / str(number)
+        candidate.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), (candidate / "orders.json").open("x"):
+            return candidate
     raise AssertionError
 
 
 def work(_composed: DictConfig) -> None:
-    """The task of each job, in whatever process and on whatever machine the launcher runs it. Never raises."""
+    """Run one job, in whatever process and on whatever machine the launcher calls this. Never raises."""
     hydra = HydraConfig.get()
     try:
-        os.chdir(hydra.runtime.cwd)  # Ray's workers are elsewhere
-        orders = Orders.read(Path(hydra.sweep.dir))
-        job.supervise([orders.configs[hydra.job.num]], orders)
-        if orders.orphaned():
+        os.chdir(hydra.runtime.cwd)  # Ray's workers have another working directory
+        manifest = Manifest.read(Path(hydra.sweep.dir))
+        job.supervise([manifest.configs[hydra.job.num]], manifest)
+        if manifest.driver_has_ended():
             os._exit(128 + signal.SIGTERM)  # a worker that waits for other work would never end
     except (BsnnError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

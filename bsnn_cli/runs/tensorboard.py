@@ -1,8 +1,11 @@
-"""What `logger=tensorboard` writes beside `epochs.csv`: the same metrics, in an event file that TensorBoard reads.
+"""The event file of `logger=tensorboard`: the metrics of `epochs.csv`, for TensorBoard.
 
-TensorBoard is an extra, and is imported where a file is written. As with `epochs.csv`, the truth is the list of records
-that a run goes on from: a process begins with a file of its own that holds all of them, and removes the one before it.
-So no epoch is there twice, however often a run was killed between an epoch and the next checkpoint.
+TensorBoard is an extra, and is imported where a file is written. Each process writes a new file with all epochs that
+the checkpoint holds, and removes the file before it. So no epoch is there twice, however often a run was killed between
+an epoch and the next checkpoint.
+
+PyTorch's `SummaryWriter` promises less: its `purge_step` leaves the purged points in their file, and it writes in a
+thread, which on a full disk prints a traceback and names no file.
 """
 
 from __future__ import annotations
@@ -18,14 +21,14 @@ from typing import Any
 from bsnn_cli.networks.training import EpochRecord
 
 EVENTS = "events.out.tfevents.*"
-"""Names that TensorBoard looks for."""
+"""The pattern of file names that TensorBoard looks for."""
 
 AXES = ("epoch", "step", "elapsed_s")
 """Fields of a record that are no curves: TensorBoard shows metrics against step and time."""
 
 
 class EventLog:
-    """The event file of one run, from now on.
+    """The event file of one run in this process.
 
     Args:
         directory: of the run; event files of earlier processes in it are removed.
@@ -42,11 +45,11 @@ class EventLog:
         self.path = directory / EVENTS.replace("*", f"{int(now):010}.{socket.gethostname()}.{os.getpid()}")
         self._begin = now - elapsed_s
         self._written = 0
-        # The second tells a TensorBoard that is watching to forget what the file before has said.
+        # The second event tells a TensorBoard that is watching to drop the points of the file before.
         self._append([_event(now, file_version="brain.Event:2"), _event(now, session_log={"status": "START"})])
 
     def write(self, records: Sequence[EpochRecord]) -> None:
-        """Append those that are not there yet.
+        """Append the records that are not there yet.
 
         Args:
             records: of all epochs so far.

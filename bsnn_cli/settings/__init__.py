@@ -1,1 +1,1 @@
-"""What can be asked for: every knob with its meaning, its check and its part in the identity of a run. No torch."""
+"""The settings of all verbs: every knob with its meaning, its check and its part in a run's identity. No torch."""

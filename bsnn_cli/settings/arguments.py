@@ -1,6 +1,6 @@
-"""The words of a command line before Hydra composes them: in an order that it takes, and each that it would misread.
+"""Checks and quotes the words of a command line before Hydra composes them.
 
-Hydra is imported where it is needed, so that help texts do without it.
+Hydra is imported where it is needed, so that help texts start without it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from bsnn_cli.settings.knobs import complaint, knobs
 
 
 def groups() -> dict[str, list[str]]:
-    """Config groups and their choices, read off the shipped folder."""
-    found = {}
+    """Return the config groups and their choices, from the shipped folder."""
+    groups_of_folder = {}
     for folder in sorted(files("bsnn_cli.configs").iterdir(), key=lambda entry: entry.name):
         if folder.is_dir() and not folder.name.startswith("_") and folder.name != "hydra":
             choices = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
             if choices:
-                found[folder.name] = choices
-    return found
+                groups_of_folder[folder.name] = choices
+    return groups_of_folder
 
 
 def checked(verb: str, words: Sequence[str]) -> list[str]:
-    """The same command line as Hydra understands it: flags first, and no `group=null` where null is the default.
+    """Return the command line in the form that Hydra takes: flags first, and no `group=null` where null is the default.
 
     Raises:
         ConfigError: an unknown flag, a word without `=`, or a group or node that is given something else than a choice.
@@ -42,7 +42,7 @@ def checked(verb: str, words: Sequence[str]) -> list[str]:
     flags = [word for word in words if word not in overrides]
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    if flags[-1:] in (["--info"], ["-i"]):  # or it would take the first override for what it shall tell of
+    if flags[-1:] in (["--info"], ["-i"]):  # or it would take the first override as its argument
         flags.append("all")
     stray = parser.parse_args(flags).overrides
     if stray:
@@ -52,7 +52,7 @@ def checked(verb: str, words: Sequence[str]) -> list[str]:
 
 
 def refuse_repeated(words: Sequence[str]) -> None:
-    """Refuse a key that is given twice, of which Hydra would take the last: `seed={0,1,2}` as a shell expands it.
+    """Refuse a key that is given twice, as a shell expands `seed={0,1,2}`; Hydra would take the last.
 
     Raises:
         ConfigError: naming the key, with all its values as one list.
@@ -67,7 +67,7 @@ def refuse_repeated(words: Sequence[str]) -> None:
 
 
 def as_typed(verb: str, word: str) -> str:
-    """The word with quotes where Hydra would not take a text as it is typed, if its key takes a text.
+    """Return the word with quotes where its key takes a text and Hydra would read something else.
 
     `output_root=2024_01` would become 202401, and `~/results` cannot be read.
     """
@@ -81,7 +81,7 @@ def as_typed(verb: str, word: str) -> str:
 
 
 def _is_text(word: str) -> bool:
-    """Whether Hydra reads a text, or null, where this word stands, which may be in quotes already."""
+    """Return whether Hydra reads this word, which may be quoted already, as a text or null."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -93,16 +93,16 @@ def _is_text(word: str) -> bool:
 
 
 def quoted(text: str) -> str:
-    """The text in quotes. Hydra takes a backslash as it is, but for those before a quote."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
+    """Return the text in quotes. Hydra takes a backslash as it is, except before a quote."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
 
 
 def filters(arguments: list[str]) -> list[str]:
-    """The command line of `bsnn runs`, with what is no key of its own, such as `seed=0,1`, gathered under `where`."""
-    own = [key for key, _, _ in knobs(VERBS["runs"]())]
+    """Return the command line of `bsnn runs`, with keys of runs, such as `seed=0,1`, gathered under `where`."""
+    verb_keys = [key for key, _, _ in knobs(VERBS["runs"]())]
     keys = {argument: match[1] for argument in arguments if (match := re.match(r"(\w[\w.]*)=.", argument))}
     refuse_repeated(list(keys))
-    settings = [argument for argument, key in keys.items() if key not in own and not key.startswith("hydra")]
+    settings = [argument for argument, key in keys.items() if key not in verb_keys and not key.startswith("hydra")]
     if not settings:
         return arguments
     where = ",".join(map(quoted, settings))
@@ -110,7 +110,7 @@ def filters(arguments: list[str]) -> list[str]:
 
 
 def _spells_out_null(verb: str, word: str) -> bool:
-    """Whether a word sets a group to null, its default.
+    """Return whether a word sets a group to null, its default.
 
     Raises:
         ConfigError: it gives a group, or another node of the config, a value that is not one.

@@ -1,4 +1,4 @@
-"""Hydra at arm's length: from a verb and its overrides to a typed config, or to one clear line."""
+"""Composes the typed config of a verb from its overrides by Hydra, and explains errors in one line."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from bsnn_cli.settings.knobs import allowed, complaint, expand_homes, knobs
 from bsnn_cli.settings.validation import check, tailored_to_its_depth
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
-"""What to install for a launcher: `bsnn[...]`."""
+"""The extra to install for a launcher: `bsnn[...]`."""
 
 PLUGIN = "_plugin"
-"""The name of what a plugin declares for a launcher, after the launcher's own name."""
+"""Suffix of the names under which the plugins' own declarations of launchers are kept."""
 
 
 def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None], program: str | None = None) -> None:
@@ -40,7 +40,7 @@ def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None], prog
     Args:
         verb: whose config is composed.
         arguments: flags of Hydra and overrides.
-        act: what is done with a config.
+        act: called with each config.
         program: what a shell calls this program; None: `bsnn` and the verb, as provenance has it.
 
     Raises:
@@ -64,7 +64,7 @@ def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None], prog
 
 
 def _raised_by_hydra(error: Exception) -> bool:
-    """Whether Hydra has met something that it has no words for: a number for a group, a file that is no YAML."""
+    """Return whether Hydra has failed without a message of its own: a number for a group, a file that is no YAML."""
     frames = [str(frame.f_globals["__name__"]).split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, UnicodeDecodeError):  # raised by a codec, below Hydra that reads
         return "bsnn_cli" not in frames[-2:] and "hydra" in frames[-3:]
@@ -72,7 +72,7 @@ def _raised_by_hydra(error: Exception) -> bool:
 
 
 def typed(verb: str, composed: DictConfig) -> Any:
-    """The composed config as the verb's dataclass.
+    """Return the composed config as the verb's dataclass.
 
     Raises:
         ConfigError: a key that does not exist (Hydra lets `+key=value` pass), or an interpolation that fails.
@@ -187,7 +187,7 @@ def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def explain(error: Exception, verb: str, arguments: list[str]) -> str:
-    """What Hydra or OmegaConf complains of, as one line naming the key, the value and what is allowed."""
+    """Explain an error of Hydra or OmegaConf in one line that names the key, the value and what is allowed."""
     if isinstance(error, MissingConfigException):
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         engine = choice.removesuffix(PLUGIN)
@@ -198,9 +198,9 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
             return complaint(group, choice, "one of " + ", ".join(options), options)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; quote what is not plain, as in \"key='a b'\""
-    own = of_a_file(error, verb, arguments)
-    if own is not None:
-        return own
+    of_file = of_a_file(error, verb, arguments)
+    if of_file is not None:
+        return of_file
     source = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(source, "full_key", None)
     if isinstance(source, (ConfigAttributeError, ConfigKeyError)) and key:

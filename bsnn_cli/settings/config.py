@@ -1,4 +1,4 @@
-"""Every knob as a typed, documented, validated dataclass. Imports no torch.
+"""The typed, documented and validated settings of every verb. Imports no torch.
 
 A knob is declared once, with its default, meaning, unit and range; `bsnn VERB --help`, the checks and the identity of
 a run are all read off that declaration.
@@ -318,7 +318,6 @@ class BenchConfig:
     quick: bool = knob(False, "only plain PyTorch, one network of this program and the floor")
     growth: bool = knob(False, "also how cost grows with depth, width and number of networks")
     compile: bool = knob(False, "also plain PyTorch with torch.compile, which takes minutes to compile")
-    table: bool = knob(False, "also train each fleet of the paper's table for a minute, and project the time of all")
     networks: list[int] | None = knob(None, "sizes of fleets; null: 1 on a CPU, 1, 12 and 24 on a GPU")
     rounds: int = knob(9, "turns in which each implementation is timed: a step, on a GPU up to ten", at_least(1))
     precision: str = knob("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"))

@@ -16,17 +16,17 @@ HEADER = "# @package _global_"
 """First line of an experiment, whose keys are those of the command line."""
 
 Unknown = Callable[[str], str]
-"""Returns the words for a key that does not exist."""
+"""A function from a key that does not exist to the words for it."""
 
 Refused = Callable[[str, str], str]
-"""Returns the words for a key and a value that it does not take."""
+"""A function from a key and a value that it does not take to the words for them."""
 
 
 def explain(error: Exception, arguments: Sequence[str], unknown: Unknown, refused: Refused) -> str | None:
-    """Explain an error that a config file has caused; None if none has.
+    """Explain an error in a config file; None if no config file has caused it.
 
     Args:
-        error: that composing has ended with.
+        error: raised by composing.
         arguments: of the command line, which tells where a user's own files are.
         unknown: the words for a key that does not exist.
         refused: the words for a value that is not taken.
@@ -40,16 +40,16 @@ def explain(error: Exception, arguments: Sequence[str], unknown: Unknown, refuse
     if isinstance(error, UnicodeDecodeError):
         broken = next((path for path in _files(arguments) if not _is_text(path)), None)
         return None if broken is None else f"{broken}: is no text; save it as UTF-8"
-    told = re.match(r"In '(.+)': (?:(\w+) raised|Could not override '.+@(\w+)\.)", str(error))
-    if told is None or not isinstance(error, ConfigCompositionException):
+    match = re.match(r"In '(.+)': (?:(\w+) raised|Could not override '.+@(\w+)\.)", str(error))
+    if match is None or not isinstance(error, ConfigCompositionException):
         return None
-    path = next((path for path in _files(arguments) if path.as_posix().endswith(f"/{told[1]}.yaml")), None)
+    path = next((path for path in _files(arguments) if path.as_posix().endswith(f"/{match[1]}.yaml")), None)
     if path is None or not _is_text(path):
         return None
-    found = re.search(r"full_key: (\S+)", str(error))
-    key = told[3] or (found[1] if found else "")
-    wrong = unknown if str(told[2]).endswith("KeyError") else None
-    return f"{path}{_fault(path, told[1].partition('/')[0], key, wrong, refused)}"
+    full_key = re.search(r"full_key: (\S+)", str(error))
+    key = match[3] or (full_key[1] if full_key else "")
+    for_unknown = unknown if str(match[2]).endswith("KeyError") else None
+    return f"{path}{_fault(path, match[1].partition('/')[0], key, for_unknown, refused)}"
 
 
 def _fault(path: Path, group: str, key: str, unknown: Unknown | None, refused: Refused) -> str:
@@ -57,9 +57,9 @@ def _fault(path: Path, group: str, key: str, unknown: Unknown | None, refused: R
 
     Args:
         path: of the file.
-        group: that it is a choice of.
-        key: that Hydra complains of, with dots; empty where it complains of the whole.
-        unknown: None where the key exists.
+        group: of which the file is a choice.
+        key: named in Hydra's message, with dots; empty if the message is about the whole file.
+        unknown: None if the key exists.
         refused: see `explain`.
     """
     text = path.read_text(encoding="utf-8")
@@ -82,19 +82,19 @@ def _fault(path: Path, group: str, key: str, unknown: Unknown | None, refused: R
 
 
 def _line(text: str, key: str) -> str:
-    """`:N` for the line of a key with dots; nothing if it does not stand there."""
+    """Return `:N` for the line of a key with dots; an empty text if the key is absent."""
     node, line = yaml.compose(text, Loader=yaml.SafeLoader), ""
     for part in key.split("."):
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        found = next(((name, inner) for name, inner in pairs if name.value == part), None)
-        if found is None:
+        pair = next(((name, inner) for name, inner in pairs if name.value == part), None)
+        if pair is None:
             break
-        line, node = f":{found[0].start_mark.line + 1}", found[1]
+        line, node = f":{pair[0].start_mark.line + 1}", pair[1]
     return line
 
 
 def _files(arguments: Sequence[str]) -> list[Path]:
-    """The YAML files in the folders that a command line adds to the search path."""
+    """Return the YAML files in the folders that a command line adds to the search path."""
     words = "\n".join(arguments)
     roots = re.findall(r"^(?:--config-(?:dir|path)|-c[dp])[=\n](.+)$", words, re.M)
     roots += re.findall(r"file://([^,\]\n]+)", words)

@@ -1,7 +1,7 @@
-"""What makes two runs the same run: the identity of a config, and the directory it owns.
+"""The identity of a config, equal for equal runs, and the directory of a run.
 
-The identity hashes only what differs from the defaults, so that a new knob with a default leaves every existing run
-directory where it is.
+The identity hashes only what differs from the defaults, so that a new knob with a default leaves existing run
+directories where they are.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SCHEMA_VERSION = 1
 
 
 AnyConfig = TypeVar("AnyConfig", bound=TrainConfig | PropagateConfig)
-"""What has an identity: a training run, a measurement of signals."""
+"""A config with an identity: of a training run, or of a measurement of signals."""
 
 
 def canonical(config: AnyConfig) -> AnyConfig:
-    """The same run, written in one way: values that only spell out a default become the default.
+    """Return the config in its canonical form: values that only spell out a default become the default.
 
     For example, `activation.root=lower` is what `auto` means for GELU, a root means nothing without GPN, and
     `optim.epochs=50` is the protocol of MNIST. Gaussian signals pass neither a dataset nor an input layer.
@@ -51,7 +51,7 @@ def canonical(config: AnyConfig) -> AnyConfig:
 
 
 def differences(config: TrainConfig | PropagateConfig) -> dict[str, Any]:
-    """The result-changing knobs, except the seed, that differ from their defaults: {dotted key: value}.
+    """Return the result-changing knobs, except the seed, that differ from their defaults: {dotted key: value}.
 
     The parameter of a tailored φ differs if it is not the one that was moved before it could be chosen. Of a function
     from a file, `custom.identified` has said `auto` where it is that one.
@@ -68,7 +68,7 @@ def differences(config: TrainConfig | PropagateConfig) -> dict[str, Any]:
 
 
 def identity(config: TrainConfig | PropagateConfig) -> str:
-    """Ten hexadecimal digits, equal for configs that give equal results at equal seeds."""
+    """Return ten hexadecimal digits, equal for configs that give equal results at equal seeds."""
     payload = json.dumps({"schema": SCHEMA_VERSION, **differences(config)}, sort_keys=True)
     return hashlib.sha256(payload.encode()).hexdigest()[:10]
 
@@ -109,21 +109,21 @@ def protocol(config: TrainConfig) -> Protocol:
 
 
 def base_name(activation: ActivationConfig) -> str:
-    """What φ is called: its name, or that of the function in `activation.path`."""
+    """Return the name of φ, or that of the function in `activation.path`."""
     return activation.name if activation.name != CUSTOM else str(activation.path).rpartition(":")[2]
 
 
 def form(activation: ActivationConfig) -> str:
-    """Suffix of `activation=`, one of `FORMS`."""
+    """Return the suffix of `activation=`, one of `FORMS`."""
     return ("_gpn" if activation.gpn else "") + ("_d" if activation.separation is not None else "")
 
 
 def activation_label(config: TrainConfig | PropagateConfig) -> str:
-    """The activation as paths and tables name it, such as `selu_gpn` or `tanh-bn`."""
+    """Return the activation's name in paths and tables, such as `selu_gpn` or `tanh-bn`."""
     return base_name(config.activation) + form(config.activation) + ("-bn" if config.model.norm == "batch" else "")
 
 
 def run_directory(config: TrainConfig) -> Path:
-    """`<output_root>/runs/<dataset>/<activation>[-bn]/<identity>-s<seed>`."""
+    """Return `<output_root>/runs/<dataset>/<activation>[-bn]/<identity>-s<seed>`."""
     runs = Path(config.output_root) / "runs"
     return runs / str(config.dataset.name) / activation_label(config) / f"{identity(config)}-s{config.seed}"

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Rule:
-    """What a knob accepts: the words for a user, the test, and the names where it is a choice among names."""
+    """The values that a knob accepts: words for a user, a test, and the names if it is a choice among names."""
 
     words: str
     accepts: Callable[[Any], bool]
@@ -21,32 +21,32 @@ class Rule:
 
 
 def one_of(*choices: str) -> Rule:
-    """One of the named choices."""
+    """Accept one of the named choices."""
     return Rule("one of " + ", ".join(choices), lambda value: value in choices, choices)
 
 
 def some_of(*choices: str) -> Rule:
-    """A list of named choices, not empty."""
+    """Accept a list of named choices that is not empty."""
     return Rule("a list of " + ", ".join(choices), lambda names: len(names) > 0 and set(names) <= {*choices})
 
 
 def at_least(bound: float) -> Rule:
-    """A finite number not below `bound`."""
+    """Accept a finite number not below `bound`."""
     return Rule(f"at least {bound}", lambda value: math.isfinite(value) and value >= bound)
 
 
 def above(bound: float) -> Rule:
-    """A finite number above `bound`."""
+    """Accept a finite number above `bound`."""
     return Rule(f"above {bound}", lambda value: math.isfinite(value) and value > bound)
 
 
 def half_open(low: float, high: float) -> Rule:
-    """A number in [low, high)."""
+    """Accept a number in [low, high)."""
     return Rule(f"at least {low} and below {high}", lambda value: low <= value < high)
 
 
 def between(low: float, high: float) -> Rule:
-    """A number in (low, high)."""
+    """Accept a number in (low, high)."""
     return Rule(f"above {low} and below {high}", lambda value: low < value < high)
 
 
@@ -56,10 +56,10 @@ def knob(
     """Declare a field.
 
     Args:
-        default: the value where nothing is said; None means "derived", as the meaning explains.
+        default: the value if none is given; None means "derived", as the meaning explains.
         meaning: one line for `--help`.
-        rule: what is accepted; None where the type says it all.
-        unit: of the value, where it has one.
+        rule: the values that are accepted; None if the type says it all.
+        unit: of the value, if it has one.
         result: True if the value can change a result: then it is part of a run's identity.
         path: True if the value is a path: then a leading `~` stands for a home directory, on any way into the config.
     """
@@ -88,7 +88,7 @@ def expand_homes(config: Any) -> None:
 
 
 def allowed(entry: dataclasses.Field[Any]) -> str:
-    """What a knob accepts, in words."""
+    """Return in words what a knob accepts."""
     rule: Rule | None = entry.metadata["rule"]
     kind = str(entry.type)
     words = [next((text for name, text in TYPE_WORDS.items() if kind.startswith(name)), "")]
@@ -103,7 +103,7 @@ TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or fal
 
 
 def complaint(key: str, value: Any, words: str, choices: Iterable[str] = ()) -> str:
-    """One line naming the key, the value, what is allowed and, among names, the nearest one."""
+    """Return a line that names the key, the value, what is allowed and, among names, the nearest one."""
     near = difflib.get_close_matches(str(value), list(choices), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{key}={value}: must be {words}{hint}"

@@ -1,4 +1,4 @@
-"""What `bsnn reproduce` and `bsnn report` are asked for: a profile is a list of command lines. Imports no torch."""
+"""The settings of `bsnn reproduce` and `bsnn report`; a profile is a list of command lines. Imports no torch."""
 
 from __future__ import annotations
 

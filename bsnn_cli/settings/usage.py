@@ -14,7 +14,7 @@ WIDTH = 110
 
 
 def overview(verbs: dict[str, str]) -> str:
-    """What `bsnn --help` prints.
+    """Return the text of `bsnn --help`.
 
     Args:
         verbs: name and one line for each.
@@ -35,7 +35,7 @@ def overview(verbs: dict[str, str]) -> str:
 
 
 def version() -> str:
-    """The version of the installed package."""
+    """Return the version of the installed package."""
     from importlib.metadata import PackageNotFoundError  # a quarter of the time that `bsnn --help` would take
     from importlib.metadata import version as installed_version
 
@@ -46,7 +46,7 @@ def version() -> str:
 
 
 def verb_help(verb: str, summary: str) -> str:
-    """What `bsnn VERB --help` prints: the config groups that apply and every knob, with meaning, range and default."""
+    """Return the text of `bsnn VERB --help`: the config groups and every knob, with meaning, range and default."""
     config = VERBS[verb]()
     sections = [f"usage: bsnn {verb} [KEY=VALUE ...]", summary]
     nodes = {entry.name for entry in dataclasses.fields(config)}
@@ -77,7 +77,7 @@ FOOTNOTES = {
 
 
 def _row(key: str, entry: dataclasses.Field[Any], value: Any) -> str:
-    """A knob in two or more lines: key, default and unit; meaning and what is allowed."""
+    """Return a knob in two or more lines: key, default and unit; meaning and what is allowed."""
     unit = f" {entry.metadata['unit']}" if entry.metadata["unit"] and value is not None else ""
     default = (
         {None: "null", True: "true", False: "false"}.get(value, value)

@@ -1,4 +1,4 @@
-"""What a PyTorch user writes for the same training, as well as it can be written: what `bsnn bench` compares with."""
+"""The same training as a PyTorch user would write it at best: the baselines that `bsnn bench` compares with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORTHOGONAL_MAPS = ("matrix_exp", "cayley", "householder")
 
 
 def hidden_matrix(width: int, weights: str) -> nn.Module:
-    """A linear layer without bias, (B, n) → (B, n), from an orthogonal start.
+    """Return a linear layer without bias, (B, n) → (B, n), that starts orthogonal.
 
     Args:
         width: n.
@@ -35,7 +35,7 @@ def hidden_matrix(width: int, weights: str) -> nn.Module:
 
 
 def plain_network(model: ModelConfig, activation: nn.Module, inputs: int, classes: int, weights: str) -> nn.Sequential:
-    """The network as a chain of modules; `weights` as in `hidden_matrix`."""
+    """Return the network as a chain of modules; `weights` as in `hidden_matrix`."""
     layers: list[nn.Module] = [nn.Linear(inputs, model.width)]
     for _ in range(model.depth):
         layers.append(hidden_matrix(model.width, weights))
@@ -48,7 +48,7 @@ def plain_network(model: ModelConfig, activation: nn.Module, inputs: int, classe
 def plain_step(
     network: nn.Module, lr: float, momentum: float, fused: bool | None = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """One update by autograd and `torch.optim.SGD`: (B, inputs), labels (B,) → loss before it."""
+    """Return a function for one update by autograd and `torch.optim.SGD`: (B, inputs), labels (B,) → loss before it."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(trained, lr=lr, momentum=momentum, fused=fused)
 
@@ -63,6 +63,6 @@ def plain_step(
 
 
 def endless(loader: torch.utils.data.DataLoader[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of one epoch after another."""
+    """Yield batches of one epoch after another, for ever."""
     while True:
         yield from loader

@@ -18,21 +18,25 @@ import torch
 from bsnn_cli.common.files import write_text
 from bsnn_cli.common.machine import choose_device
 from bsnn_cli.common.terminal import say
+from bsnn_cli.datasets import data, fetch
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.settings.config import BenchConfig, ModelConfig
+from bsnn_cli.settings.config import BenchConfig, DatasetConfig, ModelConfig
 from bsnn_cli.settings.identity import form
-from bsnn_cli.timing import baselines, bench_data, bench_table, contestants, lightning_baseline, projection
+from bsnn_cli.timing import baselines, bench_table, contestants
 from bsnn_cli.timing.contestants import BASELINES, FLOORS, Spec
 from bsnn_cli.timing.stopwatch import ratio, timed
 
 GROWTH = {"depth": (50, 100, 200, 400), "width": (125, 250, 500, 1000)}
 FLEETS = {"cpu": (1, 2, 4), "cuda": (1, 2, 4, 8, 12, 24)}
-"""What is varied to see how cost grows; numbers of networks by type of device."""
+"""Values of the sizes that are varied to see how cost grows; numbers of networks by type of device."""
+
+TABLE_STEPS = 24 * (50 * 938 + 100 * 782)
+"""Updates behind the paper's table: 24 trainings of 50 epochs on MNIST and 24 of 100 on CIFAR-10, in batches of 64."""
 
 
 def run(config: BenchConfig) -> str:
-    """Time everything that is asked for; writes `bench.csv` and `bench.md`, returns the latter.
+    """Time everything that is asked for, write `bench.csv` and `bench.md`, and return the latter.
 
     Raises:
         ConfigError, DataError: the device is not there, the model has no plain counterpart, or the data cannot be read.
@@ -42,7 +46,7 @@ def run(config: BenchConfig) -> str:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
-    dataset = bench_data.present(config.dataset).to(device)
+    dataset = present(config.dataset).to(device)
     rows = [row for name, specs in comparisons(config, dataset) for row in compare(name, specs, config, dataset)]
     if config.growth:
         for name, specs in growth(config.model, device):
@@ -50,16 +54,21 @@ def run(config: BenchConfig) -> str:
     table = pd.DataFrame(rows)
     folder = Path(config.output_root) / "bench"
     write_text(folder / "bench.csv", table.to_csv(index=False))
-    projected = projection.project(config, device) if config.table else None
-    if projected is not None:
-        write_text(folder / "table.csv", projected.to_csv(index=False))
-    text = bench_table.describe(table, projected, dataset.name, device)
+    text = bench_table.describe(table, dataset.name, device)
     write_text(folder / "bench.md", text)
     return text
 
 
+def present(config: DatasetConfig) -> Dataset:
+    """Load the dataset, or scikit-learn's digits where its files have not been fetched; nothing is fetched here."""
+    if not all(fetch.is_here(Path(config.root), archive) for archive in fetch.ARCHIVES.get(config.kind, ())):
+        say(f"{config.kind} is not in {config.root}; timing with digits (`bsnn data` fetches)")
+        config = dataclasses.replace(config, kind="digits", name=None)
+    return data.load(config)
+
+
 def check(config: BenchConfig, device: torch.device) -> None:
-    """Raises a ConfigError for what cannot be compared."""
+    """Raise a ConfigError for what cannot be compared."""
     model = config.model
     default = ModelConfig(depth=model.depth, width=model.width, norm=model.norm, weights=model.weights)
     if model != default or model.norm not in ("none", "batch") or model.weights not in ("unit_rows", "free"):
@@ -72,7 +81,7 @@ def check(config: BenchConfig, device: torch.device) -> None:
 
 
 def comparisons(config: BenchConfig, dataset: Dataset) -> Iterator[tuple[str, list[Spec]]]:
-    """Names, and what is compared with each other; a floor is that of the fleets of its size."""
+    """Yield the name of each comparison and its contestants; a floor belongs to the fleets of its size."""
     device = dataset.train.images.device
     sizes = config.networks or ([1] if device.type == "cpu" else [1, 12, 24])
     model, floors = config.model, FLOORS[device.type]
@@ -80,10 +89,8 @@ def comparisons(config: BenchConfig, dataset: Dataset) -> Iterator[tuple[str, li
     if config.quick:
         yield "main", [Spec("plain", 1, model), *ours[: 1 + len(floors)]]
         return
-    if not lightning_baseline.installed():
-        say("Lightning is not installed and not compared with")
-    absent = {"plain_compiled": not config.compile, "lightning": not lightning_baseline.installed()}
-    yield "main", [*(Spec(name, 1, model) for name in BASELINES if not absent.get(name)), *ours]
+    baselines_timed = [name for name in BASELINES if config.compile or name != "plain_compiled"]
+    yield "main", [*(Spec(name, 1, model) for name in baselines_timed), *ours]
     for norm in {"none", "batch"} - {model.norm}:
         other = dataclasses.replace(model, norm=norm)
         yield f"norm={norm}", [Spec(name, 1, other) for name in ("plain", "plain_fused", "bsnn", *floors)]
@@ -96,7 +103,7 @@ def comparisons(config: BenchConfig, dataset: Dataset) -> Iterator[tuple[str, li
 
 
 def fastest_map(config: BenchConfig, dataset: Dataset) -> str:
-    """The quickest of PyTorch's ways to an orthogonal matrix, found with a network of four layers."""
+    """Return the quickest of PyTorch's ways to an orthogonal matrix, timed in a network of four layers."""
     shallow = dataclasses.replace(config.model, depth=4, weights="orthogonal")
     specs = [Spec(f"torch_{name}", 1, shallow) for name in baselines.ORTHOGONAL_MAPS]
     steps = [contestants.build(spec, config, dataset) for spec in specs]
@@ -105,7 +112,7 @@ def fastest_map(config: BenchConfig, dataset: Dataset) -> str:
 
 
 def growth(model: ModelConfig, device: torch.device) -> Iterator[tuple[str, list[Spec]]]:
-    """What is varied, as a column, and what is timed for it: this program, and the floor beside it."""
+    """Yield each column that is varied, and its contestants: this program, and the floor beside it."""
     kinds = ("bsnn", *FLOORS[device.type])
     for name, values in GROWTH.items():
         models = [dataclasses.replace(model) for _ in values]
@@ -118,7 +125,7 @@ def growth(model: ModelConfig, device: torch.device) -> Iterator[tuple[str, list
 def compare(
     name: str, specs: Sequence[Spec], config: BenchConfig, dataset: Dataset, *, memory: bool = True
 ) -> list[dict[str, Any]]:
-    """Time some implementations in turns; one row each, without those that a GPU has no memory for."""
+    """Time contestants in turns and return a row for each, without those that a GPU has no memory for."""
     say(f"{name}: timing " + ", ".join(f"{spec.implementation} K={spec.networks}" for spec in specs))
     device = dataset.train.images.device
     fitting, steps, peaks = [], [], []
@@ -154,24 +161,24 @@ def compare(
 
 
 def measures(i: int, specs: Sequence[Spec], times: np.ndarray[Any, Any]) -> dict[str, float | None]:
-    """What the times (rounds, specs) of a comparison say about one of its specs."""
-    own = times[:, i]
+    """Return the columns of `bench.csv` that follow from times (rounds, specs) in seconds, for the spec of index i."""
+    step_s = times[:, i]
 
     def columns(names: Sequence[str]) -> list[int]:
         return [j for j, spec in enumerate(specs) if spec.implementation in names]
 
     def speedup(others: list[int]) -> float | None:
-        """Over the one with the shortest median."""
+        """Return the speed of spec i over that of the one with the shortest median."""
         if not others:
             return None
         best = min(others, key=lambda j: float(np.median(times[:, j])))
-        return specs[i].networks * ratio(times[:, best], own)
+        return specs[i].networks * ratio(times[:, best], step_s)
 
     def size(spec: Spec) -> tuple[int, int, int]:
         return spec.networks, spec.model.depth, spec.model.width
 
     floors = [j for j in columns(("floor", "floor_bytes")) if size(specs[j]) == size(specs[i])]
-    low, median, high = np.quantile(own, (0.25, 0.5, 0.75))
+    low, median, high = np.quantile(step_s, (0.25, 0.5, 0.75))
     return {
         "step_ms": 1e3 * median,
         "step_ms_low": 1e3 * low,
@@ -179,6 +186,6 @@ def measures(i: int, specs: Sequence[Spec], times: np.ndarray[Any, Any]) -> dict
         "network_steps_per_s": specs[i].networks / median,
         "ratio_to_plain": speedup(columns(("plain",))),
         "ratio_to_best": speedup(columns(BASELINES)),
-        "ratio_to_floor": ratio(own, times[:, floors].max(axis=1)) if floors else None,
-        "table_hours": projection.TABLE_STEPS * median / specs[i].networks / 3600,
+        "ratio_to_floor": ratio(step_s, times[:, floors].max(axis=1)) if floors else None,
+        "table_hours": TABLE_STEPS * median / specs[i].networks / 3600,
     }

@@ -41,18 +41,12 @@ LEGEND = (
     "paper's table, without evaluation."
 )
 
-PROJECTED = (
-    "Projected from training each of its fleets for as long as the table says; evaluation is timed and included, "
-    "checkpoints are counted with 2 %, the most they take."
-)
 
-
-def describe(timed: pd.DataFrame, projected: pd.DataFrame | None, dataset: str, device: torch.device) -> str:
-    """Return Markdown: circumstances, a table for each comparison, how cost grows, the time of the paper's table.
+def describe(timed: pd.DataFrame, dataset: str, device: torch.device) -> str:
+    """Return Markdown: circumstances, a table for each comparison, how cost grows.
 
     Args:
         timed: `bench.csv`.
-        projected: from `projection.project`, or None.
         dataset: name of the data.
         device: that was timed.
     """
@@ -72,9 +66,6 @@ def describe(timed: pd.DataFrame, projected: pd.DataFrame | None, dataset: str, 
             parts += [f"**Milliseconds of a step against {VARIED[str(name)]}**", to_markdown(growth(str(name), rows))]
         else:
             parts += [f"**{heading(rows)}**", to_markdown(comparison(rows))]
-    if projected is not None:
-        hours = significant(projected["hours"].sum())
-        parts += [f"**The paper's table: {hours} hours**", PROJECTED, to_markdown(table_time(projected))]
     return document(*parts)
 
 
@@ -132,24 +123,6 @@ def growth(name: str, rows: pd.DataFrame) -> Table:
 def exponent(step_ms: pd.Series) -> float:
     """Return the exponent p of the power law time ~ size^p through times by size, by least squares of logarithms."""
     return float(np.polyfit(np.log(step_ms.index.to_numpy(float)), np.log(step_ms.to_numpy(float)), 1)[0])
-
-
-def table_time(projected: pd.DataFrame) -> Table:
-    """Return the time of the paper's table, projected from a minute of each of its fleets."""
-    header = ("fleet", "norm", "networks", "measured, s", "step, ms", "batch evaluated, ms", "hours")
-    return table(
-        header,
-        [
-            (
-                row["dataset"],
-                "batch" if row["norm"] == "batch" else "none",
-                str(row["networks"]),
-                f"{row['measured_s']:.0f}",
-                *(significant(row[key]) for key in ("step_ms", "evaluation_ms", "hours")),
-            )
-            for row in projected.to_dict("records")
-        ],
-    )
 
 
 def significant(value: float | None) -> str:

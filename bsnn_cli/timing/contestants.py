@@ -1,4 +1,4 @@
-"""What `bsnn bench` times: this program, plain PyTorch in its variants, and the floors, each as a step to be made."""
+"""The contestants of `bsnn bench`: this program, variants of plain PyTorch, and the floors, each as a step function."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import itertools
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -17,25 +17,24 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bsnn_cli.datasets.data import Dataset, Split
 from bsnn_cli.networks.captured import WARM_UP
-from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Phi
 from bsnn_cli.networks.training import Trainer
 from bsnn_cli.runs.runner import member, trainer
-from bsnn_cli.settings.config import BenchConfig, ModelConfig, OptimConfig, TrainConfig
-from bsnn_cli.timing import baselines, floors, lightning_baseline
-from bsnn_cli.timing.stopwatch import Loop, Step, make, peak_mb
+from bsnn_cli.settings.config import BenchConfig, ModelConfig, TrainConfig
+from bsnn_cli.timing import baselines, floors
+from bsnn_cli.timing.stopwatch import Step, peak_mb
 
-BASELINES = ("plain", "plain_fused", "plain_dataloader", "plain_compiled", "lightning")
-"""PyTorch for the same training: tensors in memory, then also the fused optimiser, a `DataLoader`, `torch.compile`,
-and Lightning. The last three have the fused optimiser too."""
+BASELINES = ("plain", "plain_fused", "plain_dataloader", "plain_compiled")
+"""PyTorch for the same training: tensors in memory, then also the fused optimiser, a `DataLoader` and `torch.compile`.
+The last two have the fused optimiser too."""
 
 FLOORS = {"cpu": ("floor",), "cuda": ("floor", "floor_bytes")}
-"""By type of device; the larger one counts."""
+"""Floors for each type of device; the larger one counts."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What is timed.
+    """One contestant.
 
     Attributes:
         implementation: `bsnn`; one of `BASELINES` or of `FLOORS`; or `torch_` with one of
@@ -49,8 +48,8 @@ class Spec:
     model: ModelConfig
 
 
-def build(spec: Spec, config: BenchConfig, dataset: Dataset) -> Step | Loop:
-    """A function that makes one step, the batch included, on the device of the dataset."""
+def build(spec: Spec, config: BenchConfig, dataset: Dataset) -> Step:
+    """Return a function that makes one step, the batch included, on the device of the dataset."""
     device = dataset.train.images.device
     if spec.implementation == "floor":
         return floors.products(spec.networks, spec.model, config.optim.batch_size, device)
@@ -60,22 +59,15 @@ def build(spec: Spec, config: BenchConfig, dataset: Dataset) -> Step | Loop:
     return (_fleet if spec.implementation == "bsnn" else _baseline)(spec, config, dataset, order)
 
 
-def fleet_of(
-    members: Sequence[Member], model: ModelConfig, optim: OptimConfig, dataset: Dataset, device: torch.device
-) -> Trainer:
-    """A fleet whose members all start from the same weights: of many it would take minutes to draw them."""
-    make_fleet = functools.partial(
-        trainer(model), model, inputs=dataset.inputs, classes=dataset.classes, momentum=optim.momentum
-    )
-    state = make_fleet(members[:1]).member_state(0)
-    return make_fleet(members, states=[state] * len(members), device=device)
-
-
 def _fleet(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator[Tensor]) -> Step:
-    """A step of this program."""
-    one, _ = member(TrainConfig(activation=config.activation, dataset=config.dataset, optim=config.optim))
-    device = dataset.train.images.device
-    fleet = fleet_of([one] * spec.networks, spec.model, config.optim, dataset, device)
+    """Return a step of this program. All members start from the same weights: to draw many would take minutes."""
+    lone, _ = member(TrainConfig(activation=config.activation, dataset=config.dataset, optim=config.optim))
+    device, model = dataset.train.images.device, spec.model
+    make_fleet: Callable[..., Trainer] = functools.partial(
+        trainer(model), model, inputs=dataset.inputs, classes=dataset.classes, momentum=config.optim.momentum
+    )
+    state = make_fleet([lone]).member_state(0)
+    fleet = make_fleet([lone] * spec.networks, states=[state] * spec.networks, device=device)
     epoch = len(dataset.train.labels) // config.optim.batch_size
     losses = itertools.chain.from_iterable(
         fleet.updates(dataset, list(itertools.islice(order, epoch))) for _ in itertools.count()
@@ -85,14 +77,14 @@ def _fleet(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator[Te
     return functools.partial(next, losses)
 
 
-def _baseline(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator[Tensor]) -> Step | Loop:
-    """A step of PyTorch."""
-    one, _ = member(TrainConfig(activation=config.activation, dataset=config.dataset, optim=config.optim))
+def _baseline(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator[Tensor]) -> Step:
+    """Return a step of plain PyTorch."""
+    lone, _ = member(TrainConfig(activation=config.activation, dataset=config.dataset, optim=config.optim))
     device = dataset.train.images.device
     weights = spec.implementation.removeprefix("torch_")
     network = baselines.plain_network(
         spec.model,
-        Phi(one.activation, one.a, one.b),
+        Phi(lone.activation, lone.a, lone.b),
         dataset.inputs,
         dataset.classes,
         weights if weights in baselines.ORTHOGONAL_MAPS else spec.model.weights,
@@ -104,8 +96,6 @@ def _baseline(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator
         return images[indices], labels[indices]
 
     lr, momentum = config.optim.lr, config.optim.momentum
-    if spec.implementation == "lightning":
-        return Loop(lightning_baseline.training_loop(network, lr, momentum, batch, device))
     if spec.implementation == "plain_compiled":
         # A GPU waits for the launches of so many small kernels: this mode records them in a CUDA graph.
         network.compile(mode="reduce-overhead" if device.type == "cuda" else None)
@@ -121,14 +111,14 @@ def _baseline(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator
 
 
 def batches(samples: int, networks: int, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Indices (K, B) of shuffled batches, without end; the short last one of an epoch is left out."""
+    """Yield indices (K, B) of shuffled batches for ever; the short last one of an epoch is left out."""
     while True:
         orders = torch.stack([torch.randperm(samples) for _ in range(networks)]).to(device)
         yield from torch.split(orders[:, : samples - samples % size], size, dim=1)
 
 
-def prepare(spec: Spec, config: BenchConfig, dataset: Dataset, memory: bool) -> tuple[Step | Loop, float | None]:
-    """A contestant, and the memory that building it and three steps need at most beyond program and data, in MB.
+def prepare(spec: Spec, config: BenchConfig, dataset: Dataset, memory: bool) -> tuple[Step, float | None]:
+    """Return a contestant, and the peak memory of building it and of three steps beyond program and data, in MB.
 
     On a CPU, where memory is measured in a process of its own, this is done only where `memory` asks for it.
     """
@@ -137,13 +127,14 @@ def prepare(spec: Spec, config: BenchConfig, dataset: Dataset, memory: bool) -> 
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         step = build(spec, config, dataset)
-        make(step, 3)
+        for _ in range(3):
+            step()
         return step, (torch.cuda.max_memory_allocated(device) - before) / 1e6
     return build(spec, config, dataset), peak_memory(spec, config, dataset) if memory else None
 
 
 def peak_memory(spec: Spec, config: BenchConfig, dataset: Dataset) -> float:
-    """What `prepare` says of memory, on a CPU."""
+    """Return the peak memory of `prepare` on a CPU, in MB, measured in a process of its own."""
     few = Split(
         dataset.train.images[: 3 * config.optim.batch_size], dataset.train.labels[: 3 * config.optim.batch_size]
     )
@@ -158,7 +149,9 @@ def _peak_memory(spec: Spec, config: BenchConfig, dataset: Dataset) -> float:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     tiny = dataclasses.replace(spec.model, depth=1, width=8)
-    make(build(dataclasses.replace(spec, model=tiny), config, dataset), 1)  # loads what PyTorch loads on first use
+    build(dataclasses.replace(spec, model=tiny), config, dataset)()  # loads what PyTorch loads on first use
     before = peak_mb()
-    make(build(spec, config, dataset), 3)
+    step = build(spec, config, dataset)
+    for _ in range(3):
+        step()
     return peak_mb() - before

@@ -1,4 +1,4 @@
-"""What bounds the speed of a training step: its matrix products, and on a GPU its bytes.
+"""Lower bounds of the time of a training step: its matrix products, and on a GPU its bytes.
 
 The products are 3·L over distinct matrices: h = xVᵀ and dV in every layer, and dᵀx, which adds to the momentum. Several
 cores can share them out within every product, or by samples and matrices, as `Fleet.step` does; what is faster on this
@@ -7,8 +7,8 @@ machine is the floor.
 In fp32 on a GPU these products are the library's, and no bound: those of parts in TF32 (`networks.kernels`) take less.
 
 The bytes are those of weights and momentum, which no cache holds. A step that can be left out when its gradient is not
-finite reads V three times, on the way up, on the way down and for the update; it writes V once, and M is read and
-written once: six passes. How long they take is measured by copies between two tensors of their size.
+finite reads V three times, in the forward pass, in the backward pass and for the update; it writes V once, and M is
+read and written once: six passes. How long they take is measured by copies between two tensors of their size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PASSES = 6
 
 
 def products(networks: int, model: ModelConfig, batch_size: int, device: torch.device) -> Step:
-    """The products of a step alone. On a GPU launched as one graph, and all of a step's dᵀx in one batched product."""
+    """Return a step of the products alone; on a GPU one graph launches them, with all dᵀx in one batched product."""
     K, L, n = networks, model.depth, model.width
     V, M = (torch.randn(L, K, n, n, device=device) for _ in range(2))
     x, d = (torch.randn(L, K, batch_size, n, device=device) for _ in range(2))
@@ -66,7 +66,7 @@ def products(networks: int, model: ModelConfig, batch_size: int, device: torch.d
 
 
 def copies(networks: int, model: ModelConfig, device: torch.device) -> Step:
-    """Moves the bytes of a step and does nothing with them."""
+    """Return a step that moves the bytes of a training step and does nothing with them."""
     source = torch.zeros(networks, model.depth, model.width, model.width, device=device)
     target = torch.empty_like(source)
 
@@ -78,7 +78,7 @@ def copies(networks: int, model: ModelConfig, device: torch.device) -> Step:
 
 
 def _graph(step: Step, device: torch.device) -> Step:
-    """A CUDA graph of what a step launches."""
+    """Record what a step launches in a CUDA graph, and return a function that replays it."""
     with torch.cuda.device(device):
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
