@@ -124,23 +124,7 @@ def test_every_activation_has_three_choices_and_every_kind_of_dataset_one() -> N
     forms = {"": (False, None), "_gpn": (True, None), "_gpn_d": (True, 0.3)}
     expected = {
         f"{name}{form}": ActivationConfig(name=name, gpn=gpn, separation=separation)
-        for name in [
-            *[
-                "tanh",
-                "relu",
-                "lrelu",
-                "elu",
-                "selu",
-                "gelu",
-                "gelu_exact",
-                "silu",
-                "mish",
-                "softplus",
-                "sigmoid",
-                "identity",
-            ],
-            "custom",
-        ]
+        for name in names.split()
         for form, (gpn, separation) in forms.items()
     }
 

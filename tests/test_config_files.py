@@ -71,6 +71,15 @@ def test_a_file_of_a_user_adds_a_choice_or_changes_one(flags: str, tmp_path: Pat
     assert "did you mean mine?" in bsnn("train", flags, "activation=min").stderr
 
 
+def test_a_user_may_have_an_approach(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
+    (tmp_path / "my" / "approach").mkdir(parents=True)
+    preset = HEADER + b"defaults: [{override /activation: relu}]\napproach: mine\nmodel: {norm: layer}\n"
+    (tmp_path / "my" / "approach" / "mine.yaml").write_bytes(preset)
+    measured = bsnn("propagate", "--config-dir=my", "approach=mine", "model.depth=2", "model.width=4")
+    assert measured.returncode == 0, measured.stderr
+    assert (tmp_path / "outputs" / "propagation" / "mine").is_dir()
+
+
 @pytest.mark.parametrize(
     "content",
     [
