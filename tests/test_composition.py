@@ -26,6 +26,7 @@ from bsnn_cli.settings.choices import TAILORED_BY, tailored_as_usual
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, TrainConfig
 from bsnn_cli.settings.identity import canonical, differences, identity
 from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 from bsnn_cli.settings.validation import resolve
 
 KEYS = [key for key, _, _ in knobs(TrainConfig())]
@@ -120,11 +121,11 @@ def test_the_composer_composes_what_hydra_does(verb: str) -> None:
 
 
 def test_every_activation_has_three_choices_and_every_kind_of_dataset_one() -> None:
-    names = "tanh relu lrelu elu selu gelu gelu_exact silu mish softplus sigmoid identity custom"
+    names = [*NAMED_ACTIVATIONS, "custom"]
     forms = {"": (False, None), "_gpn": (True, None), "_gpn_d": (True, 0.3)}
     expected = {
         f"{name}{form}": ActivationConfig(name=name, gpn=gpn, separation=separation)
-        for name in names.split()
+        for name in names
         for form, (gpn, separation) in forms.items()
     }
 
