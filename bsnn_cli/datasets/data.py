@@ -1,4 +1,4 @@
-"""Datasets as in-memory tensors with their official split.
+"""Read datasets into memory as tensors, with their official split.
 
 Images stay uint8 in memory, at their grey levels, and are standardised batch by batch: MNIST takes 55 MB, and a whole
 dataset can live on the device.
@@ -72,7 +72,7 @@ class Split:
     labels: Tensor
 
     def to(self, device: torch.device | str) -> Split:
-        """The same samples on a device."""
+        """Copy the samples to a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -115,17 +115,17 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Return the number of classes."""
         return len(self.class_names)
 
     @property
     def inputs(self) -> int:
-        """Number d of values of an image."""
+        """Return the number d of values of an image."""
         channels, height, width = self.shape
         return channels * height * width
 
     def standardise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """What the network sees: mean 0 and variance 1 per channel and, for `thin_shell`, norm √d for each image.
+        """Scale images to mean 0 and variance 1 per channel and, for `thin_shell`, each image to norm √d.
 
         Inputs on the sphere of radius √d meet the thin-shell assumption of the paper's theorems exactly. An image that
         standardises to 0 has no direction and stays 0.
@@ -145,11 +145,11 @@ class Dataset:
         return values
 
     def batch(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """Standardised images (..., d) and labels (...) of the training split, by their indices (...)."""
+        """Return standardised images (..., d) and labels (...) of the training split, by their indices (...)."""
         return self.standardise(self.train.images[indices], dtype), self.train.labels[indices]
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same dataset on a device."""
+        """Copy the dataset to a device."""
         return dataclasses.replace(
             self,
             train=self.train.to(device),
@@ -161,7 +161,7 @@ class Dataset:
 
 
 class _Content(NamedTuple):
-    """What a reader has read."""
+    """The classes, the size of images and both splits, as a reader returns them."""
 
     class_names: tuple[str, ...]
     shape: tuple[int, int, int]
@@ -210,7 +210,7 @@ def _loaded(config: DatasetConfig, progress: bool) -> tuple[Dataset, _Levels]:
 
 
 def channel_statistics(images: Tensor, channels: int) -> _Levels:
-    """Means and standard deviations per channel, exact up to the rounding of the result.
+    """Compute means and standard deviations per channel, exact up to the rounding of the result.
 
     Args:
         images: uint8 (N, d).
@@ -236,11 +236,11 @@ def _set_aside(train: Split, share: float) -> tuple[Split, Split | None]:
     if share == 0:
         return train, None
     total = len(train.labels)
-    kept = total - round(share * total)
-    if not 0 < kept < total:
-        raise ConfigError(f"dataset.validation={share}: leaves {kept} of {total} samples for training; both need some")
+    rest = total - round(share * total)
+    if not 0 < rest < total:
+        raise ConfigError(f"dataset.validation={share}: leaves {rest} of {total} samples for training; both need some")
     order = torch.randperm(total, generator=torch.Generator().manual_seed(VALIDATION_SEED))
-    first, last = order[:kept], order[kept:]
+    first, last = order[:rest], order[rest:]
     return Split(train.images[first], train.labels[first]), Split(train.images[last], train.labels[last])
 
 
@@ -261,7 +261,7 @@ def _read_mnist(config: DatasetConfig, progress: bool) -> _Content:
 
 
 def _read_idx(path: Path) -> Tensor:
-    """The uint8 array of an idx file, whose checksum is known to be right.
+    """Read the uint8 array of an idx file, whose checksum is known to be right.
 
     Two bytes 0, one of the type, the number of dimensions, their sizes as big-endian int32, the values in C order.
     """
@@ -272,7 +272,7 @@ def _read_idx(path: Path) -> Tensor:
 
 
 def _read_cifar10(config: DatasetConfig, progress: bool) -> _Content:
-    """CIFAR-10, by torchvision's parser."""
+    """Read CIFAR-10 by torchvision's parser."""
     from torchvision.datasets import CIFAR10
 
     splits = []
@@ -287,7 +287,7 @@ def _read_cifar10(config: DatasetConfig, progress: bool) -> _Content:
 
 
 def _read_digits(config: DatasetConfig, progress: bool) -> _Content:  # noqa: ARG001 - the signature of a reader
-    """The 1797 handwritten digits of scikit-learn, 8 × 8 pixels with levels 0 to 16.
+    """Read the 1797 handwritten digits of scikit-learn, 8 × 8 pixels with levels 0 to 16.
 
     They come without a split. Here every fifth image of each class, in scikit-learn's order, is the test split (355
     images), the other 1442 the training split: stratified, without chance, and writers appear in both, as in MNIST's
@@ -309,7 +309,7 @@ def _read_digits(config: DatasetConfig, progress: bool) -> _Content:  # noqa: AR
 
 
 def _read_folder(config: DatasetConfig, progress: bool) -> _Content:
-    """Any images of one size."""
+    """Read any images of one size."""
     files, *images = image_folder.read(_root(config), progress)
     train, test = (
         Split(torch.from_numpy(part).flatten(1), torch.tensor([label for _, label in samples]))
@@ -329,7 +329,7 @@ _READERS: dict[str, Callable[[DatasetConfig, bool], _Content]] = {
 
 
 def fingerprint(config: DatasetConfig) -> str | None:
-    """What identifies the content of an image folder, wherever it lies; None for datasets that are fixed by name.
+    """Return a digest of the content of an image folder, wherever it lies; None for datasets that are fixed by name.
 
     Raises:
         DataError: if the folder is absent or a file cannot be read.
@@ -338,7 +338,7 @@ def fingerprint(config: DatasetConfig) -> str | None:
 
 
 def describe(config: DatasetConfig) -> str:
-    """Load a dataset and tell what it is: files with checksums, counts per class, shape, scaling constants.
+    """Load a dataset and describe it: files with checksums, counts per class, shape, scaling constants.
 
     Raises:
         DataError, ConfigError: as `load`.
@@ -373,7 +373,7 @@ def _with_share(count: int, total: int) -> str:
 
 
 def _files(config: DatasetConfig) -> list[list[str]]:
-    """Rows of a table of the files a dataset was read from."""
+    """Return a table of the files that a dataset was read from."""
     if config.kind == "digits":
         return [["bundled with scikit-learn; test split: every fifth image of each class"]]
     root = _root(config)
@@ -392,6 +392,6 @@ def _files(config: DatasetConfig) -> list[list[str]]:
 
 
 def _aligned(rows: list[list[str]]) -> str:
-    """A table as text, columns two spaces apart."""
+    """Format a table as text, with columns two spaces apart."""
     widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

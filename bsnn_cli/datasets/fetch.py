@@ -1,4 +1,4 @@
-"""Published data files on disk: found or fetched, verified, unpacked. Imports no torch.
+"""Find or fetch published data files, verify and unpack them. Imports no torch.
 
 The layout under `dataset.root` is torchvision's. A file counts only if its checksum is right, whether it was fetched
 by this program or put there by hand; nothing half-written ever stands under a final name. Files put there by hand may
@@ -66,7 +66,7 @@ _IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images
 
 
 def _idx_archives(folder: str, bases: Sequence[str], rows: Sequence[tuple[int, str, str]]) -> tuple[Archive, ...]:
-    """One archive for each idx file; a row has its size and its checksum, packed, and its checksum unpacked."""
+    """Describe the archive of each idx file; a row has its size and its checksum, packed, and its checksum unpacked."""
     return tuple(
         Archive(
             path=f"{folder}/{name}.gz",
@@ -138,17 +138,17 @@ ARCHIVES = {
 
 
 class _MirrorFailure(Exception):  # noqa: N818 - never leaves this module
-    """Why a mirror has not delivered, in a few words."""
+    """A mirror has not delivered; the message says why in a few words."""
 
 
 def flaw(path: Path, md5: str) -> str | None:
-    """What is wrong with a file, in words that follow its name; None if it is there with this checksum."""
+    """Say what is wrong with a file, in words that follow its name; None if it is there with this checksum."""
     import pooch
 
     if not path.is_file():
         return "is absent"
-    found = pooch.file_hash(str(path), alg="md5")
-    return None if found == md5 else f"is damaged ({path.stat().st_size} bytes, md5 {found} instead of {md5})"
+    digest = pooch.file_hash(str(path), alg="md5")
+    return None if digest == md5 else f"is damaged ({path.stat().st_size} bytes, md5 {digest} instead of {md5})"
 
 
 def _is_unpacked(root: Path, archive: Archive) -> bool:
@@ -156,12 +156,12 @@ def _is_unpacked(root: Path, archive: Archive) -> bool:
 
 
 def is_here(root: Path, archive: Archive) -> bool:
-    """Whether the content of an archive is there and whole, in whatever way it is packed."""
+    """Return True if the content of an archive is there and whole, in whatever way it is packed."""
     return _is_unpacked(root, archive) or _source(root, archive) is not None
 
 
 def _source(root: Path, archive: Archive) -> Path | None:
-    """The file under `root` from which the content can be unpacked: the archive, or one with the same content."""
+    """Return a file under `root` from which the content can be unpacked: the archive, or another with its content."""
     path = root / archive.path
     if flaw(path, archive.md5) is None:
         return path
@@ -172,7 +172,7 @@ def _source(root: Path, archive: Archive) -> Path | None:
 
 
 def holds(path: Path, archive: Archive) -> bool:
-    """Whether a file holds the content of an archive, packed in whatever way."""
+    """Return True if a file holds the content of an archive, packed in whatever way."""
     try:
         for name, stream in _streams(path, archive):
             digest = hashlib.md5(usedforsecurity=False)
@@ -186,7 +186,7 @@ def holds(path: Path, archive: Archive) -> bool:
 
 
 def _streams(path: Path, archive: Archive) -> Iterator[tuple[str, Any]]:
-    """The name of each file of the content, and a stream of its bytes."""
+    """Yield the name of each file of the content, and a stream of its bytes."""
     if path.name.endswith(".tar.gz"):
         with tarfile.open(path) as tar:
             for name in archive.contents:
@@ -199,7 +199,7 @@ def _streams(path: Path, archive: Archive) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def unpacked(root: Path, archives: Sequence[Archive], progress: bool = True) -> Iterator[Path]:
-    """A folder with the verified contents of all archives, fetched and unpacked where needed.
+    """Provide a folder with the verified contents of all archives, fetched and unpacked where needed.
 
     The folder is `root`, unless that is read-only and holds packed files: then it is a temporary one. Unpacked files
     that are right are enough; then neither the network nor an archive is touched, and nothing is written.
@@ -275,7 +275,7 @@ def _locked(path: Path, progress: bool) -> Iterator[None]:
 
 
 def _advice(root: Path, archive: Archive, archives: Sequence[Archive], tried: str) -> str:
-    """What is wrong with the first file, why no mirror helped, and what a user can do."""
+    """Say what is wrong with the first file, why no mirror helped, and what a user can do."""
     files = {**archive.contents, archive.path: archive.md5}
     flaws = {root / name: flaw(root / name, md5) for name, md5 in files.items()}
     damaged = [f"{path} {wrong}" for path, wrong in flaws.items() if wrong not in (None, "is absent")]
@@ -390,7 +390,7 @@ def _download(url: str, archive: Archive, progress: bool, sink: IO[bytes]) -> No
 
 
 def _explained(error: Exception) -> str:
-    """The failure of a mirror in a few words."""
+    """Explain the failure of a mirror in a few words."""
     import requests
 
     if isinstance(error, requests.HTTPError) and error.response is not None:

@@ -1,4 +1,4 @@
-"""Image folders, `train/<class>/*` and `test/<class>/*`: which files are samples, their pixels, and a fingerprint."""
+"""Read image folders, `train/<class>/*` and `test/<class>/*`: list their samples, read pixels, take a fingerprint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bsnn_cli.datasets import kept, pixels
+from bsnn_cli.datasets import cache, pixels
 from bsnn_cli.errors import DataError, printable
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _warn(line: str) -> None:
 
 
 def _scan_split(folder: Path, unread: list[str]) -> tuple[list[str], list[tuple[str, int]]]:
-    """Names of the classes and samples of a split; what is not read is added to `unread`."""
+    """Return the names of the classes and the samples of a split; add to `unread` what is not read."""
     classes = _select(folder, os.path.isdir, unread)
     if not classes:
         raise FileNotFoundError(f"there is no folder of a class in {printable(str(folder))}")
@@ -123,7 +123,7 @@ def _is_image(name: str) -> bool:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file or a link to one. The first question is answered without the disk."""
+    """Return True for a file or a link to one. The first question is answered without the disk."""
     return entry.is_file(follow_symlinks=False) or os.path.isfile(entry)
 
 
@@ -146,7 +146,7 @@ def _require_no_image(entry: os.DirEntry[str]) -> None:
 
 @functools.cache
 def _format(path: str) -> str | None:
-    """The format of an image, whatever its name; None for other files."""
+    """Return the format of an image, whatever its name; None for other files."""
     from PIL import Image
 
     try:
@@ -165,12 +165,12 @@ def _require_distinct(root: Path, names: set[str]) -> None:
         alike.setdefault(unicodedata.normalize("NFC", name), []).append(name)
     for spellings in alike.values():
         if len(spellings) > 1:
-            told = " and ".join(map(ascii, spellings))
-            raise DataError(f"{_named(root)}: the classes {told} look the same; give them one name in train and test")
+            shown = " and ".join(map(ascii, spellings))
+            raise DataError(f"{_named(root)}: the classes {shown} look the same; give them one name in train and test")
 
 
 def read(root: Path, progress: bool) -> tuple[Files, NDArray[numpy.uint8], NDArray[numpy.uint8]]:
-    """The files of a folder and the pixels of both splits; a line on standard error tells of pixels that tell nothing.
+    """Read a folder: its files and the pixels of both splits. Warn on standard error of pixels without information.
 
     Args:
         root: as for `scan`.
@@ -193,7 +193,7 @@ def read(root: Path, progress: bool) -> tuple[Files, NDArray[numpy.uint8], NDArr
 
 
 def _pixels(root: Path, files: Files, progress: bool) -> NDArray[numpy.uint8]:
-    """The pixels (N, channels, height, width) of training and test images, from the cache if they are kept there."""
+    """Return the pixels (N, channels, height, width) of training and test images, from the cache if they are there."""
     import numpy
 
     paths = [path for path, _ in files.train + files.test]
@@ -201,18 +201,18 @@ def _pixels(root: Path, files: Files, progress: bool) -> NDArray[numpy.uint8]:
     if state is None:
         return pixels.read_all(paths, progress)
     name = f"pixels-{_fingerprint(root, files, state)}-{pixels.VERSION}-{metadata.version('pillow')}"
-    stored = kept.recall(name)
+    stored = cache.load(name)
     if stored is not None:
         shape, images = stored[:SHAPE_BYTES].view(numpy.int64), stored[SHAPE_BYTES:]
         return images.reshape(shape)
     images = pixels.read_all(paths, progress)
     if _state(root, files) == state:  # or the fingerprint may be that of other pixels
-        kept.keep(name, numpy.array(images.shape, numpy.int64), images)
+        cache.store(name, numpy.array(images.shape, numpy.int64), images)
     return images
 
 
 def fingerprint(root: Path) -> str:
-    """Sixteen hexadecimal digits of the names and bytes of all images; the path of the folder does not enter.
+    """Return sixteen hexadecimal digits of the names and bytes of all images; the path of the folder does not enter.
 
     Raises:
         DataError: as `scan`, or if a file cannot be read.
@@ -222,10 +222,10 @@ def fingerprint(root: Path) -> str:
 
 
 def _fingerprint(root: Path, files: Files, state: str | None) -> str:
-    """As `fingerprint`, from the cache where the files are in a state in which they have been read before."""
+    """Return `fingerprint` from the cache if the files are in a state in which they have been read before."""
     import numpy
 
-    stored = None if state is None else kept.recall(f"fingerprint-{state}")
+    stored = None if state is None else cache.load(f"fingerprint-{state}")
     if stored is not None:
         return stored.tobytes().decode()
     digest = hashlib.sha256()
@@ -236,10 +236,10 @@ def _fingerprint(root: Path, files: Files, state: str | None) -> str:
             raise DataError(f"{_named(root)}: {printable(str(error))}") from error
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode(errors="surrogateescape"))
         digest.update(content)
-    found = digest.hexdigest()[:16]
+    fingerprint = digest.hexdigest()[:16]
     if state is not None:
-        kept.keep(f"fingerprint-{state}", numpy.frombuffer(found.encode(), numpy.uint8))
-    return found
+        cache.store(f"fingerprint-{state}", numpy.frombuffer(fingerprint.encode(), numpy.uint8))
+    return fingerprint
 
 
 def _state(root: Path, files: Files) -> str | None:
@@ -255,10 +255,10 @@ def _state(root: Path, files: Files) -> str | None:
     latest = 0
     for path, _ in samples:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
             return None  # whoever reads it tells
-        latest = max(latest, found.st_mtime_ns, found.st_ctime_ns)
-        told = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        digest.update(os.fsencode(path) + b"\0%d %d %d %d\0" % told)
+        latest = max(latest, status.st_mtime_ns, status.st_ctime_ns)
+        times = (status.st_mtime_ns, status.st_ctime_ns)
+        digest.update(os.fsencode(path) + b"\0%d %d %d %d\0" % (status.st_ino, status.st_size, *times))
     return digest.hexdigest() if latest < time.time_ns() - SETTLED_NS else None

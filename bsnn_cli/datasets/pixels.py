@@ -1,4 +1,4 @@
-"""Pictures as a viewer shows them: upright, transparency on white, 8 bits a channel. Imports no torch."""
+"""Read pictures as a viewer shows them: upright, transparency on white, 8 bits a channel. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 """Pillow's names for pixels that are read as red, green and blue. Colour profiles are not applied."""
 
 VERSION = 1
-"""Raise it whenever `read` gives other pixels, or what is kept of the old ones will be taken for them."""
+"""Raise it whenever `read` gives other pixels, or cached old ones will be taken for them."""
 
 
 def read_all(paths: Sequence[str], progress: bool) -> NDArray[numpy.uint8]:
@@ -61,7 +61,7 @@ def read_all(paths: Sequence[str], progress: bool) -> NDArray[numpy.uint8]:
 
 
 def read(path: str) -> NDArray[numpy.uint8]:
-    """One picture as a viewer shows it.
+    """Read a picture as a viewer shows it.
 
     It is turned as its EXIF data say, and transparency is laid on white. Of 16 bits in a colour channel the higher 8
     are taken; 16 bits of grey, which often fill only a part of their range, are refused.

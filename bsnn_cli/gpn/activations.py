@@ -63,11 +63,11 @@ class Activation:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """What φ depends on besides h, where that has been chosen, such as a gain; for people to see."""
+        """Return what φ depends on besides h, where that has been chosen, such as a gain; for people to see."""
         return {}
 
     def derivative(self, h: Tensor) -> Tensor:
-        """φ'(h), a new tensor of the shape and dtype of h."""
+        """Return φ'(h), a new tensor of the shape and dtype of h."""
         return self.pull_back(torch.ones_like(h), h)
 
     def __reduce__(self) -> tuple[Callable[..., Activation], tuple[Any, ...]]:
@@ -82,7 +82,7 @@ ACTIVATIONS = {
 
 
 def get(name: str) -> Activation:
-    """The activation of a name.
+    """Return the activation of a name.
 
     Raises:
         ActivationError: unknown name; lists the choices and suggests the nearest.
@@ -140,7 +140,7 @@ def normalise(activation: str | Activation | Phi, root: str = "auto") -> Normali
 
 
 def gpn_coefficients(activation: str | Activation | Phi, root: str = "auto") -> tuple[float, float]:
-    """The constants (a, b) that make aφ + b Gaussian-Poincaré normalised; arguments and errors as in `normalise`.
+    """Return the constants (a, b) that make aφ + b Gaussian-Poincaré normalised; arguments, errors as in `normalise`.
 
     >>> a, b = gpn_coefficients("tanh")
     >>> round(a, 4), round(b, 4)
@@ -164,7 +164,7 @@ def _both_roots_of_function(phi: Phi) -> tuple[Normalisation, Normalisation]:
 
 
 def _both_roots(name: str, phi: Phi, pair: PhiAndDerivative) -> tuple[Normalisation, Normalisation]:
-    """Both solutions, upper first."""
+    """Solve for both roots, the upper one first."""
     value, derivative = pair(torch.linspace(-REACH, REACH, 15201, dtype=torch.float64, device="cpu"))
     if derivative.abs().max() <= 1e-13 * value.abs().max() < math.inf:
         raise ActivationError(
@@ -215,7 +215,7 @@ def _solution(rule: Rule, value: Tensor, derivative: Tensor, root: str) -> Norma
 
 
 def name_of(activation: Activation | Phi) -> str:
-    """What messages call it."""
+    """Return the name of an activation or function for messages."""
     if isinstance(activation, Activation):
         return activation.name
     return getattr(activation, "__name__", type(activation).__name__)

@@ -1,4 +1,4 @@
-"""The constants of GPN, for people to read."""
+"""Tabulate the constants of GPN, for people to read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 
 
 def gpn_table(activations: Iterable[str | Activation], root: str = "auto") -> pd.DataFrame:
-    """The constants of activations, one row each.
+    """Tabulate the constants of activations, a row for each.
 
     `chi` and `basin` are about lengths: by what factor a layer shrinks a small deviation of ‖x‖²/n from 1, and from
     what value on it grows instead (`meanfield.basin`; inf where there is none).

@@ -84,6 +84,6 @@ class GPN(nn.Module):
         return self.activation(h.clone())  # nn.ReLU(inplace=True) changes what it is given
 
     def extra_repr(self) -> str:
-        """The name, the constants and the root, for `print`."""
-        told = "".join(f"{key}={value:.10g}, " for key, value in self.tailoring.changes().items())
-        return f"{self.name}, {told}a={self.a:.10g}, b={self.b:.10g}, root={self.root}"
+        """Return the name, the constants and the root, for `print`."""
+        tailoring = "".join(f"{key}={value:.10g}, " for key, value in self.tailoring.changes().items())
+        return f"{self.name}, {tailoring}a={self.a:.10g}, b={self.b:.10g}, root={self.root}"
