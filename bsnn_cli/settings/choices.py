@@ -1,4 +1,4 @@
-"""The named choices of each kind, with what is fixed about each. Imports no torch."""
+"""Tables of what can be chosen by name, and what is fixed about each choice. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AUTO_ROOT = {name: entry.root for name, entry in NAMED_ACTIVATIONS.items()}
 
 
 def root_in_use(name: str, root: str) -> str:
-    """What `activation.root` comes to; `auto` of a function from a file stays as it is."""
+    """Return the root that `activation.root` selects; `auto` of a function from a file stays as it is."""
     return AUTO_ROOT.get(name, root) if root == "auto" else root
 
 
@@ -24,7 +24,7 @@ FORMS = {"": "", "_gpn": "-GPN", "_gpn_d": "-GPN-d"}
 
 
 def split_label(activation: str) -> tuple[str, str]:
-    """`selu_gpn` → ("selu", "_gpn"); a name without a suffix has the form ""."""
+    """Split `selu_gpn` into ("selu", "_gpn"); a name without a suffix has the form ""."""
     form = next(form for form in ("_gpn_d", "_gpn", "") if activation.endswith(form))
     return activation.removesuffix(form), form
 
@@ -49,7 +49,7 @@ networks, where their share may have to reach less of 1 − c than φ keeps, `au
 def parameter_in_use(name: str, parameter: str | None) -> str | None:
     """Return the parameter that `activation.parameter` selects; for a function from a file, return it unchanged.
 
-    Before there was that key (None), the share was moved where φ has a corner at 0, and the gain elsewhere.
+    Before there was that key (None), the share was changed where φ has a corner at 0, and the gain elsewhere.
     """
     if name not in TAILORED_BY:
         return parameter
@@ -59,7 +59,7 @@ def parameter_in_use(name: str, parameter: str | None) -> str | None:
 
 
 def tailored_as_usual(name: str, parameter: str | None) -> bool:
-    """Whether this is the parameter that `auto` moves."""
+    """Return True if this is the parameter that `auto` changes."""
     return parameter_in_use(name, parameter) == TAILORED_BY.get(name, parameter)
 
 
@@ -69,7 +69,7 @@ PAPER_ACTIVATIONS = tuple(name for name, entry in NAMED_ACTIVATIONS.items() if e
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What is fixed about a kind of dataset before it is read.
+    """The facts about a kind of dataset that are fixed before it is read.
 
     Attributes:
         label: as a table shows it.

@@ -173,10 +173,7 @@ NAMED_ACTIVATIONS = {
     ),
     "silu": NamedActivation(
         label="SiLU",
-        functions=lambda torch: Functions(
-            phi=torch.nn.functional.silu,
-            pull_back=torch.ops.aten.silu_backward,
-        ),
+        functions=lambda torch: Functions(phi=torch.nn.functional.silu, pull_back=torch.ops.aten.silu_backward),
         root="lower",
         tailored_by="share",
         kernel=("swish", 1.0, 0.0),
@@ -184,10 +181,7 @@ NAMED_ACTIVATIONS = {
     ),
     "mish": NamedActivation(
         label="Mish",
-        functions=lambda torch: Functions(
-            phi=torch.nn.functional.mish,
-            pull_back=torch.ops.aten.mish_backward,
-        ),
+        functions=lambda torch: Functions(phi=torch.nn.functional.mish, pull_back=torch.ops.aten.mish_backward),
         root="lower",
         tailored_by="share",
         colour="#44AA99",
