@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bsnn_cli.gpn.activations import ACTIVATIONS, PUBLISHED, get
-from bsnn_cli.settings.choices import ACTIVATION_LABELS, AUTO_ROOT, PAPER_ACTIVATIONS
+from bsnn_cli.gpn.activations import ACTIVATIONS, get
+from bsnn_cli.settings.choices import PAPER_ACTIVATIONS
+from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 
 NAMES = list(ACTIVATIONS)
 
@@ -19,11 +20,14 @@ def pair_of(name: str, h: Tensor) -> tuple[Tensor, Tensor]:
     return get(name).phi(h), get(name).derivative(h)
 
 
-def test_names_labels_and_order_are_those_of_the_config() -> None:
-    assert list(ACTIVATIONS) == list(AUTO_ROOT)
-    assert [activation.label for activation in ACTIVATIONS.values()] == list(ACTIVATION_LABELS.values())
-    assert [get(name).name for name in NAMES] == NAMES
-    assert tuple(PUBLISHED) == PAPER_ACTIVATIONS
+def test_the_paper_s_activations_come_first() -> None:
+    assert tuple(NAMES[:6]) == PAPER_ACTIVATIONS == ("tanh", "relu", "lrelu", "elu", "selu", "gelu")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_entry_says_how_it_is_tailored_or_why_not(name: str) -> None:
+    entry = NAMED_ACTIVATIONS[name]
+    assert (entry.tailored_by in ("gain", "share")) == (entry.untailored == "")
 
 
 TORCH_FUNCTIONS = {

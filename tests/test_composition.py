@@ -21,10 +21,12 @@ from bsnn_cli.errors import ConfigError
 from bsnn_cli.report import provenance_table
 from bsnn_cli.runs import job, sweep
 from bsnn_cli.settings import composition
+from bsnn_cli.settings.arguments import groups
 from bsnn_cli.settings.choices import TAILORED_BY, tailored_as_usual
-from bsnn_cli.settings.config import ActivationConfig, TrainConfig
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, TrainConfig
 from bsnn_cli.settings.identity import canonical, differences, identity
 from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 from bsnn_cli.settings.validation import resolve
 
 KEYS = [key for key, _, _ in knobs(TrainConfig())]
@@ -116,6 +118,28 @@ def test_the_composer_composes_what_hydra_does(verb: str) -> None:
         composition.run(verb, [], act)
     finally:
         GlobalHydra.instance().clear()
+
+
+def test_every_activation_has_three_choices_and_every_kind_of_dataset_one() -> None:
+    names = [*NAMED_ACTIVATIONS, "custom"]
+    forms = {"": (False, None), "_gpn": (True, None), "_gpn_d": (True, 0.3)}
+    expected = {
+        f"{name}{form}": ActivationConfig(name=name, gpn=gpn, separation=separation)
+        for name in names
+        for form, (gpn, separation) in forms.items()
+    }
+
+    def act(_: DictConfig) -> None:
+        composer = composition.Composer("bench")
+        for name, activation in expected.items():
+            assert OmegaConf.to_object(composer.compose([f"activation={name}"]).activation) == activation
+        for kind in ("mnist", "cifar10", "fashion_mnist", "digits", "folder"):
+            dataset = OmegaConf.to_object(composer.compose([f"dataset={kind}"]).dataset)
+            assert dataset == DatasetConfig(kind=kind, root=dataset.root)
+
+    composition.run("bench", [], act)
+    assert groups()["activation"] == sorted(expected)
+    assert groups()["dataset"] == ["cifar10", "cifar10_jpeg", "digits", "fashion_mnist", "folder", "mnist"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

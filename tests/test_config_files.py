@@ -60,6 +60,26 @@ def test_a_primary_config_s_fault_is_named_too(tmp_path: Path, bsnn: Callable[..
     assert refused.stderr.startswith("error: my/mine.yaml:3: activation: tanh_gpn: is the name of a choice; ")
 
 
+@pytest.mark.parametrize("flags", ["--config-dir=my", "hydra.searchpath=[file://my]"])
+def test_a_file_of_a_user_adds_a_choice_or_changes_one(flags: str, tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
+    (tmp_path / "my" / "activation").mkdir(parents=True)
+    for name in ("mine", "tanh_gpn"):
+        (tmp_path / "my" / "activation" / f"{name}.yaml").write_text("name: tanh\nroot: lower\n")
+        composed = bsnn("train", flags, f"activation={name}", "--cfg", "job")
+        assert composed.stdout.startswith("activation:\n  name: tanh\n  gpn: true\n  root: lower\n"), composed.stderr
+        assert composed.stderr == ""
+    assert "did you mean mine?" in bsnn("train", flags, "activation=min").stderr
+
+
+def test_a_user_may_have_an_approach(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
+    (tmp_path / "my" / "approach").mkdir(parents=True)
+    preset = HEADER + b"defaults: [{override /activation: relu}]\napproach: mine\nmodel: {norm: layer}\n"
+    (tmp_path / "my" / "approach" / "mine.yaml").write_bytes(preset)
+    measured = bsnn("propagate", "--config-dir=my", "approach=mine", "model.depth=2", "model.width=4")
+    assert measured.returncode == 0, measured.stderr
+    assert (tmp_path / "outputs" / "propagation" / "mine").is_dir()
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bsnn_cli.errors import ActivationError, ConfigError
-from bsnn_cli.gpn.activations import ACTIVATIONS, PUBLISHED, get, gpn_coefficients, normalise
+from bsnn_cli.gpn.activations import ACTIVATIONS, get, gpn_coefficients, normalise
 from bsnn_cli.gpn.gpn_table import gpn_table
 from bsnn_cli.gpn.module import GPN
 from bsnn_cli.settings.choices import AUTO_ROOT, PAPER_ACTIVATIONS
+from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 
 ROOT2 = math.sqrt(2)
 NAMES = list(ACTIVATIONS)
@@ -64,7 +65,7 @@ def test_constants_of_the_paper_to_ten_digits(name: str) -> None:
     for root, b, chi in (("upper", *roots[:2]), ("lower", *roots[2:])):
         assert gpn_coefficients(name, root) == pytest.approx((a, b), abs=1e-10)
         assert normalise(name, root).chi == pytest.approx(chi, abs=5e-3)
-    assert gpn_coefficients(name) == pytest.approx(PUBLISHED[name], abs=1e-4)
+    assert gpn_coefficients(name) == pytest.approx(NAMED_ACTIVATIONS[name].published, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", UPPER_CHI)

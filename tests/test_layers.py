@@ -30,7 +30,7 @@ ROOMS = {
 """Which rooms each room may import from. The command line, `cli.py`, stands below all of them."""
 
 PACKAGE = Path(bsnn_cli.__file__).parent
-WITHOUT_TORCH = ("cli", "errors", "settings.usage", "settings.choices", "settings.config")
+WITHOUT_TORCH = ("cli", "errors", "settings.usage", "settings.choices", "settings.config", "settings.named_activations")
 
 
 def name_of(path: Path) -> str:

@@ -26,8 +26,9 @@ from bsnn_cli.gpn.tailored import WIDE, Tailoring, has_corner, solve, tailored
 from bsnn_cli.measuring.theory import DEVIATIONS, STARTS, measure
 from bsnn_cli.networks.network import Network
 from bsnn_cli.runs.runner import member
-from bsnn_cli.settings.choices import DEFAULT_SEPARATION, TAILORED_BY, UNTAILORED
+from bsnn_cli.settings.choices import TAILORED_BY, UNTAILORED
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig, TrainConfig
+from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 from bsnn_cli.settings.validation import resolve
 from tests.conftest import SMALL, Answer, run_bsnn
 from tests.handmade import frame, run, seeds
@@ -93,7 +94,7 @@ def test_derivatives_are_autograds(name: str) -> None:
 
 def test_what_is_tailored_by_its_nature_is_told_from_what_is_not() -> None:
     corners = {name for name in ACTIVATIONS if has_corner(get(name).phi)}
-    assert corners == {"relu", "lrelu", "selu"}
+    assert corners == {name for name, entry in NAMED_ACTIVATIONS.items() if entry.corner} == {"relu", "lrelu", "selu"}
     assert {name: next(iter(tailored(get(name), 0.3, 200).parameters)) for name in NAMES if name in corners} == {
         "lrelu": "slope",
         "selu": "share",
@@ -292,15 +293,6 @@ def test_training_steps_equal_autograd(name: str, norm: str) -> None:
         fleet.step(inputs, labels)
     assert_same(network, fleet, 0, 1e-12)
     assert custom.activation(config.activation).name == f"{name}_d"
-
-
-def test_every_activation_has_its_config_with_the_documented_separation() -> None:
-    folder = Path(__file__).parents[1] / "configs" / "activation"
-    plain = {path.stem for path in folder.glob("*_gpn.yaml")}
-    assert {path.stem for path in folder.glob("*_gpn_d.yaml")} == {f"{name}_d" for name in plain}
-    for path in folder.glob("*_gpn_d.yaml"):
-        expected = yaml.safe_load((folder / f"{path.stem.removesuffix('_d')}.yaml").read_text())
-        assert yaml.safe_load(path.read_text()) == expected | {"separation": DEFAULT_SEPARATION}
 
 
 @pytest.mark.parametrize(

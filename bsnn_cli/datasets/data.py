@@ -1,4 +1,4 @@
-"""Datasets as in-memory tensors with their official split.
+"""Read datasets into memory as tensors, with their official split.
 
 Images stay uint8 in memory, at their grey levels, and are standardised batch by batch: MNIST takes 55 MB, and a whole
 dataset can live on the device.
@@ -236,11 +236,11 @@ def _set_aside(train: Split, share: float) -> tuple[Split, Split | None]:
     if share == 0:
         return train, None
     total = len(train.labels)
-    kept = total - round(share * total)
-    if not 0 < kept < total:
-        raise ConfigError(f"dataset.validation={share}: leaves {kept} of {total} samples for training; both need some")
+    rest = total - round(share * total)
+    if not 0 < rest < total:
+        raise ConfigError(f"dataset.validation={share}: leaves {rest} of {total} samples for training; both need some")
     order = torch.randperm(total, generator=torch.Generator().manual_seed(VALIDATION_SEED))
-    first, last = order[:kept], order[kept:]
+    first, last = order[:rest], order[rest:]
     return Split(train.images[first], train.labels[first]), Split(train.images[last], train.labels[last])
 
 
@@ -249,17 +249,14 @@ def _root(config: DatasetConfig) -> Path:
 
 
 def _read_mnist(config: DatasetConfig, progress: bool) -> _Content:
-    """Read MNIST or Fashion-MNIST; to import torchvision, which can, would take a third of a run's start."""
-    name = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[config.kind]
-    with fetch.unpacked(_root(config), fetch.ARCHIVES[config.kind], progress) as folder:
-        raw = folder / name / "raw"
-        train, test = (
-            Split(
-                _read_idx(raw / f"{split}-images-idx3-ubyte").flatten(1),
-                _read_idx(raw / f"{split}-labels-idx1-ubyte").to(torch.int64),
-            )
-            for split in ("train", "t10k")
-        )
+    """Read MNIST or Fashion-MNIST here, since torchvision, which can, takes a third of a run's start to import."""
+    archives = fetch.ARCHIVES[config.kind]
+    with fetch.unpacked(_root(config), archives, progress) as folder:
+        arrays = [_read_idx(folder / name) for archive in archives for name in archive.contents]
+    train, test = (
+        Split(images.flatten(1), labels.to(torch.int64))
+        for images, labels in zip(arrays[::2], arrays[1::2], strict=True)
+    )
     return _Content(CLASSES[config.kind], (1, 28, 28), train, test)
 
 

@@ -1,4 +1,4 @@
-"""Published data files on disk: found or fetched, verified, unpacked. Imports no torch.
+"""Find or fetch published data files, verify and unpack them. Imports no torch.
 
 The layout under `dataset.root` is torchvision's. A file counts only if its checksum is right, whether it was fetched
 by this program or put there by hand; nothing half-written ever stands under a final name. Files put there by hand may

@@ -1,4 +1,4 @@
-"""Image folders, `train/<class>/*` and `test/<class>/*`: which files are samples, their pixels, and a fingerprint."""
+"""Read image folders, `train/<class>/*` and `test/<class>/*`: list their samples, read pixels, take a fingerprint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bsnn_cli.datasets import kept, pixels
+from bsnn_cli.datasets import cache, pixels
 from bsnn_cli.errors import DataError, printable
 
 if TYPE_CHECKING:
@@ -201,13 +201,13 @@ def _pixels(root: Path, files: Files, progress: bool) -> NDArray[numpy.uint8]:
     if state is None:
         return pixels.read_all(paths, progress)
     name = f"pixels-{_fingerprint(root, files, state)}-{pixels.VERSION}-{metadata.version('pillow')}"
-    stored = kept.recall(name)
+    stored = cache.load(name)
     if stored is not None:
         shape, images = stored[:SHAPE_BYTES].view(numpy.int64), stored[SHAPE_BYTES:]
         return images.reshape(shape)
     images = pixels.read_all(paths, progress)
     if _state(root, files) == state:  # or the fingerprint may be that of other pixels
-        kept.keep(name, numpy.array(images.shape, numpy.int64), images)
+        cache.store(name, numpy.array(images.shape, numpy.int64), images)
     return images
 
 
@@ -225,7 +225,7 @@ def _fingerprint(root: Path, files: Files, state: str | None) -> str:
     """Return `fingerprint`, from the cache if the files have been read before in this state."""
     import numpy
 
-    stored = None if state is None else kept.recall(f"fingerprint-{state}")
+    stored = None if state is None else cache.load(f"fingerprint-{state}")
     if stored is not None:
         return stored.tobytes().decode()
     digest = hashlib.sha256()
@@ -238,7 +238,7 @@ def _fingerprint(root: Path, files: Files, state: str | None) -> str:
         digest.update(content)
     result = digest.hexdigest()[:16]
     if state is not None:
-        kept.keep(f"fingerprint-{state}", numpy.frombuffer(result.encode(), numpy.uint8))
+        cache.store(f"fingerprint-{state}", numpy.frombuffer(result.encode(), numpy.uint8))
     return result
 
 

@@ -1,4 +1,4 @@
-"""Pictures as a viewer shows them: upright, transparency on white, 8 bits a channel. Imports no torch."""
+"""Read pictures as a viewer shows them: upright, transparency on white, 8 bits a channel. Imports no torch."""
 
 from __future__ import annotations
 

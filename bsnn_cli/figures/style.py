@@ -28,26 +28,14 @@ from bsnn_cli.errors import RunDirectoryError
 from bsnn_cli.results.captions import captions, write_captions
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMATS, split_label
 from bsnn_cli.settings.config import FiguresConfig
+from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 
 logging.getLogger("fontTools").setLevel(logging.ERROR)  # it remarks on the dates of matplotlib's fonts
 
 SINGLE, DOUBLE = 3.4, 7.0
 """Widths in inches: one column and two."""
 
-COLOURS = {
-    "tanh": "#0072B2",
-    "relu": "#000000",
-    "lrelu": "#E69F00",
-    "elu": "#009E73",
-    "selu": "#D55E00",
-    "gelu": "#CC79A7",
-    "gelu_exact": "#882255",
-    "silu": "#56B4E9",
-    "mish": "#44AA99",
-    "softplus": "#999933",
-    "sigmoid": "#332288",
-    "identity": "#888888",
-}
+COLOURS = {name: entry.colour for name, entry in NAMED_ACTIVATIONS.items()}
 CUSTOM_COLOUR = "#A6761D"
 GREY = "#666666"
 

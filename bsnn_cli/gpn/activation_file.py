@@ -1,4 +1,4 @@
-"""The file of a custom activation: its text, and what a run is identified by. Imports no torch."""
+"""Read the file of a custom activation and take its fingerprint, which identifies a run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ COPY = "activation.py"
 
 
 def parts(config: ActivationConfig) -> tuple[Path, str]:
-    """File and function of `activation.path`."""
+    """Split `activation.path` into file and function."""
     file, _, function = str(config.path).rpartition(":")
     return Path(file), function
 
 
 def source(config: ActivationConfig) -> str | None:
-    """The text of the file, decoded as Python decodes it; None for a named activation.
+    """Return the text of the file, decoded as Python decodes it; None for a named activation.
 
     Raises:
         ConfigError: it cannot be read, or is not the one that `config.fingerprint` tells.
@@ -43,18 +43,18 @@ def source(config: ActivationConfig) -> str | None:
 
 
 def encoded(text: str) -> bytes:
-    """The bytes of a file from which `source` reads this text: a comment in it may name its encoding."""
+    """Encode a text such that `source` reads it back: a comment in it may name its encoding."""
     encoding, _ = tokenize.detect_encoding(io.BytesIO(text.encode()).readline)
     return text.encode(encoding)
 
 
 def fingerprint(text: str, function: str) -> str:
-    """Sixteen hexadecimal digits of the file's content and the function's name; where the file lies does not enter."""
+    """Return sixteen hexadecimal digits of the file's content and the function's name, not of the file's place."""
     return hashlib.sha256(f"{function}\0{text}".encode()).hexdigest()[:16]
 
 
 def moved(config: ActivationConfig, folder: Path) -> ActivationConfig:
-    """The config with the copy of its file in a run directory; one of a named activation as it is."""
+    """Return the config with the path of the file's copy in a run directory; unchanged for a named activation."""
     if config.name != CUSTOM:
         return config
     return dataclasses.replace(config, path=f"{folder / COPY}:{parts(config)[1]}")

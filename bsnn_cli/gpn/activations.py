@@ -1,4 +1,4 @@
-"""Named activations φ with hand-derived derivatives, and their Gaussian-Poincaré normalisation (GPN).
+"""Activations φ with hand-derived derivatives, and their Gaussian-Poincaré normalisation (GPN).
 
 For h ~ N(0, 1) the paper (Lu, Gould and Ajanthan 2020, arXiv 2006.12169) asks for f = aφ + b with
 E[f(h)²] = E[f'(h)²] = 1. Then signals keep their length through orthogonal layers, forwards and backwards. The two
@@ -14,32 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double, require_elementwise
 from bsnn_cli.gpn.gaussian import REACH, IntegrationError, Rule, moment_rule
 from bsnn_cli.gpn.kernel_form import Family, KernelForm
-from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.knobs import complaint
+from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS, NamedActivation
 
 ROOTS = ("auto", "upper", "lower")
 """Which solution b; auto: upper unless it drives norms away (χ > 1), then lower. That is the published choice."""
-
-PUBLISHED = {
-    "tanh": (1.4674, 0.3885),
-    "relu": (1.4142, 0.0),
-    "lrelu": (1.4141, 0.0),
-    "elu": (1.2234, 0.0742),
-    "selu": (0.9660, 0.2585),
-    "gelu": (1.4915, -0.9097),
-}
-"""The paper's a and b, which belong to the root `auto`."""
-
-SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
-"""λ and α of Klambauer et al. 2017, to the last digit of float64."""
-GELU_SHARPNESS = 1.702
-LRELU_SLOPE = 0.01
 
 SEEN = 10.0
 """|h| beyond which N(0, 1) has a probability of 1e-23."""
@@ -54,30 +39,6 @@ PhiAndDerivative = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Maps h to (φ(h), φ'(h)), both new tensors of its shape and dtype."""
 
 
-def _identity(h: Tensor) -> Tensor:
-    return h.clone()
-
-
-def _sigmoid_gelu(h: Tensor) -> Tensor:
-    return h * torch.sigmoid(GELU_SHARPNESS * h)
-
-
-def _softplus(h: Tensor) -> Tensor:
-    # torch's default threshold, 20, swaps in h where log(1 + exp(h)) still differs from it by 2e-9.
-    return nn.functional.softplus(h, threshold=40)
-
-
-def _gelu(h: Tensor) -> Tensor:
-    return h * torch.erfc(h * -math.sqrt(0.5)) / 2
-
-
-def _gelu_pull_back(g: Tensor, h: Tensor) -> Tensor:
-    """Of h·Φ(h), whose derivative is Φ + h·p(h). erfc keeps the digits of Φ at h << 0, which torch's gelu cancels."""
-    cumulative = torch.erfc(h * -math.sqrt(0.5)) / 2
-    density = torch.exp(h * h / -2) / math.sqrt(2 * math.pi)
-    return g * torch.addcmul(cumulative, h, density)
-
-
 @dataclass(frozen=True)
 class Activation:
     """A named activation. Pickles and copies by its name.
@@ -85,10 +46,7 @@ class Activation:
     Attributes:
         name: as in configs, such as "tanh".
         label: as in tables, such as "Tanh".
-        phi: φ, a new tensor of any floating dtype, differentiable by autograd.
-        pull_back: (g, h) → g·φ'(h), the gradient of h from that of φ(h), for float32 and float64; not differentiable
-            itself. Leaves both alone, φ' is finite for all finite h, and autograd's at a kink. No control flow on data.
-        pull_back_by_value: the same from (g, φ(h)), where φ' follows from the value of φ and costs far less that way.
+        phi, pull_back, pull_back_by_value: φ and its gradient, as in `named_activations.Functions`.
         kernel: what the fast kernels have code for; None if they do not cover φ.
     """
 
@@ -101,83 +59,31 @@ class Activation:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """What φ depends on besides h, where that has been chosen, such as a gain; for people to see."""
+        """Return what φ depends on besides h, where that has been chosen, such as a gain; for people to see."""
         return {}
 
     def derivative(self, h: Tensor) -> Tensor:
-        """φ'(h), a new tensor of the shape and dtype of h."""
+        """Return φ'(h), a new tensor of the shape and dtype of h."""
         return self.pull_back(torch.ones_like(h), h)
 
     def __reduce__(self) -> tuple[Callable[..., Activation], tuple[Any, ...]]:
         return get, (self.name,)
 
 
-_aten = torch.ops.aten  # the kernels that autograd calls: one pass over the signals, no temporaries
+def _of_entry(name: str, entry: NamedActivation) -> Activation:
+    kernel = None
+    if entry.kernel is not None:
+        family, p, q = entry.kernel
+        kernel = KernelForm(Family[family.upper()], p, q)
+    return Activation(name, entry.label, *entry.functions(torch), kernel=kernel)
 
 
-def _elu_pull_backs(alpha: float, scale: float) -> tuple[PullBack, PullBack]:
-    return (
-        lambda g, h: _aten.elu_backward(g, alpha, scale, 1, False, h),
-        lambda g, value: _aten.elu_backward(g, alpha, scale, 1, True, value),
-    )
-
-
-def _entry(
-    name: str,
-    phi: Phi,
-    pull_back: PullBack,
-    pull_back_by_value: PullBack | None = None,
-    *,
-    kernel: KernelForm | None = None,
-) -> Activation:
-    return Activation(name, ACTIVATION_LABELS[name], phi, pull_back, pull_back_by_value, kernel)
-
-
-_ENTRIES = (
-    _entry(
-        "tanh",
-        torch.tanh,
-        lambda g, h: _aten.tanh_backward(g, torch.tanh(h)),
-        _aten.tanh_backward,
-        kernel=KernelForm(Family.TANH),
-    ),
-    _entry("relu", torch.relu, lambda g, h: _aten.threshold_backward(g, h, 0), kernel=KernelForm(Family.RECTIFIER)),
-    _entry(
-        "lrelu",
-        nn.functional.leaky_relu,
-        lambda g, h: _aten.leaky_relu_backward(g, h, LRELU_SLOPE, False),
-        kernel=KernelForm(Family.RECTIFIER, LRELU_SLOPE),
-    ),
-    _entry("elu", nn.functional.elu, *_elu_pull_backs(1, 1), kernel=KernelForm(Family.ELU, 1.0, 1.0)),
-    _entry(
-        "selu",
-        nn.functional.selu,
-        *_elu_pull_backs(SELU_ALPHA, SELU_SCALE),
-        kernel=KernelForm(Family.ELU, SELU_ALPHA, SELU_SCALE),
-    ),
-    _entry(
-        "gelu",
-        _sigmoid_gelu,
-        lambda g, h: _aten.silu_backward(g, GELU_SHARPNESS * h),
-        kernel=KernelForm(Family.SWISH, GELU_SHARPNESS),
-    ),
-    _entry("gelu_exact", _gelu, _gelu_pull_back),
-    _entry("silu", nn.functional.silu, _aten.silu_backward, kernel=KernelForm(Family.SWISH, 1.0)),
-    _entry("mish", nn.functional.mish, _aten.mish_backward),
-    _entry("softplus", _softplus, lambda g, h: _aten.softplus_backward(g, h, 1, 40)),
-    _entry("sigmoid", torch.sigmoid, lambda g, h: _aten.sigmoid_backward(g, torch.sigmoid(h)), _aten.sigmoid_backward),
-    _entry("identity", _identity, lambda g, _: g.clone(), kernel=KernelForm(Family.RECTIFIER, 1.0)),
-)
-ACTIVATIONS = {activation.name: activation for activation in _ENTRIES}
-"""All named activations; `lrelu` has slope 0.01 and `elu` α = 1, torch's defaults.
-
-`gelu` is h·σ(1.702h): only this form gives the constants that the paper prints for GELU. With the exact h·Φ(h), which
-is `gelu_exact`, the printed pair gives E[f'²] = 1.014.
-"""
+ACTIVATIONS = {name: _of_entry(name, entry) for name, entry in NAMED_ACTIVATIONS.items()}
+"""All named activations, made from `settings.named_activations`."""
 
 
 def get(name: str) -> Activation:
-    """The activation of a name.
+    """Return the activation of a name.
 
     Raises:
         ActivationError: unknown name; lists the choices and suggests the nearest.
@@ -235,7 +141,7 @@ def normalise(activation: str | Activation | Phi, root: str = "auto") -> Normali
 
 
 def gpn_coefficients(activation: str | Activation | Phi, root: str = "auto") -> tuple[float, float]:
-    """The constants (a, b) that make aφ + b Gaussian-Poincaré normalised; arguments and errors as in `normalise`.
+    """Return the constants (a, b) that make aφ + b Gaussian-Poincaré normalised; arguments, errors as in `normalise`.
 
     >>> a, b = gpn_coefficients("tanh")
     >>> round(a, 4), round(b, 4)
@@ -259,7 +165,7 @@ def _both_roots_of_function(phi: Phi) -> tuple[Normalisation, Normalisation]:
 
 
 def _both_roots(name: str, phi: Phi, pair: PhiAndDerivative) -> tuple[Normalisation, Normalisation]:
-    """Both solutions, upper first."""
+    """Solve for both roots, the upper one first."""
     value, derivative = pair(torch.linspace(-REACH, REACH, 15201, dtype=torch.float64, device="cpu"))
     if derivative.abs().max() <= 1e-13 * value.abs().max() < math.inf:
         raise ActivationError(
@@ -310,7 +216,7 @@ def _solution(rule: Rule, value: Tensor, derivative: Tensor, root: str) -> Norma
 
 
 def name_of(activation: Activation | Phi) -> str:
-    """What messages call it."""
+    """Return the name of an activation or function for messages."""
     if isinstance(activation, Activation):
         return activation.name
     return getattr(activation, "__name__", type(activation).__name__)

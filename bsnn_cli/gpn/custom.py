@@ -1,4 +1,4 @@
-"""An activation of the user's own, from a Python file: `activation=custom activation.path=FILE.py:FUNCTION`.
+"""Load an activation of the user's own from a Python file: `activation=custom activation.path=FILE.py:FUNCTION`.
 
 The function maps tensors of any shape and floating dtype, entry by entry, in differentiable torch operations. If the
 file also has FUNCTION_derivative, that is φ'; otherwise autograd gives it. The file stands for itself: its content and
@@ -42,7 +42,7 @@ class CustomActivation(Activation):
 
 
 def activation(config: ActivationConfig) -> Activation:
-    """The activation φ of a config, named or from a file, tailored to a depth if the config says so.
+    """Return the activation φ of a config, named or from a file, tailored to a depth if the config says so.
 
     Raises:
         ActivationError: the file has no such function, the function is no activation, or it cannot be tailored so.
@@ -57,7 +57,7 @@ def activation(config: ActivationConfig) -> Activation:
 
 
 def untailored(config: ActivationConfig) -> Activation:
-    """The same as it is before tailoring."""
+    """Return the activation of a config before tailoring; errors as in `activation`."""
     text = activation_file.source(config)
     if text is None:
         return activations.get(config.name)
@@ -66,29 +66,29 @@ def untailored(config: ActivationConfig) -> Activation:
 
 
 def identified(config: ActivationConfig) -> ActivationConfig:
-    """The config with the fingerprint of its file, once the activation is found to be in order.
+    """Check the activation of a config, and add the fingerprint of its file.
 
     `parameter` becomes "auto" where it is what was moved before there was that key, so that older runs are found again.
 
     Raises:
         ActivationError, ConfigError: as `activation`.
     """
-    found = untailored(config)
+    base = untailored(config)
     parameter = config.parameter
     if config.separation is not None:
-        moved = activation(config)  # a separation that is out of reach is found here, before anything is begun
-        if isinstance(found, CustomActivation) and isinstance(moved, TailoredActivation) and parameter is not None:
-            before = "share" if has_corner(found.phi) else "gain"
-            parameter = "auto" if moved.parameter == before else moved.parameter
-    if not isinstance(found, CustomActivation):
+        known = activation(config)  # a separation that is out of reach is found here, before anything is begun
+        if isinstance(base, CustomActivation) and isinstance(known, TailoredActivation) and parameter is not None:
+            before = "share" if has_corner(base.phi) else "gain"
+            parameter = "auto" if known.parameter == before else known.parameter
+    if not isinstance(base, CustomActivation):
         return config
-    text, function, _ = found.origin
+    text, function, _ = base.origin
     return dataclasses.replace(config, fingerprint=activation_file.fingerprint(text, function), parameter=parameter)
 
 
 @functools.cache
 def compiled(text: str, function: str, path: str) -> Activation:
-    """The activation that a source text defines, checked to be one.
+    """Execute a source text, and return the activation that it defines, checked to be one.
 
     Args:
         text: Python; executed once in a process.
@@ -110,16 +110,16 @@ def compiled(text: str, function: str, path: str) -> Activation:
         with torch.enable_grad():  # signals are measured without
             return g * slope(h)
 
-    found = CustomActivation(function, function, phi, pull_back, origin=(text, function, path))
+    custom = CustomActivation(function, function, phi, pull_back, origin=(text, function, path))
     try:
-        check(found)
+        check(custom)
     except ActivationError as error:
         raise ActivationError(f"{key}: {str(error).removeprefix(f'activation {function}: ')}") from error
-    return found
+    return custom
 
 
 def executed(text: str, path: str, key: str) -> dict[str, object]:
-    """What a source text defines, as a module of its own."""
+    """Execute a source text as a module of its own, and return what it defines."""
     module = ModuleType(f"bsnn_activation_{hashlib.sha256(text.encode()).hexdigest()[:16]}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # where dataclasses and pickles look for what it defines
@@ -131,15 +131,15 @@ def executed(text: str, path: str, key: str) -> dict[str, object]:
     return vars(module)
 
 
-def check(found: Activation) -> None:
-    """Raise `ActivationError` unless it is elementwise and keeps its input, with a GPN form and φ' its derivative."""
-    with evaluating(found.name):
-        require_elementwise(found.name, found.phi)
+def check(candidate: Activation) -> None:
+    """Raise `ActivationError` unless φ is elementwise, keeps its input and has a GPN form, and φ' is its derivative."""
+    with evaluating(candidate.name):
+        require_elementwise(candidate.name, candidate.phi)
         for dtype in (torch.float64, torch.float32):
             h = torch.linspace(-3, 3, 64, dtype=dtype, device="cpu").view(4, 16)
             before = h.clone()
-            for value in (found.phi(h), found.derivative(h)):
-                require_likeness(found.name, value, h)
+            for value in (candidate.phi(h), candidate.derivative(h)):
+                require_likeness(candidate.name, value, h)
             if not torch.equal(h, before):
-                raise ActivationError(f"activation {found.name}: changes its input; return a new tensor instead")
-        normalise(found)
+                raise ActivationError(f"activation {candidate.name}: changes its input; return a new tensor instead")
+        normalise(candidate)

@@ -1,4 +1,4 @@
-"""A function of somebody's as an activation: calling it, differentiating it, and whether it is elementwise at all."""
+"""Call and differentiate a function that is given as an activation, and check that it is elementwise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANY = 20_000
 
 @contextlib.contextmanager
 def evaluating(name: str) -> Iterator[None]:
-    """Where the function of this name is called: gradients are on, and what it raises becomes `ActivationError`."""
+    """Switch gradients on while the function of this name is called, and raise its errors as `ActivationError`."""
     with torch.inference_mode(False):  # switches gradients on as well, should the caller have them off
         try:
             yield
@@ -42,7 +42,7 @@ def in_double(phi: Phi) -> Phi:
 
 
 def autograd_pair(phi: Phi, h: Tensor) -> tuple[Tensor, Tensor]:
-    """(φ(h), φ'(h)) by autograd; a φ that autograd cannot follow counts as constant."""
+    """Return (φ(h), φ'(h)) by autograd; a φ that autograd cannot follow counts as constant."""
     h = h.detach().requires_grad_()
     value = phi(h.clone())  # a copy, for functions that work in place
     if not value.requires_grad:
@@ -67,8 +67,8 @@ def require_elementwise(name: str, phi: Phi) -> None:
         forwards, backwards = phi(many.clone()), phi(many.flip(0)).flip(0)
     rounding = 1e-9 * float(whole.nan_to_num(0, 0, 0).abs().max())
     if not all(
-        torch.allclose(one, other, rtol=0, atol=rounding, equal_nan=True)
-        for one, other in ((whole[20:40], part), (forwards, backwards))
+        torch.allclose(first, second, rtol=0, atol=rounding, equal_nan=True)
+        for first, second in ((whole[20:40], part), (forwards, backwards))
     ):
         raise ActivationError(
             f"activation {name}: gives other values for the same h beside other inputs or at another time;"
@@ -79,8 +79,8 @@ def require_elementwise(name: str, phi: Phi) -> None:
 def require_likeness(name: str, value: object, h: Tensor) -> None:
     """Raise unless φ(h) is a tensor of the shape and dtype of h."""
     if not isinstance(value, Tensor) or value.shape != h.shape or value.dtype != h.dtype:
-        found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        result = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ActivationError(
-            f"activation {name}: returns {found} for {h.dtype} of shape {tuple(h.shape)};"
+            f"activation {name}: returns {result} for {h.dtype} of shape {tuple(h.shape)};"
             " it must keep shape and dtype, as torch.tanh does"
         )

@@ -1,4 +1,4 @@
-"""E[g(h)] under h ~ N(0, 1) in float64, for functions with kinks at places nobody told us.
+"""Compute E[g(h)] under h ~ N(0, 1) in float64, for functions with kinks at unknown places.
 
 The real line is cut into panels with a Gauss-Legendre rule on each. A panel on which the rule and its two halves
 disagree is cut in half, again and again, until they agree to rounding: so kinks end up between panels, where they do no
@@ -53,7 +53,10 @@ class IntegrationError(ArithmeticError):
 
 
 def sqrt_density(h: Tensor) -> Tensor:
-    """Square root of the density of N(0, 1). Multiplied to a function *before* squaring, it lets nothing overflow."""
+    """Return the square root of the density of N(0, 1).
+
+    A function is multiplied by it *before* it is squared, so that nothing overflows.
+    """
     return torch.exp(h * h / -4) / math.sqrt(math.sqrt(2 * math.pi))
 
 
@@ -70,13 +73,13 @@ class Rule:
     weights: Tensor
 
     def inner(self, f: Tensor | float, g: Tensor | float) -> float:
-        """E[f(h) g(h)], h ~ N(0, 1), of values f, g at the nodes."""
+        """Return E[f(h) g(h)], h ~ N(0, 1), from values f, g at the nodes."""
         scale = sqrt_density(self.nodes)
         return float((self.weights * (scale * f) * (scale * g)).sum())
 
 
 def adapt(integrands: Integrands, primitive: Callable[[Tensor], Tensor] | None = None) -> Rule:
-    """A rule that integrates all of some functions over the real line, to about 1e-14 of the integral of |g|.
+    """Fit a rule that integrates all of some functions over the real line, to about 1e-14 of the integral of |g|.
 
     Features narrower than the spacing of the first nodes (0.003) can be missed, unless `primitive` sees them.
 
@@ -125,7 +128,7 @@ def adapt(integrands: Integrands, primitive: Callable[[Tensor], Tensor] | None =
 
 
 def moment_rule(function: Callable[[Tensor], Tensor], pair: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Rule:
-    """A rule for all moments up to second order of a function φ and its derivative.
+    """Fit a rule for all moments up to second order of a function φ and its derivative.
 
     Args:
         function: φ, from places (N,) to values (N,), float64.
@@ -147,20 +150,20 @@ def moment_rule(function: Callable[[Tensor], Tensor], pair: Callable[[Tensor], t
 
 
 def _places(left: Tensor, right: Tensor) -> Tensor:
-    """Nodes, (panel, point), of the panels. Rounding moves none onto an end, where the kinks are."""
+    """Return the nodes of panels, (panel, point). Rounding moves none onto an end, where the kinks are."""
     nodes = left[:, None] + (right - left)[:, None] * POINTS
     return nodes.clamp(torch.nextafter(left, right)[:, None], torch.nextafter(right, left)[:, None])
 
 
 def _integrals(integrands: Integrands, left: Tensor, right: Tensor) -> tuple[Tensor, list[str]]:
-    """Integral of each function over each panel, (function, panel), with the names of the functions."""
+    """Integrate each function over each panel: (function, panel), with the names of the functions."""
     h = _places(left, right)
     rows = {name: _finite(values.view_as(h), h, name) for name, values in integrands(h.flatten()).items()}
     return torch.stack(list(rows.values())) @ WEIGHTS * (right - left), list(rows)
 
 
 def _have_room(left: Tensor, right: Tensor) -> Tensor:
-    """Whether panels are wider than the spacing of floats."""
+    """Return True for panels that are wider than the spacing of floats."""
     return right - left > 8 * torch.finfo(torch.float64).eps * torch.maximum(left.abs(), right.abs())
 
 

@@ -1,4 +1,4 @@
-"""The constants of GPN, for people to read."""
+"""Tabulate the constants of GPN, for people to read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import pandas as pd
 
 from bsnn_cli.gpn import meanfield
-from bsnn_cli.gpn.activations import PUBLISHED, Activation, get, normalise
+from bsnn_cli.gpn.activations import Activation, get, normalise
+from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 
 
 def gpn_table(activations: Iterable[str | Activation], root: str = "auto") -> pd.DataFrame:
@@ -24,8 +25,10 @@ def gpn_table(activations: Iterable[str | Activation], root: str = "auto") -> pd
     for activation in activations:
         known = get(activation) if isinstance(activation, str) else activation
         name, solution = known.name, normalise(known, root)
-        published = PUBLISHED.get(name) if solution == normalise(known, "auto") else None
-        a, b = (math.nan, math.nan) if published is None else published
+        published = NAMED_ACTIVATIONS[name].published if name in NAMED_ACTIVATIONS else None
+        if published is None or solution != normalise(known, "auto"):
+            published = (math.nan, math.nan)
+        a, b = published
         rows.append(
             {
                 "activation": name,

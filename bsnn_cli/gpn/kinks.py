@@ -42,7 +42,7 @@ MOST_KINKS = 512
 
 
 def kinks(phi: Phi, gain: float = 1.0) -> tuple[float, ...]:
-    """The kinks of φ that h = gain · N(0, 1) meets, in increasing order.
+    """Return the kinks of φ that h = gain · N(0, 1) meets, in increasing order.
 
     Args:
         phi: elementwise, float64; differentiable by autograd.
@@ -68,25 +68,25 @@ def kinks(phi: Phi, gain: float = 1.0) -> tuple[float, ...]:
 
 
 def _brackets(rule: Rule) -> list[tuple[float, float]]:
-    """Ends of the panels on which the kinks are, in no order."""
+    """Return the ends of the panels on which the kinks are, in no order."""
     centres = rule.nodes.view(-1, len(POINTS)).mean(1)
     widths = rule.weights.view(-1, len(POINTS)).sum(1)
     left = widths < NARROW
-    found: list[tuple[float, float]] = []
+    brackets: list[tuple[float, float]] = []
     while left.any():
-        if len(found) == MOST_KINKS:
+        if len(brackets) == MOST_KINKS:
             raise ActivationError(f"activation: has more than {MOST_KINKS} kinks or is too steep; use a gentler φ")
         centres, widths = centres[left], widths[left]
         width, place = float(widths.min()), centres[widths.argmin()]
         distance = (centres - place).abs()
         bracket = centres[(distance < GRADING * width) & (widths < 4 * width)]
-        found.append((float(bracket.min()) - width, float(bracket.max()) + width))
+        brackets.append((float(bracket.min()) - width, float(bracket.max()) + width))
         left = widths < distance / GRADING
-    return found
+    return brackets
 
 
 def _place(phi: Phi, low: float, high: float, room: float) -> float:
-    """The kink between two places, with nothing but it nearer than `room`."""
+    """Locate the only kink between two places; there is no other nearer than `room`."""
 
     def slope(h: np.ndarray) -> np.ndarray:
         values: np.ndarray = autograd_pair(phi, torch.from_numpy(h))[1].numpy()
@@ -105,7 +105,7 @@ def _place(phi: Phi, low: float, high: float, room: float) -> float:
 
 
 def _roundest(low: float, high: float) -> float:
-    """The number with the fewest decimals between two: people put kinks at round places."""
+    """Return the number with the fewest decimals between two: people put kinks at round places."""
     middle = (low + high) / 2
     rounded = (round(middle, digits) + 0.0 for digits in range(DIGITS))
     return next((number for number in rounded if low <= number <= high), middle)

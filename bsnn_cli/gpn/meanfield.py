@@ -1,4 +1,4 @@
-"""What infinitely wide orthogonal networks do to the length of a signal and to the angle between two, layer by layer.
+"""Predict the length of a signal and the angle between two in infinitely wide orthogonal networks, layer by layer.
 
 Through a Haar-uniform W, two signals of equal length become, for wide layers, jointly Gaussian preactivations. Let
 s = (h₁ + h₂)/2 and t = (h₁ − h₂)/2 be their common and their opposed part: independent Gaussians of variances A and B.
@@ -101,7 +101,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Fate:
-    """What becomes of a positive quantity over depth: entry l − 1 is after layer l.
+    """The predicted course of a positive quantity over depth: entry l − 1 is after layer l.
 
     Attributes:
         predicted: at infinite width, (depth,).
@@ -114,7 +114,7 @@ class Fate:
     shift: np.ndarray
 
     def band(self, networks: int, deviations: float) -> tuple[np.ndarray, np.ndarray]:
-        """Where the geometric mean over independent networks must lie: (low, high), each (depth,).
+        """Return the band that the geometric mean over independent networks must lie in: (low, high), each (depth,).
 
         The half width, in logarithms, is `deviations` standard errors of the mean, plus what does not average out: the
         shift, and deviation², the order of all that first order leaves out (the logarithm of a quantity that keeps its
@@ -161,7 +161,7 @@ def _of_function(activation: Activation | Phi, phi: Phi, gpn: bool, root: str) -
 
 
 def normalised(activation: Activation | Phi, phi: Phi, places: tuple[float, ...], root: str = "auto") -> Transfer:
-    """The normalised form of an activation, and of its φ, whose kinks are known; errors as in `transfer`."""
+    """Prepare the normalised form of an activation, from its φ, whose kinks are known; errors as in `transfer`."""
     solution = normalise(activation, root)
     return _prepare(lambda h: solution.a * phi(h) + solution.b, places, solution.normalised_second_moment)
 
@@ -183,7 +183,7 @@ def _prepare(function: Phi, places: tuple[float, ...], second_moment: float) -> 
 
 
 def _edges(scale: float, grain: float) -> list[float]:
-    """Ends of panels on [0, REACH], in standard deviations `scale` of h: on each, 16 nodes resolve f and density."""
+    """Return ends of panels on [0, REACH], in units of `scale`, on each of which 16 nodes resolve f and the density."""
     edges = [0.0]
     while edges[-1] < REACH:
         edges.append(min(edges[-1] + WIDEST, max(grain / scale, 2 * edges[-1]), REACH))
@@ -191,14 +191,14 @@ def _edges(scale: float, grain: float) -> list[float]:
 
 
 def _nodes(edges: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights, density of N(0, 1) included, on panels with ends (..., k + 1): both (..., 16k)."""
+    """Return nodes and weights, density of N(0, 1) included, on panels with ends (..., k + 1): both (..., 16k)."""
     left, width = edges[..., :-1, None], edges.diff(dim=-1)[..., None]
     nodes = (left + width * POINTS).flatten(-2)
     return nodes, (width * WEIGHTS).flatten(-2) * sqrt_density(nodes) ** 2
 
 
 def _step(components: list[Tensor], variables: list[Tensor], weights: Tensor) -> Step:
-    """The means, and their derivatives and noise; all tensors alike in shape, or broadcastable."""
+    """Compute the means, their derivatives and noise; all tensors alike in shape, or broadcastable."""
     means = [float((weights * F).sum()) for F in components]
     relative = [F / mean for F, mean in zip(components, means, strict=True)]
     J = np.array([[float((weights * F * (w * w - 1)).sum()) / 2 for w in variables] for F in relative])
@@ -210,7 +210,7 @@ def _step(components: list[Tensor], variables: list[Tensor], weights: Tensor) ->
 
 
 def _single(f: Transfer, q: float) -> tuple[Tensor, Tensor, Tensor]:
-    """f², standard normal variable and weights at the nodes for one signal of variance q."""
+    """Return f², standard normal variable and weights at the nodes for one signal of variance q."""
     scale = math.sqrt(q)
     half = _edges(scale, f.grain)
     kinks = [kink / scale for kink in f.kinks if abs(kink) < REACH * scale]
@@ -220,13 +220,13 @@ def _single(f: Transfer, q: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def variance_map(f: Transfer, q: float) -> float:
-    """F(q) = E[f(√q z)²]: squared length per unit after a layer, from q before it."""
+    """Return F(q) = E[f(√q z)²]: the squared length per unit after a layer, from q before it."""
     squares, _, weights = _single(f, q)
     return float((squares * weights).sum())
 
 
 def basin(f: Transfer) -> float:
-    """The ‖x‖²/n up to which a long input comes back to 1, the fixed point of lengths, under a normalised f.
+    """Return the ‖x‖²/n up to which a long input comes back to 1, the fixed point of lengths, under a normalised f.
 
     It is the least q > 1 with F(q) = q and F > q right above: in wide networks what starts above it grows in every
     layer. χ < 1 says only that 1 is stable, not how far around. Lengths below 1 are not looked at.
@@ -250,13 +250,13 @@ def basin(f: Transfer) -> float:
 
 
 def variance_step(f: Transfer, q: float) -> Step:
-    """`variance_map` with slope and noise; the slope in logarithms is χ at q = 1 if f is normalised."""
+    """Compute `variance_map` with slope and noise; the slope in logarithms is χ at q = 1 if f is normalised."""
     squares, z, weights = _single(f, q)
     return _step([squares], [z], weights)
 
 
 def _pair(f: Transfer, common: float, opposed: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Squares of common and opposed part, (v, u) standard normal variables and weights, for two signals.
+    """Return the squares of common and opposed part, (v, u) standard normal variables and weights, for two signals.
 
     The integrands are even in v, so only v > 0 is visited. At each v the panels of u end where h₁ or h₂ is on a kink:
     what is left is smooth in u, and in v but where two kinks are hit at once, where panels of v end.
@@ -278,13 +278,13 @@ def _pair(f: Transfer, common: float, opposed: float) -> tuple[Tensor, Tensor, T
 
 
 def pair_step(f: Transfer, common: float, opposed: float) -> Step:
-    """A layer's map of (A, B), the variances of common and opposed part of two signals; both positive."""
+    """Compute a layer's map of (A, B), the variances of common and opposed part of two signals; both positive."""
     common_square, opposed_square, u, v, weights = _pair(f, common, opposed)
     return _step([common_square, opposed_square], [u, v], weights)
 
 
 def separation_map(f: Transfer, separation: float) -> float:
-    """1 − C(c) from 1 − c in (0, 2), for two signals of q = 1 and an f with E[f²] = 1.
+    """Return 1 − C(c) from 1 − c in (0, 2), for two signals of q = 1 and an f with E[f²] = 1.
 
     Accurate to 1e-11 of its value, however small. C(c) = E[f(z₁)f(z₂)], z₁ and z₂ standard normal of covariance c.
     """
@@ -295,7 +295,7 @@ def separation_map(f: Transfer, separation: float) -> float:
 def separation(
     activation: str | Activation | Phi | Transfer, depth: int, start: float = 1.0, root: str = "auto"
 ) -> float:
-    """1 − c between two signals after `depth` layers of infinite width with a normalised activation.
+    """Return 1 − c between two signals after `depth` layers of infinite width with a normalised activation.
 
     The map is interpolated in √(1 − c), in which it is smooth at 0 with or without kinks in f.
 
@@ -314,7 +314,7 @@ def separation(
 
 @functools.lru_cache(maxsize=64)
 def _interpolant(f: Transfer) -> np.ndarray:
-    """Chebyshev coefficients of log((1 − C)/(1 − c)) over √(1 − c) in [0, 1]."""
+    """Return the Chebyshev coefficients of log((1 − C)/(1 − c)) over √(1 − c) in [0, 1]."""
 
     def values(x: np.ndarray) -> np.ndarray:
         separations = ((1 + x) / 2) ** 2
@@ -328,7 +328,7 @@ def _interpolant(f: Transfer) -> np.ndarray:
 
 
 def fate_of_length(f: Transfer, depth: int, width: int, start: float = 1.0) -> Fate:
-    """Squared length per unit ‖x‖²/n over layers of one width, for an input of exactly `start`."""
+    """Predict the squared length per unit ‖x‖²/n over layers of one width, for an input of exactly `start`."""
     predicted, deviation, shift = np.empty(depth), np.zeros(depth), np.zeros(depth)
     q, finite = start, FiniteWidth(width, 1)
     for layer in range(depth):
@@ -344,7 +344,7 @@ def fate_of_length(f: Transfer, depth: int, width: int, start: float = 1.0) -> F
 
 
 def fate_of_angle(f: Transfer, depth: int, width: int, start: float = 1.0) -> Fate:
-    """1 − c over layers of one width, for two inputs of squared length 1 per unit and exactly this 1 − c, in (0, 2).
+    """Predict 1 − c over layers of one width, from two inputs of squared length 1 per unit and this 1 − c, in (0, 2).
 
     The lengths are followed along, so f need not be normalised.
     """
@@ -370,11 +370,11 @@ class FiniteWidth:
         self.width, self.covariance, self.shift = width, np.zeros((k, k)), np.zeros(k)
 
     def advance(self, step: Step) -> None:
-        """Carry what has gathered through a layer, and add what the layer adds."""
+        """Propagate covariance and shift through a layer, and add those of the layer."""
         J = step.jacobian
         self.covariance = J @ self.covariance @ J.T + step.noise / self.width
         self.shift = J @ self.shift + step.shift / self.width
 
     def along(self, gradient: np.ndarray) -> tuple[float, float]:
-        """Standard deviation and mean shift of a quantity with this gradient, (k,)."""
+        """Return standard deviation and mean shift of a quantity with this gradient, (k,)."""
         return math.sqrt(max(gradient @ self.covariance @ gradient, 0)), float(gradient @ self.shift)

@@ -60,8 +60,7 @@ class GPN(nn.Module):
             phi = known.phi if isinstance(known, Activation) else in_double(known)
             solution = normalise(functools.partial(self.tailoring, phi), root)
         self.name = name_of(known)
-        self.keeps_input = isinstance(known, Activation)  # nn.ReLU(inplace=True) does not
-        self.activation = known.phi if isinstance(known, Activation) else known
+        self.activation = known  # not its φ: an `Activation` is pickled by its name
         # A small gain leaves little of φ beside a constant, and the digits of half precision do not reach that far.
         self.promotes = depth is not None and not [*self.parameters(), *self.buffers()]
         self.a, self.b, self.root = solution.a, solution.b, solution.root
@@ -75,15 +74,16 @@ class GPN(nn.Module):
         if not h.is_floating_point():
             raise TypeError(f"GPN({self.name}): takes tensors of a floating dtype, not {h.dtype}; call .float() on it")
         exact = h.to(torch.promote_types(h.dtype, torch.float32)) if self.promotes else h
-        value = self.tailoring(self.activation if self.keeps_input else self._of_copy, exact)
+        value = self.tailoring(self._phi, exact)
         value = value.to(torch.promote_types(value.dtype, torch.float32))
         return (self.a * value + self.b).to(h.dtype)
 
-    def _of_copy(self, h: Tensor) -> Tensor:
-        value: Tensor = self.activation(h.clone())
-        return value
+    def _phi(self, h: Tensor) -> Tensor:
+        if isinstance(self.activation, Activation):
+            return self.activation.phi(h)
+        return self.activation(h.clone())  # nn.ReLU(inplace=True) changes what it is given
 
     def extra_repr(self) -> str:
-        """The name, the constants and the root, for `print`."""
-        told = "".join(f"{key}={value:.10g}, " for key, value in self.tailoring.changes().items())
-        return f"{self.name}, {told}a={self.a:.10g}, b={self.b:.10g}, root={self.root}"
+        """Return the name, the constants and the root, for `print`."""
+        tailoring = "".join(f"{key}={value:.10g}, " for key, value in self.tailoring.changes().items())
+        return f"{self.name}, {tailoring}a={self.a:.10g}, b={self.b:.10g}, root={self.root}"

@@ -1,4 +1,4 @@
-"""Activations tailored to a depth: one parameter inside φ, set so that a network keeps angles as GPN keeps norms.
+"""Tailor activations to a depth: one parameter inside φ, set so that a network keeps angles as GPN keeps norms.
 
 Under a normalised f, 1 − c of two signals that start at right angles shrinks in every layer. How fast depends on φ' and
 not on b, so not on the root either; it is how far φ is from a straight line where signals are, and one parameter moves
@@ -31,11 +31,12 @@ from torch import Tensor, nn
 
 from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn import meanfield
-from bsnn_cli.gpn.activations import ACTIVATIONS, LRELU_SLOPE, Activation, PullBack, name_of, normalise
+from bsnn_cli.gpn.activations import ACTIVATIONS, Activation, PullBack, name_of, normalise
 from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double
 from bsnn_cli.gpn.kinks import kinks
 from bsnn_cli.settings.choices import TAILORED_BY, UNTAILORED
 from bsnn_cli.settings.knobs import complaint
+from bsnn_cli.settings.named_activations import LRELU_SLOPE
 
 STRAIGHTEST, STEEPEST = -10, 5
 """Powers of two that bound the gain; the first bounds 1 − s as well."""
@@ -69,7 +70,7 @@ class Tailoring:
     share: float = 0.0
 
     def __call__(self, phi: Phi, h: Tensor) -> Tensor:
-        """The tailored φ of h, a new tensor of the shape of h."""
+        """Return the tailored φ of h, a new tensor of the shape of h."""
         value = phi(h if self.gain == 1 else self.gain * h)
         return value if self.share == 0 else torch.lerp(value, h.to(value.dtype), self.share)
 
@@ -80,7 +81,7 @@ class Tailoring:
 
 
 def solve(activation: Activation | Phi, separation: float, depth: int, parameter: str | None = "auto") -> Tailoring:
-    """The value of a parameter that is nearest to φ as it is, among those under which 1 − c ends at a wanted value.
+    """Find the value of a parameter that gives a wanted 1 − c after all layers, the nearest to φ as it is.
 
     Args:
         activation: φ; a function is called with float64 tensors.
@@ -126,33 +127,33 @@ def _solve(activation: Activation | Phi, phi: Phi, separation: float, depth: int
         )
     narrow, reached = [], []
     with torch.device("cpu"):  # wherever the caller has new tensors made
-        for moved in _candidates(activation, phi, parameter):
-            search = Search(phi, moved, depth)
+        for changed in _candidates(activation, phi, parameter):
+            search = Search(phi, changed, depth)
             power = search.run(separation)
             if power is None:
-                reached.append(f"{WORDS[moved]} reaches {search.reach()}")
+                reached.append(f"{WORDS[changed]} reaches {search.reach()}")
                 continue
             basin = meanfield.basin(search.transfer(power))
             if basin >= WIDE:
                 return search.member(power)
-            narrow.append((basin, moved, search.member(power)))
+            narrow.append((basin, changed, search.member(power)))
     if not narrow:
         raise ActivationError(
             f"activation {name}: 1 − c = {separation:g} after {depth} layers is out of reach; its "
             + ", its ".join(reached)
             + ("; parameter=gain reaches others" if parameter == "share" and not has_corner(phi) else "")
         )
-    basin, moved, found = max(narrow, key=lambda each: each[0])
+    basin, changed, tailoring = max(narrow, key=lambda candidate: candidate[0])
     warnings.warn(
-        f"activation {name}: tailored by its {WORDS[moved]}, ‖x‖²/n comes back to 1 from no more than"
+        f"activation {name}: tailored by its {WORDS[changed]}, ‖x‖²/n comes back to 1 from no more than"
         f" {basin:.3g}; what is longer runs away, which is likely in deep networks below {WIDE:g}",
         stacklevel=2,
     )
-    return found
+    return tailoring
 
 
 def _candidates(activation: Activation | Phi, phi: Phi, parameter: str | None) -> tuple[str, ...]:
-    """The parameters to try, in this order."""
+    """Return the parameters to try, in this order."""
     if parameter in WORDS:
         return (parameter,)
     if has_corner(phi):
@@ -166,7 +167,7 @@ def _candidates(activation: Activation | Phi, phi: Phi, parameter: str | None) -
 
 
 class Search:
-    """For the value of one parameter of φ, over powers of two: of the gain, or of 1 − share.
+    """A search for the value of one parameter of φ, over powers of two: of the gain, or of 1 − share.
 
     Args:
         phi: float64, keeps its input.
@@ -181,11 +182,11 @@ class Search:
         self.kinks = functools.cache(functools.partial(kinks, phi))
 
     def member(self, power: float) -> Tailoring:
-        """The tailoring of a power."""
+        """Return the tailoring that belongs to a power."""
         return Tailoring(gain=2.0**power) if self.parameter == "gain" else Tailoring(share=1 - 2.0**power)
 
     def transfer(self, power: float) -> meanfield.Transfer:
-        """Its normalised φ; errors as in `meanfield.transfer`."""
+        """Prepare the normalised φ that belongs to a power; errors as in `meanfield.transfer`."""
         member = self.member(power)
         candidate = functools.partial(member, self.phi)
         # The same places for all members, so that 1 − c has no step where another search finds another digit.
@@ -193,14 +194,14 @@ class Search:
         return meanfield.normalised(candidate, candidate, tuple(place / member.gain for place in places))
 
     def _left(self, power: float) -> float:
-        """1 − c after all layers; NaN beyond the steepest member that has moments."""
+        """Return 1 − c after all layers; NaN beyond the steepest member that has moments."""
         try:
             return meanfield.separation(self.transfer(power), self.depth)
         except ActivationError:
             return math.nan
 
     def run(self, separation: float) -> float | None:
-        """The power if there is one, from φ as it is by halving or doubling, towards the straight line or away."""
+        """Find the power, from φ as it is by halving or doubling; None if no power gives this 1 − c."""
         from scipy.optimize import brentq  # half a second, which runs of other activations need not wait for
 
         def excess(power: float) -> float:
@@ -210,18 +211,18 @@ class Search:
         toward = -1 if excess(0) < 0 else 1
         for power in range(0, STRAIGHTEST if toward < 0 else self.last, toward):
             if excess(power) * excess(power + toward) <= 0:
-                found = float(brentq(excess, power, power + toward, xtol=ACCURACY, rtol=ACCURACY))
-                return found if abs(excess(found)) < TOLERANCE else None
+                zero = float(brentq(excess, power, power + toward, xtol=ACCURACY, rtol=ACCURACY))
+                return zero if abs(excess(zero)) < TOLERANCE else None
         return None
 
     def reach(self) -> str:
-        """From where to where 1 − c goes, in words."""
+        """Say in words which 1 − c can be reached."""
         values = [left for power in range(STRAIGHTEST, self.last + 1) if not math.isnan(left := self.left(power))]
         return f"from {min(values):.4g} to {max(values):.4g}" if values else "nothing: φ is too steep throughout"
 
 
 def has_corner(phi: Phi) -> bool:
-    """Whether the slope of φ jumps, or is 0, at 0, so that no gain makes it straight; φ takes float64."""
+    """Return True if the slope of φ jumps, or is 0, at 0, so that no gain makes φ straight; φ takes float64."""
     with evaluating("φ"):
         _, slopes = autograd_pair(phi, torch.tensor([-NEAR, NEAR], dtype=torch.float64, device="cpu"))
         _, around = autograd_pair(phi, torch.linspace(-1, 1, 33, dtype=torch.float64, device="cpu"))
@@ -249,7 +250,7 @@ class TailoredActivation(Activation):
 
     @property
     def parameters(self) -> dict[str, float]:
-        """The one that was solved for, and what for."""
+        """Return the parameter that was solved for, and what it was solved for."""
         separation, depth, _ = self.origin
         return {self.parameter: self.value, "1 − c": separation, "layers": depth}
 
@@ -258,7 +259,7 @@ class TailoredActivation(Activation):
 
 
 def tailored(base: Activation, separation: float, depth: int, parameter: str | None = "auto") -> TailoredActivation:
-    """The activation with its parameter solved for; arguments, errors and warnings as in `solve`."""
+    """Return the activation with its parameter solved for; arguments, errors and warnings as in `solve`."""
     return _tailored(base, separation, depth, parameter)
 
 
@@ -280,7 +281,7 @@ def _tailored(base: Activation, separation: float, depth: int, parameter: str | 
 
 
 def _derived(base: Activation, tailoring: Tailoring) -> tuple[str, float, tuple[Phi, PullBack, PullBack | None]]:
-    """Name and value of the parameter, and φ and both pull-backs with as few passes over the signals as possible."""
+    """Return the parameter, its value, φ and both pull-backs, with as few passes over the signals as possible."""
     gain, share = tailoring.gain, tailoring.share
     if share == 0:
         by_value = base.pull_back_by_value

@@ -1,4 +1,4 @@
-"""The approaches that the paper compares, as presets in `configs/approach`: read here, and held to what they say."""
+"""Read the presets in `configs/approach`, the approaches that the paper compares, and hold networks to them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def preset(name: str) -> dict[str, Any]:
-    """What an approach says about the network, by the field names of `ModelConfig`."""
-    text = (files("bsnn_cli.configs") / "approach" / f"{name}.yaml").read_text(encoding="utf-8")
-    return dict(cast(DictConfig, OmegaConf.create(text)).model)
+    """Return what an approach says about the network, by the field names of `ModelConfig`; nothing for a user's own."""
+    path = files("bsnn_cli.configs") / "approach" / f"{name}.yaml"
+    if not path.is_file():
+        return {}
+    return dict(cast(DictConfig, OmegaConf.create(path.read_text(encoding="utf-8"))).model)
 
 
 def contradictions(config: Any) -> list[str]:
-    """Where a network goes by the name of an approach and is another one; one line each.
+    """Return one line for each key in which a network differs from the approach that it is named after.
 
     Depth, width and activation are free: the paper's approaches go with any.
     """

@@ -12,19 +12,19 @@ from importlib.resources import files
 from typing import NoReturn
 
 from bsnn_cli.errors import ConfigError
+from bsnn_cli.settings.choices import MADE_CHOICES
 from bsnn_cli.settings.config import VERBS
 from bsnn_cli.settings.knobs import complaint, knobs
 
 
 def groups() -> dict[str, list[str]]:
-    """Return the config groups and their choices, from the shipped folder."""
-    groups_of_folder = {}
-    for folder in sorted(files("bsnn_cli.configs").iterdir(), key=lambda entry: entry.name):
+    """Return the config groups and their choices: those that are made from tables, and those of the shipped folder."""
+    choices = {group: set(made) for group, made in MADE_CHOICES.items()}
+    for folder in files("bsnn_cli.configs").iterdir():
         if folder.is_dir() and not folder.name.startswith("_") and folder.name != "hydra":
-            choices = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-            if choices:
-                groups_of_folder[folder.name] = choices
-    return groups_of_folder
+            names = {entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+            choices[folder.name] = choices.get(folder.name, set()) | names
+    return {group: sorted(names) for group, names in sorted(choices.items()) if names}
 
 
 def checked(verb: str, words: Sequence[str]) -> list[str]:

@@ -1,45 +1,22 @@
-"""The named choices of each kind, with what is fixed about each. Imports no torch."""
+"""Tables of what can be chosen by name, and what is fixed about each choice. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-AUTO_ROOT = {
-    "tanh": "upper",
-    "relu": "upper",
-    "lrelu": "upper",
-    "elu": "upper",
-    "selu": "upper",
-    "gelu": "lower",
-    "gelu_exact": "lower",
-    "silu": "lower",
-    "mish": "lower",
-    "softplus": "lower",
-    "sigmoid": "upper",
-    "identity": "upper",
-}
-"""Named activations, and the root of b that `activation.root=auto` takes; a test compares with `activations`."""
+from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
+
+AUTO_ROOT = {name: entry.root for name, entry in NAMED_ACTIVATIONS.items()}
+"""Named activations, and the root of b that `activation.root=auto` takes."""
 
 
 def root_in_use(name: str, root: str) -> str:
-    """What `activation.root` comes to; `auto` of a function from a file stays as it is."""
+    """Return the root that `activation.root` selects; `auto` of a function from a file stays as it is."""
     return AUTO_ROOT.get(name, root) if root == "auto" else root
 
 
-ACTIVATION_LABELS = {
-    "tanh": "Tanh",
-    "relu": "ReLU",
-    "lrelu": "LReLU",
-    "elu": "ELU",
-    "selu": "SELU",
-    "gelu": "GELU",
-    "gelu_exact": "GELU (exact)",
-    "silu": "SiLU",
-    "mish": "Mish",
-    "softplus": "Softplus",
-    "sigmoid": "Sigmoid",
-    "identity": "Identity",
-}
+ACTIVATION_LABELS = {name: entry.label for name, entry in NAMED_ACTIVATIONS.items()}
 """Named activations as tables and figures show them."""
 
 FORMS = {"": "", "_gpn": "-GPN", "_gpn_d": "-GPN-d"}
@@ -47,7 +24,7 @@ FORMS = {"": "", "_gpn": "-GPN", "_gpn_d": "-GPN-d"}
 
 
 def split_label(activation: str) -> tuple[str, str]:
-    """`selu_gpn` → ("selu", "_gpn"); a name without a suffix has the form ""."""
+    """Split `selu_gpn` into ("selu", "_gpn"); a name without a suffix has the form ""."""
     form = next(form for form in ("_gpn_d", "_gpn", "") if activation.endswith(form))
     return activation.removesuffix(form), form
 
@@ -58,56 +35,41 @@ CUSTOM = "custom"
 DEFAULT_SEPARATION = 0.3
 """1 − c after all layers that `activation=NAME_gpn_d` asks for."""
 
-UNTAILORED = {
-    "relu": "ReLU has no parameter, a gain changes nothing in it; its leaky form has one: activation=lrelu_gpn_d",
-    "identity": "the identity is linear and keeps every angle, so there is nothing to tailor",
-}
+UNTAILORED = {name: entry.untailored for name, entry in NAMED_ACTIVATIONS.items() if entry.untailored}
 """Named activations without a depth-aware form, and why."""
 
-TAILORED_BY = {
-    "tanh": "gain",
-    "lrelu": "share",
-    "elu": "gain",
-    "selu": "share",
-    "gelu": "share",
-    "gelu_exact": "share",
-    "silu": "share",
-    "mish": "share",
-    "softplus": "share",
-    "sigmoid": "gain",
-}
-"""Named activations with a depth-aware form, and what `activation.parameter=auto` moves; a test compares with what
-`tailored` finds at 200 layers. By a gain, lengths above 2 to 2.6 would run away there under GELU, SiLU, Softplus and
-Mish. In shallow networks, where their share may have to reach less of 1 − c than φ keeps, `auto` takes the gain."""
+TAILORED_BY = {name: entry.tailored_by for name, entry in NAMED_ACTIVATIONS.items() if entry.tailored_by is not None}
+"""Named activations with a depth-aware form, and what `activation.parameter=auto` changes.
 
-CORNERED = ("lrelu", "selu")
-"""Those of them that have a corner at 0, which no gain flattens."""
+With a gain, lengths above 2 to 2.6 would run away at 200 layers under GELU, SiLU, Softplus and Mish. In shallow
+networks, where their share may have to reach less of 1 − c than φ keeps, `auto` takes the gain.
+"""
 
 
 def parameter_in_use(name: str, parameter: str | None) -> str | None:
     """Return the parameter that `activation.parameter` selects; for a function from a file, return it unchanged.
 
-    Before there was that key (None), the share was moved where φ has a corner at 0, and the gain elsewhere.
+    Before there was that key (None), the share was changed where φ has a corner at 0, and the gain elsewhere.
     """
     if name not in TAILORED_BY:
         return parameter
     if parameter is None:
-        return "share" if name in CORNERED else "gain"
+        return "share" if NAMED_ACTIVATIONS[name].corner else "gain"
     return TAILORED_BY[name] if parameter == "auto" else parameter
 
 
 def tailored_as_usual(name: str, parameter: str | None) -> bool:
-    """Whether this is the parameter that `auto` moves."""
+    """Return True if this is the parameter that `auto` changes."""
     return parameter_in_use(name, parameter) == TAILORED_BY.get(name, parameter)
 
 
-PAPER_ACTIVATIONS = ("tanh", "relu", "lrelu", "elu", "selu", "gelu")
+PAPER_ACTIVATIONS = tuple(name for name, entry in NAMED_ACTIVATIONS.items() if entry.published is not None)
 """Rows of the published tables, in their order."""
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What is fixed about a kind of dataset before it is read.
+    """The facts about a kind of dataset that are fixed before it is read.
 
     Attributes:
         label: as a table shows it.
@@ -129,6 +91,22 @@ DATASETS = {
 }
 """Kinds of dataset; 50 and 100 epochs are the paper's for MNIST and CIFAR-10."""
 
+GPN_FORMS: dict[str, dict[str, Any]] = {
+    "": {"gpn": False},
+    "_gpn": {"gpn": True},
+    "_gpn_d": {"gpn": True, "separation": DEFAULT_SEPARATION},
+}
+"""What each suffix of `FORMS` sets in the group `activation`."""
+
+MADE_CHOICES: dict[str, dict[str, dict[str, Any]]] = {
+    "activation": {
+        name + form: {"name": name, **settings}
+        for name in (*NAMED_ACTIVATIONS, CUSTOM)
+        for form, settings in GPN_FORMS.items()
+    },
+    "dataset": {kind: {"kind": kind} for kind in DATASETS},
+}
+"""The choices of config groups that need no file in `configs/`: the keys that each sets in its group."""
 
 NORM_GROUPS = 10
 """Groups of `model.norm=group`; a divisor of all widths of the paper's experiments."""

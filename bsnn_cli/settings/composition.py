@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings import config_files
 from bsnn_cli.settings.arguments import as_typed, checked, refuse_repeated
+from bsnn_cli.settings.choices import MADE_CHOICES
 from bsnn_cli.settings.config import VERBS
 from bsnn_cli.settings.knobs import allowed, complaint, expand_homes, knobs
 from bsnn_cli.settings.validation import check, tailored_to_its_depth
@@ -49,6 +51,11 @@ def run(verb: str, arguments: list[str], act: Callable[[DictConfig], None], prog
     store = ConfigStore.instance()
     for name, schema in VERBS.items():
         store.store(group="schema", name=name, node=schema, package="_global_")
+    for group, choices in MADE_CHOICES.items():
+        for name, settings in choices.items():
+            store.store(group=group, name=name, node=settings)
+    # Hydra remarks that a user's file with the name of such a choice goes on top of it. That is meant.
+    warnings.filterwarnings("ignore", message=r"\s*'.*' is validated against ConfigStore schema with the same name")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us, not to Hydra's printer
     before, sys.argv = sys.argv, [program or f"bsnn {verb}", *checked(verb, arguments)]
     try:
@@ -116,7 +123,7 @@ class Composer:
         """The overrides of each job of a command line with lists of values, as Hydra's own sweeper makes them.
 
         Raises:
-            ConfigError: a key is given twice, or is to be sampled from an interval.
+            ConfigError: a key is given twice, is to be sampled from an interval, or has a pattern without a match.
             HydraException: a word cannot be read.
         """
         refuse_repeated(arguments)
@@ -127,6 +134,8 @@ class Composer:
             elif override.is_discrete_sweep():
                 [typed] = self._parser.parse_overrides([as_typed(self.verb, word)])
                 lists.append([f"{typed.get_key_element()}={value}" for value in typed.sweep_string_iterator()])
+                if not lists[-1]:
+                    raise ConfigError(f"{word}: matches no choice; `bsnn {self.verb} --help` lists them")
             else:
                 raise ConfigError(f"{word}: is an interval; give the values, such as {override.key_or_group}=1,2,3")
         return [list(jobs) for jobs in itertools.product(*lists)]

@@ -1,4 +1,4 @@
-"""Help texts, made from the declarations of the knobs and the files of the config groups. Imports no torch."""
+"""Make help texts from the declarations of the knobs and the choices of config groups. Imports no torch."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def _folder() -> Path:
     return user_cache() / "images"
 
 
-def recall(name: str) -> NDArray[numpy.uint8] | None:
+def load(name: str) -> NDArray[numpy.uint8] | None:
     """Return the bytes cached under a name as a uint8 array (bytes,); None if they are absent or damaged."""
     import numpy
 
@@ -41,8 +41,8 @@ def recall(name: str) -> NDArray[numpy.uint8] | None:
     return rest if digest.tobytes() == hashlib.sha256(rest.data).digest() else None
 
 
-def keep(name: str, *parts: NDArray[numpy.generic]) -> None:
-    """Cache the bytes of some arrays, one after the other, if there is room for them."""
+def store(name: str, *parts: NDArray[numpy.generic]) -> None:
+    """Store the bytes of some arrays, one after the other, if there is room for them."""
     if sum(part.nbytes for part in parts) > ROOM:
         return
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""What is kept is recalled as it was, or not at all."""
+"""What is stored in the cache of images is loaded as it was, or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from bsnn_cli.datasets import kept
+from bsnn_cli.datasets import cache as images_cache
 
 BYTES = numpy.arange(100, dtype=numpy.uint8)
 
@@ -22,14 +22,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("cache")
 def test_parts_come_back_as_one() -> None:
-    assert kept.recall("a") is None
-    kept.keep("a", numpy.array([1, 2], numpy.int64), BYTES)
-    found = kept.recall("a")
+    assert images_cache.load("a") is None
+    images_cache.store("a", numpy.array([1, 2], numpy.int64), BYTES)
+    found = images_cache.load("a")
     assert found is not None
     assert found[:16].view(numpy.int64).tolist() == [1, 2]
     assert numpy.array_equal(found[16:], BYTES)
-    kept.keep("a", BYTES[:3])
-    assert numpy.array_equal(kept.recall("a"), BYTES[:3])
+    images_cache.store("a", BYTES[:3])
+    assert numpy.array_equal(images_cache.load("a"), BYTES[:3])
 
 
 def truncate(path: Path) -> None:
@@ -53,19 +53,19 @@ def replace_by_a_folder(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, flip, empty, replace_by_a_folder])
 def test_what_is_damaged_is_not_there(damage: Callable[[Path], None], cache: Path) -> None:
-    kept.keep("a", BYTES)
+    images_cache.store("a", BYTES)
     damage(cache / "a")
-    assert kept.recall("a") is None
-    kept.keep("a", BYTES)
-    assert damage is replace_by_a_folder or numpy.array_equal(kept.recall("a"), BYTES)
+    assert images_cache.load("a") is None
+    images_cache.store("a", BYTES)
+    assert damage is replace_by_a_folder or numpy.array_equal(images_cache.load("a"), BYTES)
     assert [path.name for path in cache.iterdir()] == ["a"]
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    kept.keep("a", BYTES)
-    assert kept.recall("a") is None
+    images_cache.store("a", BYTES)
+    assert images_cache.load("a") is None
 
 
 def test_a_write_that_fails_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,15 +73,15 @@ def test_a_write_that_fails_leaves_nothing(cache: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    kept.keep("a", BYTES)
+    images_cache.store("a", BYTES)
     assert list(cache.iterdir()) == []
 
 
 def test_the_oldest_makes_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "ROOM", 300)
+    monkeypatch.setattr(images_cache, "ROOM", 300)
     for age, name in ((30, "old"), (20, "middle"), (10, "new")):
-        kept.keep(name, BYTES)
+        images_cache.store(name, BYTES)
         os.utime(cache / name, (1_000_000 - age, 1_000_000 - age))
     assert sorted(path.name for path in cache.iterdir()) == ["middle", "new"]
-    kept.keep("large", numpy.zeros(301, numpy.uint8))
+    images_cache.store("large", numpy.zeros(301, numpy.uint8))
     assert sorted(path.name for path in cache.iterdir()) == ["middle", "new"]
