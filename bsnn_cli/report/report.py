@@ -51,8 +51,6 @@ def context(stored: Stored) -> dict[str, Any]:
         "blocks": report_tables.accuracy(stored),
         "steps": report_tables.STEPS,
         "plots": report_plots.plots(stored),
-        "silent": report_plots.silent(stored),
-        "headline": report_plots.headline(stored),
         "approaches": report_tables.approaches(stored),
         "theorem_checks": report_tables.theorem_checks(stored),
         "theory_setting": report_tables.theory_setting(stored),
