@@ -216,25 +216,14 @@ def accuracies(rows: Sequence[Row | None]) -> Column:
 def dot_chart(
     name: str,
     rows: Sequence[str],
-    activations: Sequence[str],
-    filled: Sequence[bool],
+    activations: Sequence[str],  # base name of each row, for its colour
+    filled: Sequence[bool],  # whether the dots of a row are filled
     columns: Sequence[Column],
-    legend: Sequence[str],
+    legend: Sequence[str],  # words for filled and for open dots
     caption: str,
     note: str,
 ) -> Figure:
-    """Return a figure with a labelled row for each network and a panel for each number.
-
-    Args:
-        name: of the figure.
-        rows: labels.
-        activations: base name of each row, for its colour.
-        filled: of each row, whether its dots are filled.
-        columns: axis and dots of each number.
-        legend: what filled and what open dots are.
-        caption: says what is shown.
-        note: sizes.
-    """
+    """Return a figure with a labelled row for each network and a panel with its dots for each number."""
     y = Axis(limits=(len(rows) - 0.4, -0.6), ticks=tuple(range(len(rows))), words=tuple(rows))
     panels = []
     for axis, dots in columns:

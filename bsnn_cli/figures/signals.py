@@ -37,7 +37,7 @@ from bsnn_cli.figures.measurements import (
 )
 from bsnn_cli.results.store import Stored
 from bsnn_cli.settings.choices import (
-    ACTIVATION_LABELS,
+    AUTO_ROOT,
     DEFAULT_SEPARATION,
     PAPER_ACTIVATIONS,
     UNTAILORED,
@@ -141,20 +141,10 @@ def over_layers(
     facet: str = "",
     **options: Any,
 ) -> Figure:
-    """Return a figure of quantities against the layer: a row for each quantity, a column for each heading.
+    """Return a figure of quantities against the layer: a row for each of them, a column for each heading.
 
-    Args:
-        name: of the figure.
-        headings: the lines of each column of panels.
-        depth: layers.
-        caption: what there is to see, without sizes.
-        quantities: columns of `layers.csv`.
-        networks: says n in words, where repeats do not tell it.
-        over: what the bands are over.
-        say_lost: whether to say what the axes cannot show.
-        lowest: smaller values run out of their panel.
-        facet: what tells the panels from those of other figures in one plot of the page.
-        options: of the `Figure`.
+    The caption says what there is to see, without sizes; `networks` says n in words where repeats do not tell it, and
+    `over` what the bands are over. With `say_lost` there are words for what the axes cannot show.
     """
     tables = {heading: [(line, line.table()) for line in lines] for heading, lines in headings.items()}
     layers = layer_axis(depth, 4 if len(headings) == 1 else 2)
@@ -235,41 +225,47 @@ def propagation_all(stored: Stored, config: FiguresConfig, wanted: Sequence[str]
         config.depth,
         "Squared length of the signal per unit and Frobenius norm of the gradient of each layer's weights against the "
         "layer, at the start of training, plain (dashed) and GPN (solid). Plain SELU keeps the signal: its line lies "
-        "under that of GPN. What falls below a panel, or is exactly 0, is said in words."
-        + (f" Gradients that are exactly 0: {', '.join(silent)}." if silent else ""),
+        "under that of GPN." + (f" Gradients that are exactly 0: {', '.join(silent)}." if silent else ""),
         NORMS,
         lowest=LOWEST,
         say_lost=True,
     )
 
 
+def of_variants(stored: Stored, config: FiguresConfig, forms: Sequence[str]) -> dict[str, dict[str, Summary]]:
+    """Return, by base name, the measurements at the wanted size by form and root, such as `_gpn upper`."""
+    found: dict[str, dict[str, Summary]] = {}
+    for summary in sorted(of_paper(stored, config.depth), key=lambda summary: summary["repeats"]):  # the best is last
+        activation, (base, form) = summary["config"]["activation"], split_label(summary["activation"])
+        if summary["width"] == config.width and form in forms:
+            root = root_in_use(activation["name"], activation["root"])
+            found.setdefault(base, {})[f"{form} {root}"] = summary
+    return found
+
+
 def root_signals(
     stored: Stored, config: FiguresConfig, wanted: Sequence[str] = BOTH_ROOTS
 ) -> Iterator[Figure | Missing]:
     """Signals, gradients and angles with the upper and the lower solution b."""
-    found: dict[str, dict[str, Summary]] = {}
-    for summary in sorted(of_paper(stored, config.depth), key=lambda summary: summary["repeats"]):  # the best is last
-        activation = summary["config"]["activation"]
-        name = activation["name"]
-        if summary["width"] == config.width and summary["activation"] == f"{name}_gpn" and name in wanted:
-            found.setdefault(name, {})[root_in_use(name, activation["root"])] = summary
+    found = of_variants(stored, config, ["_gpn"])
     absent = [name for name in wanted if len(found.get(name, {})) < len(ROOTS)]
     if absent:
         names = ",".join(f"{name}_gpn" for name in absent)
         command = f"bsnn propagate -m activation={names} activation.root=upper,lower" + size_arguments(config)
         yield Missing("root_signals", f"signals with both roots of {', '.join(absent)}", command)
-    if found:
+    columns = {
+        label(f"{name}_gpn"): [
+            Line(f"{label(f'{name}_gpn')}, {root} root", name, [found[name][f"_gpn {root}"]], {"dash": dash})
+            for root, dash in ROOTS.items()
+            if f"_gpn {root}" in found[name]
+        ]
+        for name in wanted
+        if name in found
+    }
+    if columns:
         yield over_layers(
             "root_signals",
-            {
-                label(f"{name}_gpn"): [
-                    Line(f"{label(f'{name}_gpn')}, {root} root", name, [found[name][root]], {"dash": dash})
-                    for root, dash in ROOTS.items()
-                    if root in found[name]
-                ]
-                for name in wanted
-                if name in found
-            },
+            columns,
             config.depth,
             f"{ALL_THREE}, at the start of training, with the upper (solid) and the lower (dotted) solution b. "
             "The upper one lets lengths wander (ReLU, LReLU: χ = 1) or drives them away (GELU, SiLU: χ > 1); the "
@@ -280,20 +276,19 @@ def root_signals(
 
 def depth_aware(stored: Stored, config: FiguresConfig) -> Iterator[Figure | Missing]:
     """Signals of GPN beside those of depth-aware GPN, for each activation that has been measured in both forms."""
-    found: dict[str, dict[str, Summary]] = {}
-    for summary in sorted(of_paper(stored, config.depth), key=lambda summary: summary["repeats"]):
-        base, form = split_label(summary["activation"])
-        if summary["width"] == config.width and form in AWARE and summary["config"]["activation"]["root"] == "auto":
-            found.setdefault(base, {})[form] = summary
-    both = [name for name in ACTIVATION_LABELS if len(found.get(name, {})) == len(AWARE)]
-    if not both:
+    found = of_variants(stored, config, list(AWARE))
+    columns: dict[str, list[Line]] = {}
+    for name, root in AUTO_ROOT.items():
+        if all(f"{form} {root}" in found.get(name, {}) for form in AWARE):
+            columns[label(name)] = [line(f"{name}{form}", found[name][f"{form} {root}"]) for form in AWARE]
+    if not columns:
         names = ",".join(f"{name}{form}" for name in PAPER_ACTIVATIONS if name not in UNTAILORED for form in AWARE)
         command = f"bsnn propagate -m activation={names}" + size_arguments(config)
         yield Missing("depth_aware", "signals of networks with depth-aware GPN", command)
         return
     yield over_layers(
         "depth_aware",
-        {label(name): [line(f"{name}{form}", found[name][form]) for form in AWARE] for name in both},
+        columns,
         config.depth,
         f"{ALL_THREE}, at the start of training, with GPN (solid) and with depth-aware GPN (dash-dotted), set to keep "
         f"a 1 − cosine of {DEFAULT_SEPARATION}.",

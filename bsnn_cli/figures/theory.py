@@ -141,14 +141,7 @@ def angles(stored: Stored, config: FiguresConfig) -> Iterator[Figure | Missing]:
 
 
 def over_depth(table: pd.DataFrame | None, quantity: str, y: Axis, caption: str) -> Figure | Missing:
-    """Return predictions (lines) and measurements (points) against the layer, a panel for each activation.
-
-    Args:
-        table: `theory.csv`.
-        quantity: `length` or `angle`.
-        y: its axis.
-        caption: what there is to see.
-    """
+    """Return predictions (lines) and measurements (points) against the layer, a panel for each activation."""
     if table is None:
         return Missing(f"{quantity}s", "theory.csv is", "bsnn theory")
     rows = table[table["what"] == quantity]

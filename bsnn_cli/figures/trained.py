@@ -176,15 +176,7 @@ def accuracy_curves(stored: Stored, batch_norm: tuple[bool, ...] = (False,)) -> 
 
 
 def accuracy_figure(protocol: str, dataset: str, batch_norm: bool, cells: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """Return a figure of training curves.
-
-    Args:
-        protocol: as `identity.protocol` says it.
-        dataset: name.
-        batch_norm: whether the networks have batch normalisation.
-        cells: rows of `statistics.over_seeds`, for n and what diverged.
-        table: rows of `statistics.curves`.
-    """
+    """Return a figure of training curves: of rows of `statistics.over_seeds`, for n, and of `statistics.curves`."""
     forms = statistics.forms(cells)
     uneven = len(set(cells["n"])) > 1 or cells["diverged"].any()
     where = dataset_label(dataset) + (" with batch normalisation" if batch_norm else "")
@@ -248,13 +240,7 @@ def depth_aware_accuracy(stored: Stored, config: FiguresConfig) -> Iterator[Figu
 
 
 def against_separation(dataset: str, protocol: str, runs: pd.DataFrame) -> Figure:
-    """Return one figure, a panel for each depth.
-
-    Args:
-        dataset: name.
-        protocol: without the depth.
-        runs: as `statistics.finished` returns them, with GPN.
-    """
+    """Return a panel for each depth, of finished runs with GPN; the protocol is without the depth."""
     runs = runs.assign(predicted=[predicted_separation(run) for run in runs.to_dict("records")])
     keys = ["model.depth", "activation", "separation", "predicted", *statistics.CELL]
     cells = statistics.over_seeds(runs, list(dict.fromkeys(keys)))

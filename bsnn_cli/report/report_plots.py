@@ -24,7 +24,7 @@ Plot = dict[str, Any]
 
 DASHES = {"-": "", "--": "dash", "-.": "dashdot", ":": "dot", "": ""}
 
-SIGNS = {"\\|": "‖", "\\partial": "∂", "\\varphi": "φ", "\\geq": "≥", "\\varepsilon": "ε", "\\cos": "cos",
+SIGNS = {"\\|": "‖", "\\partial ": "∂", "\\varphi": "φ", "\\geq": "≥", "\\varepsilon": "ε", "\\cos": "cos",
          "\\,": ""}  # fmt: skip
 """Mathematics of labels, as the page writes it."""
 
