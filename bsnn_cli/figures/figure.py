@@ -212,7 +212,8 @@ def dataset_label(name: str) -> str:
 
 def extent(values: Iterable[Any]) -> str:
     """Return `500`, or `100 to 500`."""
-    least, most = (ordered := sorted(values))[0], ordered[-1]
+    ordered = sorted(values)
+    least, most = ordered[0], ordered[-1]
     return str(least) if least == most else f"{least} to {most}"
 
 

@@ -79,9 +79,12 @@ def theorems(stored: Stored, config: FiguresConfig) -> Iterator[Figure | Missing
         for case, words in CASES.items():
             shown = rows[(rows["what"] == f"theorem_{number}") & (rows["case"] == case)]
             series = []
-            for name, own in ((name, shown[shown["activation"] == name]) for name in names):
-                spread: dict[str, Any] = {"low": own["low"], "high": own["high"], "spread": "bars"}
-                series.append(Series(heading(name), own["width"], own["estimate"], base(name), marker="o", **spread))
+            for name in names:
+                points = shown[shown["activation"] == name]
+                spread: dict[str, Any] = {"low": points["low"], "high": points["high"], "spread": "bars"}
+                series.append(
+                    Series(heading(name), points["width"], points["estimate"], base(name), marker="o", **spread)
+                )
             if (number, case) == (1, "none"):
                 inputs = rows[(rows["what"] == "tsc") & (rows["case"] == "none")]
                 series.append(Series("input (TSC)", inputs["width"], inputs["estimate"], dash=":"))
