@@ -173,8 +173,7 @@ def test_plots_hold_what_is_stored(filled: Stored) -> None:
     assert curves["MNIST: the published protocol"]["high"] == [70.0, 98.207]
     assert {"theorems", "lengths", "angles"} <= set(made)
     assert made["lengths"]["panels"][0]["y"] == "‖x<sup>l+1</sup>‖<sup>2</sup>/n"
-    facets = made["curves"]["facets"]
-    assert "Test accuracy on MNIST" in made["curves"]["captions"][facets[0]]
+    assert "Test accuracy on MNIST" in made["curves"]["captions"]["MNIST: the published protocol"]
     assert "widths" not in made  # one width, one repeat
 
 
