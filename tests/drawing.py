@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure as DrawnFigure
 
-from bsnn_cli.figures import figures, style
-from bsnn_cli.figures.style import Missing, Picture
+from bsnn_cli.figures import figures
+from bsnn_cli.figures.figure import COLOURS, Figure, Missing
+from bsnn_cli.figures.printing import render
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.measuring.propagation import Measurement
 from bsnn_cli.measuring.records import LayerRecord
 from bsnn_cli.networks.training import EpochRecord
+from bsnn_cli.results.store import Results
 from bsnn_cli.runs.directory import RunDirectory, RunResult
+from bsnn_cli.settings.choices import split_label
 from bsnn_cli.settings.config import FiguresConfig, PropagateConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
@@ -29,7 +34,8 @@ DEPTH, WIDTH = 4, 10
 def measured(root: Path, activation: str, scale: float = 1.0, repeats: int = 1, **model: Any) -> pd.DataFrame:
     """Store a measurement whose signal is scale·2^-l and whose gradient is scale·l; returns its `layers.csv`."""
     config = PropagateConfig(output_root=str(root))
-    config.activation.name, config.activation.gpn = style.split(activation)
+    config.activation.name, form = split_label(activation)
+    config.activation.gpn = form != ""
     if activation.endswith("_d"):
         config.activation.separation, config.activation.tailored_depth = model.pop("separation", 0.3), DEPTH
     config.approach, config.run = model.pop("approach", None), model.pop("run", None)
@@ -61,7 +67,8 @@ def measured(root: Path, activation: str, scale: float = 1.0, repeats: int = 1, 
 def trained(root: Path, activation: str, seed: int, accuracies: list[float], diverged: bool = False) -> None:
     """Store a run on digits with these test accuracies."""
     config = TrainConfig(output_root=str(root), seed=seed)
-    config.activation.name, config.activation.gpn = style.split(activation)
+    config.activation.name, form = split_label(activation)
+    config.activation.gpn = form != ""
     config.activation.separation = 0.3 if activation.endswith("_d") else None
     config.dataset.kind = "digits"
     config = resolve(config)
@@ -120,16 +127,25 @@ def settings(root: Path, **values: Any) -> FiguresConfig:
     return FiguresConfig(**{"output_root": str(root), "depth": DEPTH, "width": WIDTH} | values)
 
 
-def built(root: Path, name: str) -> tuple[list[Picture], list[Missing]]:
-    """What a builder yields."""
-    with style.looks():
-        parts = list(figures.BUILDERS[name](settings(root)))
-    return [part for part in parts if isinstance(part, Picture)], [part for part in parts if isinstance(part, Missing)]
+@dataclass(frozen=True)
+class Picture:
+    """A figure as matplotlib has drawn it."""
+
+    name: str
+    figure: DrawnFigure
+    caption: str
+
+
+def built(root: Path, name: str, **values: Any) -> tuple[list[Picture], list[Missing]]:
+    """Return the figures of a name, drawn, and what is missing."""
+    parts = list(figures.build(name, Results(root), settings(root, **values)))
+    drawn = [Picture(part.name, render(part), part.caption) for part in parts if isinstance(part, Figure)]
+    return drawn, [part for part in parts if isinstance(part, Missing)]
 
 
 def lines(ax: Axes, activation: str) -> Iterator[Any]:
     """The lines of an activation, known by its colour and dashes."""
-    name, gpn = style.split(activation)
+    name, form = split_label(activation)
     for line in ax.get_lines():
-        if to_hex(line.get_color()) == style.COLOURS[name].lower() and line.get_linestyle() == ("-" if gpn else "--"):
+        if to_hex(line.get_color()) == COLOURS[name].lower() and line.get_linestyle() == ("-" if form else "--"):
             yield line

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bsnn_cli.figures import bench
-from bsnn_cli.figures.style import Missing, Picture
-from bsnn_cli.settings.config import FiguresConfig
+from tests.drawing import built
 
 
 def benched(root: Path, growth: bool = True) -> pd.DataFrame:
@@ -38,8 +36,7 @@ def benched(root: Path, growth: bool = True) -> pd.DataFrame:
 
 def test_speeds_are_dots_between_their_quartiles(tmp_path: Path) -> None:
     benched(tmp_path)
-    picture, _ = bench.bench(FiguresConfig(output_root=str(tmp_path)))
-    assert isinstance(picture, Picture)
+    (picture, _), _ = built(tmp_path, "bench")
     [ax] = picture.figure.axes
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["its matrix products alone", "bsnn", "plain PyTorch"]
     dots = [bars.lines[0].get_xdata(orig=False)[0] for bars in ax.containers]
@@ -53,8 +50,7 @@ def test_speeds_are_dots_between_their_quartiles(tmp_path: Path) -> None:
 
 def test_growth_shows_the_power_law_of_each_size(tmp_path: Path) -> None:
     table = benched(tmp_path)
-    _, picture = bench.bench(FiguresConfig(output_root=str(tmp_path)))
-    assert isinstance(picture, Picture)
+    (_, picture), _ = built(tmp_path, "bench")
     titles = [ax.get_title() for ax in picture.figure.axes]
     assert titles == ["~ depth$^{1.00}$", "~ width$^{2.00}$", "~ networks$^{1.00}$"]
     for ax, name in zip(picture.figure.axes, ("depth", "width", "networks"), strict=True):
@@ -66,7 +62,5 @@ def test_growth_shows_the_power_law_of_each_size(tmp_path: Path) -> None:
 
 def test_growth_that_was_not_measured_is_named(tmp_path: Path) -> None:
     benched(tmp_path, growth=False)
-    picture, missing = bench.bench(FiguresConfig(output_root=str(tmp_path)))
-    assert isinstance(picture, Picture)
-    assert isinstance(missing, Missing)
+    [_], [missing] = built(tmp_path, "bench")
     assert missing.command == f"bsnn bench growth=true output_root={tmp_path}"

@@ -11,13 +11,13 @@ import pytest
 
 from bsnn_cli import cli
 from bsnn_cli.figures import figures
-from bsnn_cli.figures.style import Picture
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.measuring.propagation import Measurement
 from bsnn_cli.measuring.records import LayerRecord
 from bsnn_cli.results import comparison_tables, formats
 from bsnn_cli.results.store import Results
 from bsnn_cli.settings.config import FiguresConfig, PropagateConfig
+from tests.drawing import built
 from tests.storage import store
 
 
@@ -107,8 +107,7 @@ def test_auto_and_the_root_it_comes_to_count_once(tmp_path: Path) -> None:
     table = Results(tmp_path).roots
     assert list(table["test"]) == [80.0, 70.0]
     assert list(table["n"]) == [1, 1]
-    drawn = list(figures.BUILDERS["roots"](FiguresConfig(output_root=str(tmp_path))))
-    [picture] = [part for part in drawn if isinstance(part, Picture)]
+    [picture], _ = built(tmp_path, "roots")
     assert "accuracy" not in picture.caption  # signals are those of φ as it is
 
 
@@ -168,5 +167,5 @@ def test_without_a_pair_there_is_a_command(tmp_path: Path, capsys: pytest.Captur
     for kind in ("constraint", "roots"):
         assert cli.dispatch(["table", f"kind={kind}", f"output_root={tmp_path}"]) == 2
         assert "run `bsnn " in capsys.readouterr().err
-        found = list(figures.BUILDERS[kind](FiguresConfig(output_root=str(tmp_path))))
-        assert [type(part).__name__ for part in found] == ["Missing"]
+        drawn, missing = built(tmp_path, kind)
+        assert (len(drawn), len(missing)) == (0, 1)

@@ -9,8 +9,8 @@ import matplotlib.image
 import pytest
 
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.figures import figures, style
-from bsnn_cli.figures.style import Picture
+from bsnn_cli.figures import figures, printing
+from bsnn_cli.figures.figure import COLOURS, Axis, Figure, Panel
 from bsnn_cli.report.export import export
 from bsnn_cli.results import captions
 from bsnn_cli.results.store import Results
@@ -23,7 +23,7 @@ from tests.test_bench_figures import benched
 
 
 def test_no_picture_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(style.LOOKS, "savefig.dpi", 60)  # for speed
+    monkeypatch.setitem(printing.SETTINGS, "savefig.dpi", 60)  # for speed
     for name in ("tanh", "tanh_gpn", "relu"):
         measured(tmp_path, name)
     measured(tmp_path, "tanh_gpn", repeats=2)
@@ -49,7 +49,7 @@ def test_no_picture_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_captions_of_other_figures_stay(tmp_path: Path) -> None:
     for name in ("curves_mnist", "width", "curves_mnist"):
-        style.save([Picture(name, style.canvas(2, 2)[0], f"Of {name}, f(h)² = 1.")], tmp_path, ["svg"])
+        printing.save([Figure(name, [Panel(Axis(), Axis())], f"Of {name}, f(h)² = 1.")], tmp_path, ["svg"])
     text = (tmp_path / "captions.md").read_text(encoding="utf-8")
     assert text == "# Captions\n" + "".join(
         f"\n## {name}\n\nOf {name}, f(h)² = 1.\n" for name in ("curves_mnist", "width")
@@ -59,7 +59,7 @@ def test_captions_of_other_figures_stay(tmp_path: Path) -> None:
 
 def test_all_figures_leave_nothing_of_those_that_are_gone(tmp_path: Path) -> None:
     for name in ("curves_mnist", "../outside"):
-        style.save([Picture(name, style.canvas(2, 2)[0], "Of old runs.")], tmp_path / "figures", FORMATS)
+        printing.save([Figure(name, [Panel(Axis(), Axis())], "Of old runs.")], tmp_path / "figures", FORMATS)
     for name in ("figures/own.png", "outside.png"):
         (tmp_path / name).write_bytes(b"not ours")
     figures.draw(settings(tmp_path, only="activations", formats=["png"]))
@@ -91,14 +91,14 @@ def test_all_formats_are_written_and_equal_numbers_give_equal_bytes(tmp_path: Pa
 
 
 def test_long_protocols_have_pictures_of_their_own() -> None:
-    names = {style.file_name("curves", "mnist", f"{'optim.lr=0.123, ' * 9}optim.epochs={n}") for n in (5, 10)}
+    names = {printing.file_name("curves", "mnist", f"{'optim.lr=0.123, ' * 9}optim.epochs={n}") for n in (5, 10)}
     assert len(names) == 2
-    assert {len(name) for name in names} == {style.LONGEST}
+    assert {len(name) for name in names} == {printing.LONGEST}
 
 
 def test_every_figure_and_activation_is_known() -> None:
     assert tuple(figures.BUILDERS) == FIGURES
-    assert len(set(style.COLOURS.values())) == len(style.COLOURS)
+    assert len(set(COLOURS.values())) == len(COLOURS)
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "activations"])

@@ -28,8 +28,9 @@ from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.torch_engine import TorchEngine
 from bsnn_cli.networks.workers import intra_op_threads
-from bsnn_cli.settings.choices import CORNERED, TAILORED_BY
+from bsnn_cli.settings.choices import TAILORED_BY
 from bsnn_cli.settings.config import ModelConfig
+from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 from tests.test_fleet import CLASSES, INPUTS, make_fleet, make_member
 
 pytestmark = pytest.mark.skipif(shutil.which(native.compiler()) is None, reason="no C compiler on this machine")
@@ -204,7 +205,7 @@ def test_single_precision_is_as_exact_as_the_library(norm: str, weights: str) ->
 @pytest.mark.parametrize("parameter", ["gain", "share"])
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_depth_aware_activations_have_their_code(name: str, parameter: str, norm: str) -> None:
-    if parameter == "gain" and name in CORNERED:
+    if parameter == "gain" and NAMED_ACTIVATIONS[name].corner:
         pytest.skip("no gain flattens a corner")
     activation = tailored(get(name), 0.3, 200, parameter)
     solution = normalise(activation)

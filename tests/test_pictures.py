@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
-from bsnn_cli.figures.signals import draw_signal
-from bsnn_cli.figures.style import Missing
+from bsnn_cli.figures.figure import Axis, Figure, Missing, Panel
+from bsnn_cli.figures.printing import render
+from bsnn_cli.figures.signals import Line
 from bsnn_cli.gpn import meanfield
 from tests.drawing import DEPTH, built, lines, measured, theorised, trained
 from tests.storage import store
@@ -68,14 +68,12 @@ def test_dead_networks_are_said_to_be_dead(tmp_path: Path) -> None:
 def test_histograms_are_those_of_the_last_layer(tmp_path: Path) -> None:
     measured(tmp_path, "elu")
     [picture], _ = built(tmp_path, "derivatives")
-    patches = picture.figure.axes[3].patches
+    [outline] = picture.figure.axes[3].get_lines()
     [stored] = (tmp_path / "propagation" / "elu").glob("*/histogram.csv")
     bins = pd.read_csv(stored)
     bins = bins[bins["layer"] == DEPTH]
-    [outline] = patches
-    data = outline.get_data()
-    np.testing.assert_array_equal(data.values, bins["density"])
-    np.testing.assert_array_equal(data.edges, [*bins["left"], bins["right"].iloc[-1]])
+    np.testing.assert_array_equal(outline.get_ydata(), [0, *np.repeat(bins["density"], 2), 0])
+    np.testing.assert_array_equal(outline.get_xdata(), np.repeat([*bins["left"], bins["right"].iloc[-1]], 2))
     assert (bins["density"] * (bins["right"] - bins["left"])).sum() == pytest.approx(1)
 
 
@@ -107,8 +105,9 @@ def test_both_roots_stand_beside_each_other(tmp_path: Path) -> None:
 
 
 def test_bands_stay_on_a_logarithmic_axis_and_captions_tell_of_them(tmp_path: Path) -> None:
-    [ax] = Figure().subplots(squeeze=False)[0]
-    draw_signal(ax, pd.DataFrame({"layer": [1, 2], "length": [2.0, 9.0], "length_std": [4.0, 0.0]}), "length")
+    table = pd.DataFrame({"layer": [1, 2], "length": [2.0, 9.0], "length_std": [4.0, 0.0]})
+    series = Line("Tanh", "tanh", []).series(table, "length")
+    [ax] = render(Figure("one", [Panel(Axis(), Axis(log=True), [series])], "")).axes
     [band] = ax.collections
     corners = {(layer, round(value, 12)) for layer, value in band.get_paths()[0].vertices}
     assert corners == {(1, round(2 / 3, 12)), (1, 6.0), (2, 9.0)}

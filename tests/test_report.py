@@ -171,7 +171,9 @@ def test_plots_hold_what_is_stored(filled: Results) -> None:
     curves = {each["facet"]: each for each in made["curves"]["series"] if each["name"] == "SELU-GPN"}
     assert curves["MNIST: the published protocol"]["y"] == [70.0, 97.5]
     assert curves["MNIST: the published protocol"]["high"] == [70.0, 98.207]
-    assert {"theorems", "depths"} <= set(made)
+    assert {"theorems", "lengths", "angles"} <= set(made)
+    assert made["lengths"]["panels"][0]["y"] == "‖x<sup>l+1</sup>‖<sup>2</sup>/n"
+    assert "Test accuracy on MNIST" in made["curves"]["captions"]["MNIST: the published protocol"]
     assert "widths" not in made  # one width, one repeat
 
 

@@ -1,331 +1,362 @@
-"""Figures of signals and gradients over depth and width, from what `bsnn propagate` has stored."""
+"""Figures of signals and gradients over the layers, and of slopes in the last one, at the start of training."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator
 
-from bsnn_cli.figures.style import (
-    COLOURS,
+from bsnn_cli.figures.figure import (
+    DASHES,
     DOUBLE,
-    GREY,
+    SINGLE,
+    Axis,
+    Figure,
     Missing,
-    Picture,
-    canvas,
-    key,
+    Panel,
+    Series,
+    Text,
+    decades,
     label,
-    legend_above,
-    log_axis,
-    note,
-    split,
-    stroke,
+    layer_axis,
+    power_of_ten,
 )
-from bsnn_cli.measuring import propagation_store
+from bsnn_cli.figures.measurements import (
+    Summary,
+    of_paper,
+    of_size,
+    preferred,
+    size_arguments,
+    sizes,
+    with_usual_root,
+)
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import (
-    ACTIVATION_LABELS,
     AUTO_ROOT,
-    DATASETS,
     DEFAULT_SEPARATION,
     PAPER_ACTIVATIONS,
-    tailored_as_usual,
+    UNTAILORED,
+    root_in_use,
+    split_label,
 )
-from bsnn_cli.settings.config import FiguresConfig, ModelConfig
+from bsnn_cli.settings.config import FiguresConfig
 
 PAIRS = ("tanh", "tanh_gpn", "selu", "selu_gpn")
 """The paper's four networks."""
 
-ALL = tuple(f"{name}{suffix}" for name in PAPER_ACTIVATIONS for suffix in ("", "_gpn"))
+PAPER = tuple(f"{name}{form}" for name in PAPER_ACTIVATIONS for form in ("", "_gpn"))
 
-LOWEST = 1e-12
-"""Smaller lengths and gradients run out of their panel."""
+QUANTITIES = {
+    "forward_norm": "$\\|x^l\\|^2/n$",
+    "gradient_norm": "$\\|\\partial E/\\partial W^l\\|_F$",
+    "one_minus_cosine": "$1 - \\cos$",
+}
+"""Columns of `layers.csv` that are drawn against the layer."""
+
+NORMS = ("forward_norm", "gradient_norm")
+
+ALL_THREE = (
+    "Squared length of the signal per unit, Frobenius norm of the gradient and mean 1 − cosine between inputs against "
+    "the layer"
+)
+
+BOTH_ROOTS = ("relu", "lrelu", "gelu", "silu")
+"""Activations for which the choice of the root matters: χ = 1 or χ > 1 with the upper one."""
+
+ROOTS = {"upper": "-", "lower": ":"}
+
+AWARE = {"_gpn": "GPN", "_gpn_d": "depth-aware GPN"}
+
+WIDTHS = (100, 250, 500, 1000, 1500)
+"""The paper's."""
+
+LOWEST, HIGHEST = 1e-12, 1e12
+"""Smaller and larger lengths and gradients run out of their panel."""
 
 DENSITIES = (3e-3, 300.0)
 """Shown in the histograms of slopes."""
 
-FORWARD = "$\\|x^l\\|^2/n$"
-GRADIENT = "$\\|\\partial E/\\partial W^l\\|_F$"
-SLOPE = "slope  $f\\,'(h_i^l)$"
 
-Summary = dict[str, Any]
-"""Content of a `summary.json`, with its `directory`."""
+@dataclass(frozen=True)
+class Line:
+    """The signals of one network, or the geometric mean over several.
 
-
-def fresh(config: FiguresConfig) -> list[Summary]:
-    """Summaries of untrained networks on Gaussian signals."""
-    stored = propagation_store.load_all(config.output_root)
-    return [each for each in stored if each["source"] == "gaussian" and each["trained"] is None]
-
-
-def preferred(summaries: Iterable[Summary]) -> dict[tuple[str, int], Summary]:
-    """By (activation, width): of several measurements of one network that of most inputs, then most repeats."""
-    order = sorted(summaries, key=lambda each: (each["inputs"], each["repeats"], -each["seed"]))
-    return {(each["activation"], each["width"]): each for each in order}
-
-
-def of_depth(config: FiguresConfig) -> list[Summary]:
-    """The paper's networks of the wanted depth, with the published root of b."""
-    return [
-        each
-        for each in of_paper(config)
-        if each["config"]["activation"]["root"] in ("auto", AUTO_ROOT.get(each["config"]["activation"]["name"]))
-    ]
-
-
-def of_paper(config: FiguresConfig) -> list[Summary]:
-    """The paper's networks of the wanted depth, with either root of b; of depth-aware ones the default."""
-    return [
-        each
-        for each in fresh(config)
-        if each["depth"] == config.depth
-        and each["approach"] is None
-        and _usual(each["config"]["activation"], config.depth)
-        and asdict(ModelConfig(depth=each["depth"], width=each["width"])) == asdict(ModelConfig()) | _model(each)
-    ]
-
-
-def _usual(activation: dict[str, Any], depth: int) -> bool:
-    """Whether it is not tailored, or as `activation=NAME_gpn_d` does it; older measurements know neither key."""
-    separation, layers = activation.get("separation"), activation.get("tailored_depth")
-    usual = tailored_as_usual(activation["name"], activation.get("parameter"))
-    return separation is None or (usual and (separation, layers) == (DEFAULT_SEPARATION, depth))
-
-
-def _model(summary: Summary) -> dict[str, Any]:
-    """What its config says of the network; Gaussian signals do not pass the input layer."""
-    return {name: value for name, value in summary["config"]["model"].items() if name != "input_init"}
-
-
-def of_size(config: FiguresConfig, name: str, wanted: Sequence[str]) -> tuple[dict[str, Summary], list[Missing]]:
-    """The wanted activations at the wanted depth and width, as far as they are stored, and what is missing.
-
-    Of several measurements those are taken whose inputs and repeats most of the networks have in common.
+    Attributes:
+        name: for the legend.
+        activation: base name.
+        networks: summaries of the measurements.
+        looks: of the `Series`.
     """
-    stored = [each for each in of_depth(config) if each["width"] == config.width and each["activation"] in wanted]
-    common = Counter((each["inputs"], each["repeats"]) for each in stored)
-    order = sorted(stored, key=lambda each: (common[each["inputs"], each["repeats"]], each["repeats"], -each["seed"]))
-    latest = {each["activation"]: each for each in order}
-    found = {each: latest[each] for each in wanted if each in latest}
-    absent = [each for each in wanted if each not in found]
-    what = f"signals of {len(absent)} of {len(wanted)} networks"
-    return found, [Missing(name, what, measure(config, absent))] if absent else []
+
+    name: str
+    activation: str
+    networks: Sequence[Summary]
+    looks: Mapping[str, Any] = field(default_factory=dict)
+
+    def table(self) -> pd.DataFrame:
+        """Return `layers.csv`; of several the geometric mean, with the deviation of the logarithms as a factor."""
+        tables = [pd.read_csv(Path(summary["directory"]) / "layers.csv") for summary in self.networks]
+        if len(tables) == 1:
+            return tables[0]
+        values = pd.concat([table.set_index("layer")[list(QUANTITIES)] for table in tables])
+        with np.errstate(divide="ignore"):  # of a signal that is exactly 0
+            groups = values.apply(np.log).groupby("layer")
+        mean, factor = groups.mean().apply(np.exp), groups.std().apply(np.exp)
+        return mean.join((mean * (factor - 1)).add_suffix("_std")).reset_index()
+
+    def series(self, table: pd.DataFrame, quantity: str) -> Series:
+        """Return one quantity against the layer, with one standard deviation where there are several repeats.
+
+        The deviation is a factor 1 + std / mean on both sides: mean − std may be negative, where a logarithmic axis
+        has no place.
+        """
+        rows = table[table[quantity].notna()]
+        mean = rows[quantity]
+        factor = 1 + rows[f"{quantity}_std"] / mean
+        spread: dict[str, Any] = {"low": mean / factor, "high": mean * factor} if factor.notna().any() else {}
+        return Series(self.name, rows["layer"], mean, self.activation, **spread, **self.looks)
 
 
-def measure(config: FiguresConfig, activations: Sequence[str]) -> str:
-    """The command that measures these activations at the wanted size."""
-    many = "-m " if len(activations) > 1 else ""
-    return f"bsnn propagate {many}activation={','.join(activations)}" + size_arguments(config)
+def line(activation: str, summary: Summary) -> Line:
+    """Return the line of a network in the colour and dashes of its activation, such as `selu_gpn`."""
+    base, form = split_label(activation)
+    return Line(label(activation), base, [summary], {"dash": DASHES[form]})
 
 
-def size_arguments(config: FiguresConfig) -> str:
-    """What a command must say of size and folder."""
-    given, usual = (config.depth, config.width, config.output_root), FiguresConfig()
-    keys = ("model.depth", "model.width", "output_root")
-    default = (usual.depth, usual.width, usual.output_root)
-    return "".join(f" {key}={ours}" for key, ours, theirs in zip(keys, given, default, strict=True) if ours != theirs)
+def over_layers(
+    name: str,
+    headings: Mapping[str, Sequence[Line]],
+    depth: int,
+    caption: str,
+    quantities: Sequence[str] = tuple(QUANTITIES),
+    networks: str = "",
+    over: str = "repeats",
+    say_lost: bool = False,
+    lowest: float = 1e-6,
+    facet: str = "",
+    **options: Any,
+) -> Figure:
+    """Return a figure of quantities against the layer: a row for each of them, a column for each heading.
 
-
-def layers(summary: Summary) -> pd.DataFrame:
-    """Its `layers.csv`."""
-    return pd.read_csv(Path(summary["directory"]) / "layers.csv")
-
-
-def extent(values: Iterable[Any]) -> str:
-    """`500`, or `100 to 500`."""
-    found = sorted(set(values))
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
-
-
-def counted(summaries: Iterable[Summary], networks: str = "") -> tuple[str, str]:
-    """Sizes and n of some measurements, for the small print and for the caption; `networks` says n in its own words."""
-    rows = list(summaries)
-    depth, width, inputs, repeats = (
-        extent(row[name] for row in rows) for name in ("depth", "width", "inputs", "repeats")
-    )
-    short = f"L = {depth}, n = {width}, {inputs} inputs, {networks or f'repeats: {repeats}'}"
-    names = {row["dataset"] or "standard Gaussian" for row in rows}
-    kind = " or ".join(sorted(DATASETS[name].label if name in DATASETS else name for name in names))
-    long = f"L = {depth} layers, n = {width} units, {inputs} {kind} inputs"
-    return short, f"{long}, {networks or f'repeats (seeds): {repeats}'}"
-
-
-def shade(drawn: bool, over: str = "repeats") -> str:
-    """What a caption says of the bands of `draw_signal`, where there are some."""
-    return f" Shaded: one sample standard deviation over the {over}, as a factor." if drawn else ""
-
-
-def repeated(summaries: Iterable[Summary]) -> bool:
-    """Whether any of them has several repeats, and so a band."""
-    return any(each["repeats"] > 1 for each in summaries)
-
-
-def draw_signal(ax: Axes, table: pd.DataFrame, quantity: str, **looks: Any) -> None:
-    """One quantity against the layer, on a logarithmic axis, with one standard deviation where there are repeats.
-
-    The deviation is a factor 1 + std / mean on both sides: mean − std may be negative, where the axis has no place.
+    The caption says what there is to see, without sizes; `networks` says n in words where repeats do not tell it, and
+    `over` what the bands are over. With `say_lost` there are words for what the axes cannot show.
     """
-    table = table[table[quantity].notna()]
-    (line,) = ax.plot(table["layer"], table[quantity], **looks)
-    mean, spread = table[quantity], table[f"{quantity}_std"]
-    if spread.notna().any():
-        factor = 1 + spread / mean
-        ax.fill_between(table["layer"], mean / factor, mean * factor, color=line.get_color(), alpha=0.18, linewidth=0)
-
-
-def limits(tables: Iterable[pd.DataFrame], quantity: str, lowest: float = LOWEST) -> tuple[float, float]:
-    """Whole powers of ten around all positive values above `lowest`, and at least a factor of 100."""
-    values = pd.concat([table[quantity] for table in tables])
-    values = values[(values > lowest) & (values < math.inf)]
-    if values.empty:
-        return 0.1, 10.0
-    low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
-    low, high = min(low, -1), max(high, 1)
-    return 10.0**low, 10.0**high
-
-
-def propagation(config: FiguresConfig) -> Iterator[Picture | Missing]:
-    """Forward and gradient norms of Tanh and SELU, plain and GPN, against the layer."""
-    found, missing = of_size(config, "propagation", PAIRS)
-    yield from missing
-    if not found:
-        return
-    figure, axes = canvas(DOUBLE, 2.65, 1, 2)
-    tables = {name: layers(summary) for name, summary in found.items()}
-    for ax, quantity, title in zip(
-        axes,
-        ("forward_norm", "gradient_norm"),
-        (f"Signal  {FORWARD}", f"Gradient  {GRADIENT}"),
-        strict=True,
-    ):
-        for name, table in tables.items():
-            draw_signal(ax, table, quantity, label=label(*split(name)), **stroke(*split(name)))
-        log_axis(ax, "y", *limits(tables.values(), quantity))
-        over_layers(ax, config.depth)
-        ax.set_ylabel(title)
-        ax.set_xlabel("layer $l$")
-    legend_above(figure, axes[0].get_lines(), 4)
-    small, sizes = counted(found.values())
-    note(figure, small)
-    yield Picture(
-        "propagation",
-        figure,
-        "Squared length of the signal per unit (left) and Frobenius norm of the gradient of each layer's weights "
-        "(right) against the layer, at the start of training. Plain Tanh lets the signal shrink until the network is "
-        "linear, plain SELU keeps it (its line lies under those of GPN) and lets gradients explode towards the input; "
-        f"with GPN both stay.{shade(repeated(found.values()))} {sizes}.",
+    tables = {heading: [(line, line.table()) for line in lines] for heading, lines in headings.items()}
+    layers = layer_axis(depth, 4 if len(headings) == 1 else 2)
+    panels = []
+    for row, quantity in enumerate(quantities):
+        values = pd.concat([table[quantity] for lines in tables.values() for _, table in lines])
+        low, high = decades([*values.dropna(), 0.1, 10.0], lowest)
+        axis = Axis(QUANTITIES[quantity], log=True, limits=(low, min(high, HIGHEST)))
+        for heading, lines in tables.items():
+            series = [line.series(table, quantity) for line, table in lines]
+            texts = [lost(table, quantity, line.looks["dash"] != "--") for line, table in lines] if say_lost else []
+            title = heading if row == 0 else ""
+            panels.append(Panel(layers, axis, series, title, texts=[text for text in texts if text], facet=facet))
+    shown = [line for lines in headings.values() for line in lines]
+    summaries = [summary for line in shown for summary in line.networks]
+    small, words = sizes(summaries, networks)
+    bands = any(len(line.networks) > 1 or line.networks[0]["repeats"] > 1 for line in shown)
+    shaded = f" Shaded: one sample standard deviation over the {over}, as a factor." if bands else ""
+    size = min(DOUBLE, max(SINGLE, 1.0 + 1.75 * len(headings))), 0.4 + 1.45 * len(quantities)
+    return Figure(
+        **{"name": name, "panels": panels, "caption": f"{caption}{shaded} {words}.", "note": small, "size": size}
+        | {"columns": len(headings)}
+        | options
     )
 
 
-def over_layers(ax: Axes, depth: int) -> None:
-    """The axis of layers."""
-    ax.set_xlim(0, depth + 1)
-    ax.xaxis.set_major_locator(FixedLocator([1, *(round(depth * share) for share in (0.25, 0.5, 0.75, 1))]))
-
-
-def propagation_all(config: FiguresConfig) -> Iterator[Picture | Missing]:
-    """Forward and gradient norms of the paper's six activations, plain and GPN."""
-    found, missing = of_size(config, "propagation_all", ALL)
-    yield from missing
-    if not found:
-        return
-    tables = {name: layers(summary) for name, summary in found.items()}
-    figure, axes = canvas(DOUBLE, 3.4, 2, len(PAPER_ACTIVATIONS), sharex=True, sharey="row")
-    rows = (("forward_norm", FORWARD), ("gradient_norm", GRADIENT))
-    for row, (quantity, title) in enumerate(rows):
-        for column, base in enumerate(PAPER_ACTIVATIONS):
-            ax = axes[row * len(PAPER_ACTIVATIONS) + column]
-            for gpn in (False, True):
-                table = tables.get(base + ("_gpn" if gpn else ""))
-                if table is not None:
-                    draw_signal(ax, table, quantity, label=label(base, gpn), **stroke(base, gpn))
-                    tell_the_dead(ax, table, quantity, gpn)
-            log_axis(ax, "y", *limits(tables.values(), quantity), ticks=5)
-            ax.set_xlim(0, config.depth + 1)
-            ax.xaxis.set_major_locator(FixedLocator([1, config.depth // 2, config.depth]))
-            if row == 0:
-                ax.set_title(ACTIVATION_LABELS[base])
-            else:
-                ax.set_xlabel("layer $l$")
-            if column == 0:
-                ax.set_ylabel(title)
-    figure.align_ylabels()
-    legend_above(figure, [key("GPN"), key("non-GPN", linestyle="--")], 2)
-    small, sizes = counted(found.values())
-    note(figure, small)
-    yield Picture(
-        "propagation_all",
-        figure,
-        "Squared length of the signal per unit (top) and Frobenius norm of the gradient (bottom) against the layer, at "
-        "the start of training, for the paper's six activations, plain (dashed) and GPN (solid). Plain SELU keeps the "
-        "signal: its line lies under that of GPN. What falls below a panel, or is exactly 0, is said in words."
-        f"{shade(repeated(found.values()))} {sizes}.",
-    )
-
-
-def tell_the_dead(ax: Axes, table: pd.DataFrame, quantity: str, gpn: bool) -> None:
+def lost(table: pd.DataFrame, quantity: str, gpn: bool) -> Text | None:
     """Say in words what a logarithmic axis cannot show: values that are exactly 0, or beyond the range of numbers."""
-    values = table.set_index("layer")[quantity].dropna()
-    zero, endless = values[values == 0], values[values.abs() == math.inf]
+    values = table[quantity].dropna()
+    zero, endless = (values == 0).sum(), (values.abs() == math.inf).sum()
     words = []
-    if len(zero) == len(values):
+    if zero == len(values):
         words.append("all exactly 0")
-    elif len(zero) > 0:
-        words.append(f"exactly 0 in\n{len(zero)} layers")
-    elif values.iloc[-1] < LOWEST or values.iloc[0] < LOWEST:
+    elif zero:
+        words.append(f"exactly 0 in\n{zero} layers")
+    elif min(values.iloc[0], values.iloc[-1]) < LOWEST:
         words.append(f"down to\n{power_of_ten(values.min())}")
-    if len(endless) > 0:
-        words.append(f"infinite in\n{len(endless)} layers")
-    if words:
-        who = "GPN" if gpn else "non-GPN"
-        ax.text(0.96, 0.05 + 0.27 * gpn, f"{who}\n" + "\n".join(words), fontsize=7, color=GREY, ha="right",
-                transform=ax.transAxes, linespacing=1.1)  # fmt: skip
+    if endless:
+        words.append(f"infinite in\n{endless} layers")
+    who = "GPN" if gpn else "non-GPN"
+    return Text("\n".join([who, *words]), 0.96, 0.05 + 0.27 * gpn, align=("right", "bottom")) if words else None
 
 
-def power_of_ten(value: float) -> str:
-    """Such as `$10^{-60}$`."""
-    return f"$10^{{{math.floor(math.log10(value))}}}$"
+def propagation(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
+    """Forward and gradient norms of Tanh and SELU, plain and GPN, against the layer."""
+    found, missing = of_size(stored, config, "propagation", PAIRS)
+    yield from missing
+    if found:
+        figure = over_layers(
+            "propagation",
+            {"": [line(activation, summary) for activation, summary in found.items()]},
+            config.depth,
+            "Squared length of the signal per unit and Frobenius norm of the gradient of each layer's weights against "
+            "the layer, at the start of training. Plain Tanh lets the signal shrink until the network is linear, plain "
+            "SELU keeps it (its line lies under those of GPN) and lets gradients explode towards the input; with GPN "
+            "both stay.",
+            NORMS,
+            lowest=LOWEST,
+            size=(DOUBLE, 2.65),
+            columns=2,
+        )
+        yield replace(figure, legend=figure.panels[0].series)
 
 
-def derivatives(config: FiguresConfig) -> Iterator[Picture | Missing]:
-    """Histograms of φ'(h) in the last layer."""
-    found, missing = of_size(config, "derivatives", ALL)
+def propagation_all(
+    stored: Results, config: FiguresConfig, wanted: Sequence[str] = PAPER
+) -> Iterator[Figure | Missing]:
+    """Forward and gradient norms of the paper's six activations, plain and GPN, or of others."""
+    found, missing = of_size(stored, config, "propagation_all", wanted)
     yield from missing
     if not found:
         return
-    figure, axes = canvas(DOUBLE, 3.3, 2, 3, sharex=True, sharey=True)
-    for ax, base in zip(axes, PAPER_ACTIVATIONS, strict=True):
-        for gpn in (True, False):
-            summary = found.get(base + ("_gpn" if gpn else ""))
-            if summary is None:
-                continue
-            bins = pd.read_csv(Path(summary["directory"]) / "histogram.csv")
-            bins = bins[bins["layer"] == bins["layer"].max()]
-            edges = [*bins["left"], bins["right"].iloc[-1]]
-            ax.stairs(bins["density"], edges, baseline=DENSITIES[0], label=label(base, gpn), **stroke(base, gpn))
-            if gpn:
-                looks: dict[str, Any] = {"color": COLOURS[base], "alpha": 0.3, "linewidth": 0}
-                ax.stairs(bins["density"], edges, baseline=DENSITIES[0], fill=True, **looks)
-        log_axis(ax, "y", *DENSITIES, ticks=4)
-        ax.set_xlim(-0.22, 1.86)
-        ax.set_title(ACTIVATION_LABELS[base])
-    for ax in axes[3:]:
-        ax.set_xlabel(f"{SLOPE},  $l$ = {config.depth}")
-    for ax in axes[::3]:
-        ax.set_ylabel("density")
-    legend_above(figure, [key("GPN"), key("non-GPN", linestyle="--")], 2)
-    small, sizes = counted(found.values())
-    note(figure, small)
-    yield Picture(
+    columns: dict[str, list[Line]] = {label(split_label(activation)[0]): [] for activation in wanted}
+    for activation, summary in found.items():
+        columns[label(split_label(activation)[0])].append(line(activation, summary))
+    silent = [label(activation) for activation, summary in found.items() if summary["zero_gradients"]]
+    yield over_layers(
+        "propagation_all",
+        columns,
+        config.depth,
+        "Squared length of the signal per unit and Frobenius norm of the gradient of each layer's weights against the "
+        "layer, at the start of training, plain (dashed) and GPN (solid). Plain SELU keeps the signal: its line lies "
+        "under that of GPN." + (f" Gradients that are exactly 0: {', '.join(silent)}." if silent else ""),
+        NORMS,
+        lowest=LOWEST,
+        say_lost=True,
+    )
+
+
+def of_variants(stored: Results, config: FiguresConfig, forms: Sequence[str]) -> dict[str, dict[str, Summary]]:
+    """Return, by base name, the measurements at the wanted size by form and root, such as `_gpn upper`."""
+    found: dict[str, dict[str, Summary]] = {}
+    for summary in sorted(of_paper(stored, config.depth), key=lambda summary: summary["repeats"]):  # the best is last
+        activation, (base, form) = summary["config"]["activation"], split_label(summary["activation"])
+        if summary["width"] == config.width and form in forms:
+            root = root_in_use(activation["name"], activation["root"])
+            found.setdefault(base, {})[f"{form} {root}"] = summary
+    return found
+
+
+def root_signals(
+    stored: Results, config: FiguresConfig, wanted: Sequence[str] = BOTH_ROOTS
+) -> Iterator[Figure | Missing]:
+    """Signals, gradients and angles with the upper and the lower solution b."""
+    found = of_variants(stored, config, ["_gpn"])
+    absent = [name for name in wanted if len(found.get(name, {})) < len(ROOTS)]
+    if absent:
+        names = ",".join(f"{name}_gpn" for name in absent)
+        command = f"bsnn propagate -m activation={names} activation.root=upper,lower" + size_arguments(config)
+        yield Missing("root_signals", f"signals with both roots of {', '.join(absent)}", command)
+    columns = {
+        label(f"{name}_gpn"): [
+            Line(f"{label(f'{name}_gpn')}, {root} root", name, [found[name][f"_gpn {root}"]], {"dash": dash})
+            for root, dash in ROOTS.items()
+            if f"_gpn {root}" in found[name]
+        ]
+        for name in wanted
+        if name in found
+    }
+    if columns:
+        yield over_layers(
+            "root_signals",
+            columns,
+            config.depth,
+            f"{ALL_THREE}, at the start of training, with the upper (solid) and the lower (dotted) solution b. "
+            "The upper one lets lengths wander (ReLU, LReLU: χ = 1) or drives them away (GELU, SiLU: χ > 1); the "
+            "lower one keeps them, and does not keep inputs any further apart. Above 1e12 a line leaves its panel.",
+            legend=[Series("upper root of $b$"), Series("lower root", dash=":")],
+        )
+
+
+def depth_aware(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
+    """Signals of GPN beside those of depth-aware GPN, for each activation that has been measured in both forms."""
+    found = of_variants(stored, config, list(AWARE))
+    columns: dict[str, list[Line]] = {}
+    for name, root in AUTO_ROOT.items():
+        if all(f"{form} {root}" in found.get(name, {}) for form in AWARE):
+            columns[label(name)] = [line(f"{name}{form}", found[name][f"{form} {root}"]) for form in AWARE]
+    if not columns:
+        names = ",".join(f"{name}{form}" for name in PAPER_ACTIVATIONS if name not in UNTAILORED for form in AWARE)
+        command = f"bsnn propagate -m activation={names}" + size_arguments(config)
+        yield Missing("depth_aware", "signals of networks with depth-aware GPN", command)
+        return
+    yield over_layers(
+        "depth_aware",
+        columns,
+        config.depth,
+        f"{ALL_THREE}, at the start of training, with GPN (solid) and with depth-aware GPN (dash-dotted), set to keep "
+        f"a 1 − cosine of {DEFAULT_SEPARATION}.",
+        legend=[Series(words, dash=DASHES[form]) for form, words in AWARE.items()],
+    )
+
+
+def derivatives(stored: Results, config: FiguresConfig, wanted: Sequence[str] = PAPER) -> Iterator[Figure | Missing]:
+    """Histograms of φ'(h) in the last layer."""
+    found, missing = of_size(stored, config, "derivatives", wanted)
+    yield from missing
+    if not found:
+        return
+    x = Axis(f"slope  $f\\,'(h_i^l)$,  $l$ = {config.depth}", limits=(-0.22, 1.86), ticks=(0, 0.5, 1, 1.5))
+    y = Axis("density", log=True, limits=DENSITIES)
+    columns: dict[str, list[Series]] = {split_label(activation)[0]: [] for activation in wanted}
+    for activation, summary in sorted(found.items(), key=lambda item: not item[0].endswith("_gpn")):
+        base, form = split_label(activation)
+        bins = pd.read_csv(Path(summary["directory"]) / "histogram.csv")
+        bins = bins[bins["layer"] == bins["layer"].max()]
+        edges, tops = np.repeat([*bins["left"], bins["right"].iloc[-1]], 2), np.repeat(bins["density"], 2)
+        shape: dict[str, Any] = {"x": edges, "y": [0, *tops, 0], "filled": form == "_gpn"}
+        columns[base].append(Series(label(activation), **shape, activation=base, dash=DASHES[form]))
+    small, words = sizes(found.values())
+    yield Figure(
         "derivatives",
-        figure,
+        [Panel(x, y, series, label(base)) for base, series in columns.items()],
         "Density of the slopes of the activation at the preactivations of the last layer, the singular values of D, "
         "over all units and inputs: plain (dashed) and GPN (solid). Plain Tanh and ELU pile up at 1, where they are "
-        f"linear; plain GELU sits at 0.5, as its signal is 0; ReLU and LReLU have two slopes only. {sizes}.",
+        f"linear; plain GELU sits at 0.5, as its signal is 0; ReLU and LReLU have two slopes only. {words}.",
+        small,
+        columns=3,
+    )
+
+
+def width(
+    stored: Results, config: FiguresConfig, wanted: Sequence[str] = ("tanh_gpn", "selu_gpn")
+) -> Iterator[Figure | Missing]:
+    """Gradient norm ratio against width, Tanh-GPN and SELU-GPN, or others."""
+    usual = with_usual_root(of_paper(stored, config.depth))
+    repeated = preferred(row for row in usual if row["activation"] in wanted and row["repeats"] > 1)
+    absent = [width for width in WIDTHS if any((name, width) not in repeated for name in wanted)]
+    if absent:
+        many = ",".join(map(str, absent))
+        command = f"bsnn propagate -m model.width={many} activation={','.join(wanted)} propagate.repeats=5"
+        command += size_arguments(config, "depth")
+        yield Missing("width", f"repeated measurements at width {many}", command)
+    if not repeated:
+        return
+    series = []
+    for place, name in enumerate(sorted({name for name, _ in repeated}, key=wanted.index)):
+        rows = pd.DataFrame([repeated[key] for key in sorted(repeated) if key[0] == name])
+        ratio, spread = rows["gradient_norm_ratio"].astype(float), rows["gradient_norm_ratio_std"].astype(float)
+        looks: dict[str, Any] = {"marker": "o", "spread": "bars", "nudge": 0.985 + 0.03 * place}
+        looks |= {"low": ratio - spread, "high": ratio + spread, "activation": split_label(name)[0]}
+        series.append(Series(label(name), rows["width"], ratio, **looks))
+    shown = sorted({width for _, width in repeated})
+    x = Axis("width $n$ (units)", log=True, limits=(shown[0] / 1.25, shown[-1] * 1.25), ticks=tuple(shown))
+    y = Axis("gradient norm ratio, max / min", mark=1)
+    small, words = sizes(repeated.values())
+    yield Figure(
+        "width",
+        [Panel(x, y, series)],
+        "Largest over smallest ‖∂E/∂W^l‖_F of all layers, against the width: the wider, the more equal. Mean and "
+        f"sample standard deviation over the repeats; 1 (dotted) is equality. {words}.",
+        small,
+        legend=series,
+        size=(SINGLE, 2.6),
     )

@@ -52,8 +52,6 @@ def context(stored: Results) -> dict[str, Any]:
         "sections": report_tables.accuracy(stored),
         "steps": report_tables.STEPS,
         "plots": report_plots.plots(stored),
-        "silent": report_plots.silent(stored),
-        "headline": report_plots.headline(stored),
         "approaches": report_tables.approaches(stored),
         "theorem_checks": report_tables.theorem_checks(stored),
         "constraint": comparison_tables.constraint_table(stored.constraint),

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bsnn_cli.common.files import read_text
 from bsnn_cli.common.table import DASH, Cell, Column, Table, table
-from bsnn_cli.figures.approaches import APPROACHES as LABELS
+from bsnn_cli.figures.comparisons import APPROACHES as LABELS
 from bsnn_cli.report import provenance_table
 from bsnn_cli.report.archive import neutral_config
 from bsnn_cli.results import statistics
