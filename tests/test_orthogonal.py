@@ -9,7 +9,6 @@ from torch.nn.utils import parametrize
 
 from bsnn_cli import UnitRows
 from bsnn_cli.common.random_streams import stream
-from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.orthogonal import haar, orthogonality_error, retract
 from bsnn_cli.settings.config import ModelConfig
 from tests.test_fleet import make_fleet, make_member
@@ -90,18 +89,13 @@ def test_retraction_in_float32_reaches_rounding_at_full_width() -> None:
     assert (W.T @ W - torch.eye(500, dtype=torch.float64)).abs().max() < 2e-6
 
 
-def measure_rows(fleet: Fleet) -> None:
-    torch.linalg.vector_norm(fleet.tensors["hidden.weight"].transpose(0, 1), dim=-1, out=fleet._norm)
-    fleet._rescale()
-
-
 def test_orthogonality_error_is_of_the_normalised_rows() -> None:
     fleet = make_fleet(ModelConfig(depth=2, width=4), [make_member("tanh", True)])
     fleet.tensors["hidden.weight"].mul_(3)
-    measure_rows(fleet)
+    fleet.hidden.measure_rows()
     assert fleet.orthogonality_error().item() < 1e-6
     fleet.tensors["hidden.weight"][0, 1, 0] = fleet.tensors["hidden.weight"][0, 1, 1]  # two equal rows
-    measure_rows(fleet)
+    fleet.hidden.measure_rows()
     W = F.normalize(fleet.tensors["hidden.weight"][0, 1], dim=1)
     expected = (W.T @ W - torch.eye(4, dtype=torch.float64)).abs().max()
     assert fleet.orthogonality_error().item() == pytest.approx(expected.item())

@@ -168,11 +168,10 @@ def accuracy_curves(stored: Results, batch_norm: tuple[bool, ...] = (False,)) ->
     cells = statistics.over_seeds(stored.finished)
     cells = cells[cells["split"] == "test"]
     table = statistics.curves(stored.finished, stored.epochs)
-    for key, rows in table.groupby(["protocol", "dataset", "batch_norm"]):
-        protocol, dataset, norm = str(key[0]), str(key[1]), bool(key[2])
+    for (protocol, dataset, norm), rows in table.groupby(["protocol", "dataset", "batch_norm"]):
         if rows["epoch"].max() > 1 and norm in batch_norm:
             same = (cells["protocol"] == protocol) & (cells["dataset"] == dataset) & (cells["batch_norm"] == norm)
-            yield accuracy_figure(protocol, dataset, norm, cells[same], rows)
+            yield accuracy_figure(str(protocol), str(dataset), bool(norm), cells[same], rows)
 
 
 def accuracy_figure(protocol: str, dataset: str, batch_norm: bool, cells: pd.DataFrame, table: pd.DataFrame) -> Figure:
