@@ -41,7 +41,7 @@ from bsnn_cli.settings.choices import DATASETS
 from bsnn_cli.settings.composition import Composer, expand
 from bsnn_cli.settings.config import VERBS, PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
-from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.options import options
 from bsnn_cli.settings.profiles import ReproduceConfig, StepConfig
 from bsnn_cli.settings.validation import resolve
 
@@ -204,7 +204,7 @@ def measurement_of(config: ReproduceConfig, training: Step) -> Step:
 
 def common_words(config: ReproduceConfig, verb: str, words: Sequence[str]) -> list[str]:
     """Return the folders, the device and the threads as words, where they are not the defaults nor given already."""
-    keys = {key for key, _, _ in knobs(VERBS[verb]())} - {word.partition("=")[0] for word in words}
+    keys = {key for key, _, _ in options(VERBS[verb]())} - {word.partition("=")[0] for word in words}
     values = {
         "output_root": (config.output_root, "outputs"),
         "dataset.root": (config.data_root, os.environ.get("BSNN_DATA_DIR", "data")),

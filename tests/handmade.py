@@ -10,7 +10,7 @@ import pandas as pd
 from bsnn_cli.runs.directory import RunResult
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.config import TrainConfig
-from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.options import options
 from bsnn_cli.settings.validation import resolve
 
 
@@ -45,7 +45,7 @@ def run(activation: str, dataset: str = "mnist", test: float | None = None, **va
         "protocol": str(identity.protocol(config)),
         "settings": identity.protocol(config),
     }
-    return fields | {key: value for key, _, value in knobs(config)} | measured | values
+    return fields | {key: value for key, _, value in options(config)} | measured | values
 
 
 def unfinished(activation: str, status: str, **values: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bsnn_cli.settings.config import VERBS
-from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.options import options
 from tests.conftest import BSNN, Answer, run_bsnn, small
 
 
@@ -32,7 +32,7 @@ def test_help_lists_the_verbs_quickly_and_without_torch(tmp_path: Path) -> None:
 def test_help_of_a_verb_names_every_key(verb: str, bsnn: Callable[..., Answer]) -> None:
     result = bsnn(verb, "--help")
     assert result.returncode == 0
-    for key, entry, _ in knobs(VERBS[verb]()):
+    for key, entry, _ in options(VERBS[verb]()):
         assert f"  {key} = " in result.stdout
         assert entry.metadata["meaning"].split()[0] in result.stdout
 

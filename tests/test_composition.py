@@ -25,12 +25,12 @@ from bsnn_cli.settings.arguments import groups
 from bsnn_cli.settings.choices import TAILORED_BY, tailored_as_usual
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, TrainConfig
 from bsnn_cli.settings.identity import canonical, differences, identity
-from bsnn_cli.settings.knobs import knobs
 from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
+from bsnn_cli.settings.options import options
 from bsnn_cli.settings.validation import resolve
 
-KEYS = [key for key, _, _ in knobs(TrainConfig())]
-RESULTS = {key for key, entry, _ in knobs(TrainConfig()) if entry.metadata["result"]}
+KEYS = [key for key, _, _ in options(TrainConfig())]
+RESULTS = {key for key, entry, _ in options(TrainConfig()) if entry.metadata["result"]}
 
 VALUES = st.one_of(
     st.integers().map(str),
@@ -152,8 +152,8 @@ def test_no_verb_breaks_on_a_bad_argument(verb: str, argument: str) -> None:
 
 
 def other_values(config: TrainConfig, key: str) -> st.SearchStrategy[Any]:
-    """Values that a knob may have besides the one that it has; those without a list of choices are of its type."""
-    [(entry, value)] = [(entry, value) for name, entry, value in knobs(config) if name == key]
+    """Values that a option may have besides the one that it has; those without a list of choices are of its type."""
+    [(entry, value)] = [(entry, value) for name, entry, value in options(config) if name == key]
     rule, kind = entry.metadata["rule"], str(entry.type)
     if rule is not None and rule.choices:
         values: st.SearchStrategy[Any] = st.sampled_from(rule.choices)

@@ -19,7 +19,7 @@ from bsnn_cli.settings.config import (
     TrainConfig,
 )
 from bsnn_cli.settings.identity import differences, identity, protocol, run_directory
-from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.options import options
 from bsnn_cli.settings.validation import resolve
 
 RECORDED = {
@@ -75,11 +75,11 @@ def with_value(key: str, value: Any) -> TrainConfig:
     return config
 
 
-RESULT_KEYS = {key for key, entry, _ in knobs(TrainConfig()) if entry.metadata["result"]}
+RESULT_KEYS = {key for key, entry, _ in options(TrainConfig()) if entry.metadata["result"]}
 
 
 @pytest.mark.parametrize("key", sorted(RESULT_KEYS - WITHOUT_ANOTHER_VALUE))
-def test_every_result_changing_knob_changes_the_identity(key: str) -> None:
+def test_every_result_changing_option_changes_the_identity(key: str) -> None:
     assert identity(with_value(key, ANOTHER_VALUE[key])) != identity(TrainConfig())
 
 

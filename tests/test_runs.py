@@ -88,7 +88,7 @@ def test_load_run_says_what_is_missing(tmp_path: Path) -> None:
         load_run(run_directory(config))
 
 
-def test_load_all_has_a_row_for_every_run_with_knobs_and_results(tmp_path: Path) -> None:
+def test_load_all_has_a_row_for_every_run_with_options_and_results(tmp_path: Path) -> None:
     run([small(tmp_path)])
     unfinished = small(tmp_path, seed=1)
     directory = RunDirectory(run_directory(unfinished))
@@ -112,7 +112,7 @@ def test_an_unreadable_run_is_named_and_left_out(tmp_path: Path, capsys: pytest.
     assert str(run_directory(broken)) in capsys.readouterr().err
 
 
-def test_configs_of_earlier_versions_take_the_defaults_of_new_knobs(tmp_path: Path) -> None:
+def test_configs_of_earlier_versions_take_the_defaults_of_new_options(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("model: {depth: 7}\nseed: 3\n")
     config = read_config(path)

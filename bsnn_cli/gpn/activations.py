@@ -20,8 +20,8 @@ from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double, require_elementwise
 from bsnn_cli.gpn.gaussian import REACH, IntegrationError, Rule, moment_rule
 from bsnn_cli.gpn.kernel_form import Family, KernelForm
-from bsnn_cli.settings.knobs import complaint
 from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS, NamedActivation
+from bsnn_cli.settings.options import complaint
 
 ROOTS = ("auto", "upper", "lower")
 """Which solution b; auto: upper unless it drives norms away (χ > 1), then lower. That is the published choice."""

@@ -35,8 +35,8 @@ from bsnn_cli.gpn.activations import ACTIVATIONS, Activation, PullBack, name_of,
 from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, in_double
 from bsnn_cli.gpn.kinks import kinks
 from bsnn_cli.settings.choices import TAILORED_BY, UNTAILORED
-from bsnn_cli.settings.knobs import complaint
 from bsnn_cli.settings.named_activations import LRELU_SLOPE
+from bsnn_cli.settings.options import complaint
 
 STRAIGHTEST, STEEPEST = -10, 5
 """Powers of two that bound the gain; the first bounds 1 − s as well."""

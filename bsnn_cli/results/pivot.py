@@ -12,7 +12,7 @@ from bsnn_cli.results import statistics
 from bsnn_cli.results.statistics import SEPARATION
 from bsnn_cli.settings.choices import DEFAULT_SEPARATION
 from bsnn_cli.settings.config import TrainConfig
-from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.options import options
 
 ALIASES = {"dataset.name": "dataset"}
 AXES = {
@@ -64,7 +64,7 @@ def axis_key(argument: str, key: str) -> str:
     Raises:
         ConfigError: naming the argument, the key and the nearest known ones.
     """
-    known = [*AXES, *(dotted for dotted, _, _ in knobs(TrainConfig()))]
+    known = [*AXES, *(dotted for dotted, _, _ in options(TrainConfig()))]
     if key not in known:
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
         hint = f"; near it: {', '.join(near)}" if near else ""

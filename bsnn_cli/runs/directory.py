@@ -26,7 +26,7 @@ from bsnn_cli.networks.training import EpochRecord
 from bsnn_cli.runs import checkpoint, tensorboard
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.config import TrainConfig
-from bsnn_cli.settings.knobs import expand_homes
+from bsnn_cli.settings.options import expand_homes
 
 PARAMETER = "activation.parameter"
 

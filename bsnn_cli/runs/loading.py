@@ -13,7 +13,7 @@ from bsnn_cli.networks.training import EpochRecord
 from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.directory import RunDirectory, RunResult, read_config
 from bsnn_cli.settings import identity
-from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.options import options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +97,7 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
     epochs = directory.path / "epochs.csv"
     return (
         {field: None if result is None else getattr(result, field) for field in fields}
-        | {key: value for key, _, value in knobs(config)}
+        | {key: value for key, _, value in options(config)}
         | {
             "directory": str(directory.path),
             "status": directory.status(),

@@ -16,7 +16,7 @@ from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.settings.choices import DATASETS
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label, run_directory
-from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.options import options
 
 UNNAMED = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "seed"}
 """Keys that have their own column, or none, in the table of outcomes."""
@@ -70,7 +70,7 @@ def intent(config: TrainConfig) -> str:
 
 def varied(configs: Sequence[TrainConfig]) -> list[str]:
     """Return the result-changing keys that differ between runs, without those that a table names in any case."""
-    values = [{key: value for key, entry, value in knobs(config) if entry.metadata["result"]} for config in configs]
+    values = [{key: value for key, entry, value in options(config) if entry.metadata["result"]} for config in configs]
     return [key for key in values[0] if key not in UNNAMED and len({row[key] for row in values}) > 1]
 
 
@@ -79,7 +79,7 @@ def columns(configs: Sequence[TrainConfig]) -> list[tuple[str, ...]]:
     keys = varied(configs)
     rows = [("dataset", "activation", *keys, "seed")]
     for config in configs:
-        values = {key: value for key, _, value in knobs(config)}
+        values = {key: value for key, _, value in options(config)}
         label = activation_label(config)
         rows.append((str(config.dataset.name), label, *(str(values[key]) for key in keys), str(config.seed)))
     return rows

@@ -1,1 +1,1 @@
-"""The settings of all verbs: every knob with its meaning, its check and its part in a run's identity. No torch."""
+"""The settings of all verbs: every option with its meaning, its check and its part in a run's identity. No torch."""

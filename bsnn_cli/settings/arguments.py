@@ -14,7 +14,7 @@ from typing import NoReturn
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings.choices import MADE_CHOICES
 from bsnn_cli.settings.config import VERBS
-from bsnn_cli.settings.knobs import complaint, knobs
+from bsnn_cli.settings.options import complaint, options
 
 
 def groups() -> dict[str, list[str]]:
@@ -72,7 +72,7 @@ def as_typed(verb: str, word: str) -> str:
     `output_root=2024_01` would become 202401, and `~/results` cannot be read.
     """
     key, _, text = word.lstrip("+").partition("=")
-    kinds = {name: str(entry.type) for name, entry, _ in knobs(VERBS[verb]())}
+    kinds = {name: str(entry.type) for name, entry, _ in options(VERBS[verb]())}
     if not kinds.get(key, "").startswith("str") or re.search(r"[(\[{]", text):  # a call or a list of Hydra
         return word
     values = re.split(r"""((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,'"])+)""", text)  # and what is between them
@@ -99,7 +99,7 @@ def quoted(text: str) -> str:
 
 def filters(arguments: list[str]) -> list[str]:
     """Return the command line of `bsnn runs`, with keys of runs, such as `seed=0,1`, gathered under `where`."""
-    verb_keys = [key for key, _, _ in knobs(VERBS["runs"]())]
+    verb_keys = [key for key, _, _ in options(VERBS["runs"]())]
     keys = {argument: match[1] for argument in arguments if (match := re.match(r"(\w[\w.]*)=.", argument))}
     refuse_repeated(list(keys))
     settings = [argument for argument, key in keys.items() if key not in verb_keys and not key.startswith("hydra")]

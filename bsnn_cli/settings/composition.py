@@ -26,7 +26,7 @@ from bsnn_cli.settings import config_files
 from bsnn_cli.settings.arguments import as_typed, checked, refuse_repeated
 from bsnn_cli.settings.choices import MADE_CHOICES
 from bsnn_cli.settings.config import VERBS
-from bsnn_cli.settings.knobs import allowed, complaint, expand_homes, knobs
+from bsnn_cli.settings.options import allowed, complaint, expand_homes, options
 from bsnn_cli.settings.validation import check, tailored_to_its_depth
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
@@ -88,7 +88,7 @@ def typed(verb: str, composed: DictConfig) -> Any:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, verb, [])) from error
-    known = {key for key, _, _ in knobs(config)}
+    known = {key for key, _, _ in options(config)}
     for key in _leaves(composed):
         if key not in known:
             raise ConfigError(_unknown(key, verb))
@@ -116,7 +116,7 @@ class Composer:
         loader = GlobalHydra.instance().config_loader()
         self._parser = OverridesParser.create(config_loader=loader)
         self._groups = set(loader.list_groups(""))
-        self._keys = {key for key, _, _ in knobs(VERBS[verb]())}
+        self._keys = {key for key, _, _ in options(VERBS[verb]())}
         self._chosen: dict[tuple[tuple[str, str], ...], DictConfig] = {}
 
     def combinations(self, arguments: Sequence[str]) -> list[list[str]]:
@@ -203,8 +203,8 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
         if choice != engine in EXTRAS:
             return f'hydra/launcher={engine}: is not installed; pip install "bsnn[{EXTRAS[engine]}]"'
         if error.options is not None:
-            options = sorted(option for option in error.options if not option.endswith(PLUGIN))
-            return complaint(group, choice, "one of " + ", ".join(options), options)
+            choices = sorted(name for name in error.options if not name.endswith(PLUGIN))
+            return complaint(group, choice, "one of " + ", ".join(choices), choices)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; quote what is not plain, as in \"key='a b'\""
     of_file = of_a_file(error, verb, arguments)
@@ -215,7 +215,7 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
     if isinstance(source, (ConfigAttributeError, ConfigKeyError)) and key:
         given = [name for name in (word.partition("=")[0] for word in arguments) if name.startswith(f"{key}.")]
         return _unknown(given[-1] if given else key, verb)
-    entries = {name: entry for name, entry, _ in knobs(VERBS[verb]())}
+    entries = {name: entry for name, entry, _ in options(VERBS[verb]())}
     if key in entries:
         given = [argument.partition("=")[2] for argument in arguments if argument.partition("=")[0] == key]
         if given:
@@ -232,7 +232,7 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
 
 def of_a_file(error: Exception, verb: str, arguments: Sequence[str]) -> str | None:
     """Explain a fault of a user's own config file in one line; None if no such file has caused the error."""
-    entries = {name: entry for name, entry, _ in knobs(VERBS[verb]())}
+    entries = {name: entry for name, entry, _ in options(VERBS[verb]())}
 
     def refused(key: str, value: str) -> str:
         return complaint(key, value, allowed(entries[key]) if key in entries else "a mapping of keys to values")
@@ -241,6 +241,6 @@ def of_a_file(error: Exception, verb: str, arguments: Sequence[str]) -> str | No
 
 
 def _unknown(key: str, verb: str) -> str:
-    near = difflib.get_close_matches(key, [name for name, _, _ in knobs(VERBS[verb]())], n=1)
+    near = difflib.get_close_matches(key, [name for name, _, _ in options(VERBS[verb]())], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{key}: no such key; {hint}`bsnn {verb} --help` lists all"

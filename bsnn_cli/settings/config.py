@@ -1,6 +1,6 @@
 """The typed, documented and validated settings of every verb. Imports no torch.
 
-A knob is declared once, with its default, meaning, unit and range; `bsnn VERB --help`, the checks and the identity of
+A option is declared once, with its default, meaning, unit and range; `bsnn VERB --help`, the checks and the identity of
 a run are all read off that declaration.
 """
 
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, DEFAULT_SEPARATION, FIGURES, FORMATS, NORM_GROUPS
-from bsnn_cli.settings.knobs import Rule, above, at_least, between, half_open, knob, one_of, some_of
+from bsnn_cli.settings.options import Rule, above, at_least, between, half_open, one_of, option, some_of
 from bsnn_cli.settings.profiles import ReportConfig, ReproduceConfig
 
 NAME = Rule(
@@ -25,40 +25,40 @@ DEVICE = Rule("auto, cpu, cuda or cuda:N", lambda text: re.fullmatch(r"auto|cpu|
 class ActivationConfig:
     """The nonlinearity φ, and whether it is Gaussian-Poincaré normalised."""
 
-    name: str = knob(
+    name: str = option(
         "selu", f"base activation φ; {CUSTOM}: the one of activation.path", one_of(*AUTO_ROOT, CUSTOM), result=True
     )
-    gpn: bool = knob(True, "use a·φ(h) + b with E[f²] = E[f'²] = 1 under h ~ N(0,1)", result=True)
-    root: str = knob(
+    gpn: bool = option(True, "use a·φ(h) + b with E[f²] = E[f'²] = 1 under h ~ N(0,1)", result=True)
+    root: str = option(
         "auto",
         "which of the two solutions b; auto: upper unless it drives norms away (χ > 1), then lower",
         one_of("auto", "upper", "lower"),
         result=True,
     )
-    separation: float | None = knob(
+    separation: float | None = option(
         None,
         "depth-aware GPN: tailor φ so that inputs at right angles keep this 1 − c after all layers; null: φ as it is, "
         f"and {DEFAULT_SEPARATION} in activation=NAME_gpn_d",
         between(0, 1),
         result=True,
     )
-    tailored_depth: int | None = knob(
+    tailored_depth: int | None = option(
         None, "layers that separation counts; null: the network's", at_least(1), unit="layers", result=True
     )
-    parameter: str | None = knob(
+    parameter: str | None = option(
         "auto",
         "what separation moves; gain: α of φ(αh); share: s of (1 − s)φ(h) + sh; auto: the gain where lengths are safe "
         "with it, else the share; null: as before there was this key, share where φ has a corner at 0, else gain",
         one_of("auto", "gain", "share"),
         result=True,
     )
-    path: str | None = knob(
+    path: str | None = option(
         None,
         f"of activation={CUSTOM}: a Python file and an elementwise function of tensors in it; means nothing elsewhere",
         Rule("FILE.py:FUNCTION", lambda text: re.fullmatch(r".*\.py:[^\W\d]\w*", text) is not None),
         path=True,
     )
-    fingerprint: str | None = knob(
+    fingerprint: str | None = option(
         None, "of the file's content and the function's name; filled in by the program", result=True
     )
 
@@ -67,49 +67,51 @@ class ActivationConfig:
 class DatasetConfig:
     """What is classified."""
 
-    kind: str = knob("mnist", "how it is fetched and read", one_of(*DATASETS), result=True)
-    name: str | None = knob(None, "label in paths and tables; null: the kind", NAME, result=True)
-    root: str = knob("${oc.env:BSNN_DATA_DIR,data}", "folder with the files; BSNN_DATA_DIR sets the default", path=True)
-    scaling: str = knob(
+    kind: str = option("mnist", "how it is fetched and read", one_of(*DATASETS), result=True)
+    name: str | None = option(None, "label in paths and tables; null: the kind", NAME, result=True)
+    root: str = option(
+        "${oc.env:BSNN_DATA_DIR,data}", "folder with the files; BSNN_DATA_DIR sets the default", path=True
+    )
+    scaling: str = option(
         "standardize",
         "standardize: per channel; thin_shell: then each input onto the sphere of radius √d",
         one_of("standardize", "thin_shell"),
         result=True,
     )
-    validation: float = knob(
+    validation: float = option(
         0.0, "share of the training split set aside for choosing things", half_open(0, 1), result=True
     )
-    fingerprint: str | None = knob(None, "of the content, for kind=folder; filled in by the program", result=True)
+    fingerprint: str | None = option(None, "of the content, for kind=folder; filled in by the program", result=True)
 
 
 @dataclass(kw_only=True)
 class ModelConfig:
     """The network: an input layer, `depth` hidden width × width layers, an output layer."""
 
-    depth: int = knob(200, "number L of hidden width × width matrices", at_least(1), unit="layers", result=True)
-    width: int = knob(500, "units n of each hidden layer", at_least(1), unit="units", result=True)
-    norm: str = knob(
+    depth: int = option(200, "number L of hidden width × width matrices", at_least(1), unit="layers", result=True)
+    width: int = option(500, "units n of each hidden layer", at_least(1), unit="units", result=True)
+    norm: str = option(
         "none",
         f"normalisation before each activation, with gain and shift; group: {NORM_GROUPS} groups of units",
         one_of("none", "batch", "layer", "group"),
         result=True,
     )
-    weights: str = knob(
+    weights: str = option(
         "unit_rows",
         "unit_rows: each row v/‖v‖ as in the paper; orthogonal: WᵀW = I kept; free: no constraint; weight_norm: rows "
         "g·v/‖v‖ with g free; spectral_norm: W over its largest singular value",
         one_of("unit_rows", "orthogonal", "free", "weight_norm", "spectral_norm"),
         result=True,
     )
-    init: str = knob(
+    init: str = option(
         "orthogonal",
         "start of the hidden matrices; orthogonal: Haar-uniform; lecun_normal, glorot_uniform, he_normal: variances "
         "1/n, 1/n, 2/n; lsuv: orthogonal, then scaled layer by layer to preactivations of unit variance on a batch",
         one_of("orthogonal", "lecun_normal", "glorot_uniform", "he_normal", "lsuv"),
         result=True,
     )
-    residual: bool = knob(False, "add what enters a hidden layer to what leaves it: x + φ(h)", result=True)
-    input_init: str = knob(
+    residual: bool = option(False, "add what enters a hidden layer to what leaves it: x + φ(h)", result=True)
+    input_init: str = option(
         "default",
         "start of the input layer; default: PyTorch's nn.Linear; norm_preserving: ‖x¹‖²/n = 1 on average",
         one_of("default", "norm_preserving"),
@@ -121,12 +123,12 @@ class ModelConfig:
 class OptimConfig:
     """Stochastic gradient descent with momentum, constant learning rate."""
 
-    lr: float = knob(1e-4, "learning rate", above(0), result=True)
-    momentum: float = knob(0.5, "momentum μ of the gradient sum", half_open(0, 1), result=True)
-    batch_size: int = knob(
+    lr: float = option(1e-4, "learning rate", above(0), result=True)
+    momentum: float = option(0.5, "momentum μ of the gradient sum", half_open(0, 1), result=True)
+    batch_size: int = option(
         64, "mini-batch; the last one of an epoch may be shorter", at_least(1), unit="samples", result=True
     )
-    epochs: int | None = knob(
+    epochs: int | None = option(
         None,
         "passes over the training split; null: "
         + ", ".join(f"{spec.epochs} for {kind}" for kind, spec in DATASETS.items()),
@@ -140,7 +142,7 @@ class OptimConfig:
 class EvalConfig:
     """The test split is evaluated after every epoch, the training split at the end."""
 
-    train_every: int | None = knob(
+    train_every: int | None = option(
         None,
         "evaluate the whole training split every so many epochs; null: at the end only",
         at_least(1),
@@ -152,10 +154,10 @@ class EvalConfig:
 class CheckpointConfig:
     """What is kept so that nothing is lost."""
 
-    every_s: float = knob(
+    every_s: float = option(
         60.0, "time between saves; stretched where saving would take over 2 % of the run", at_least(0), unit="s"
     )
-    keep: str = knob("weights", "what stays of a finished run", one_of("weights", "all", "none"))
+    keep: str = option("weights", "what stays of a finished run", one_of("weights", "all", "none"))
 
 
 @dataclass(kw_only=True)
@@ -168,34 +170,34 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    seed: int = knob(0, "of initial weights and batch order", SEED)
-    approach: str | None = knob(None, "preset of model and activation, one of those above")
-    precision: str = knob("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"), result=True)
-    device: str = knob("auto", "where to compute; auto: cuda if there is one", DEVICE)
-    threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
-    output_root: str = knob("outputs", "folder for everything that is written", path=True)
-    force: bool = knob(False, "train again, replacing what this run has written")
-    wait: bool = knob(False, "wait for another process that holds this run")
-    dry_run: bool = knob(False, "print what would be done, the time and disk it takes, and stop")
-    logger: str = knob(
+    seed: int = option(0, "of initial weights and batch order", SEED)
+    approach: str | None = option(None, "preset of model and activation, one of those above")
+    precision: str = option("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"), result=True)
+    device: str = option("auto", "where to compute; auto: cuda if there is one", DEVICE)
+    threads: int | None = option(None, "CPU threads; null: torch's choice", at_least(1))
+    output_root: str = option("outputs", "folder for everything that is written", path=True)
+    force: bool = option(False, "train again, replacing what this run has written")
+    wait: bool = option(False, "wait for another process that holds this run")
+    dry_run: bool = option(False, "print what would be done, the time and disk it takes, and stop")
+    logger: str = option(
         "none", "what to write beside epochs.csv; tensorboard: an event file", one_of("none", "tensorboard")
     )
-    progress: bool = knob(True, "show a progress bar, on a terminal")
+    progress: bool = option(True, "show a progress bar, on a terminal")
 
 
 @dataclass(kw_only=True)
 class PropagateOptions:
     """What is sent through the network, and how often."""
 
-    source: str = knob(
+    source: str = option(
         "gaussian",
         "gaussian: standard Gaussian x¹ and top gradient, as in the paper; dataset: the loss on real training data",
         one_of("gaussian", "dataset"),
         result=True,
     )
-    inputs: int = knob(500, "inputs in the batch", at_least(2), unit="samples", result=True)
-    repeats: int = knob(1, "measurements with seeds seed, seed+1, ..., for mean and spread", at_least(1), result=True)
-    histogram: list[int] | None = knob(
+    inputs: int = option(500, "inputs in the batch", at_least(2), unit="samples", result=True)
+    repeats: int = option(1, "measurements with seeds seed, seed+1, ..., for mean and spread", at_least(1), result=True)
+    histogram: list[int] | None = option(
         None, "layers, counted from 1, whose φ'(h) get a histogram; null: first, middle and last", result=True
     )
 
@@ -208,96 +210,96 @@ class PropagateConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     propagate: PropagateOptions = field(default_factory=PropagateOptions)
-    seed: int = knob(0, "of weights, inputs and top gradient", SEED)
-    approach: str | None = knob(None, "preset of model and activation, one of those above")
-    run: str | None = knob(
+    seed: int = option(0, "of weights, inputs and top gradient", SEED)
+    approach: str | None = option(None, "preset of model and activation, one of those above")
+    run: str | None = option(
         None, "directory of a finished run, whose trained network is measured; null: a fresh one", path=True
     )
-    weights_digest: str | None = knob(None, "of the trained weights; filled in by the program", result=True)
-    device: str = knob("cpu", "where to compute; auto: cuda if there is one", DEVICE)
-    threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
-    output_root: str = knob("outputs", "folder for everything that is written", path=True)
-    force: bool = knob(False, "measure again, replacing what is there")
-    progress: bool = knob(True, "show a progress bar, on a terminal")
+    weights_digest: str | None = option(None, "of the trained weights; filled in by the program", result=True)
+    device: str = option("cpu", "where to compute; auto: cuda if there is one", DEVICE)
+    threads: int | None = option(None, "CPU threads; null: torch's choice", at_least(1))
+    output_root: str = option("outputs", "folder for everything that is written", path=True)
+    force: bool = option(False, "measure again, replacing what is there")
+    progress: bool = option(True, "show a progress bar, on a terminal")
 
 
 @dataclass(kw_only=True)
 class TableConfig:
     """Accuracy tables from all finished runs, or the comparison of approaches from all measured signals."""
 
-    kind: str = knob(
+    kind: str = option(
         "accuracy",
         "accuracy: of training runs; approaches: the paper's summary with what `propagate` has measured; constraint: "
         "exact orthogonality against unit rows; roots: upper against lower root b",
         one_of("accuracy", "approaches", "constraint", "roots"),
     )
-    rows: str | None = knob(None, "key of the rows, such as model.depth; null: the paper's layout")
-    columns: str | None = knob(None, "key of the columns; null: the paper's layout")
-    output_root: str = knob("outputs", "folder with the runs; tables go to its folder `tables`", path=True)
+    rows: str | None = option(None, "key of the rows, such as model.depth; null: the paper's layout")
+    columns: str | None = option(None, "key of the columns; null: the paper's layout")
+    output_root: str = option("outputs", "folder with the runs; tables go to its folder `tables`", path=True)
 
 
 @dataclass(kw_only=True)
 class FiguresConfig:
     """The paper's figures, from numbers that `propagate`, `train`, `theory` and `bench` have stored."""
 
-    only: str | None = knob(None, "this figure; null: all of them", one_of(*FIGURES))
-    formats: list[str] | None = knob(None, f"of the pictures; null: {', '.join(FORMATS)}", some_of(*FORMATS))
-    depth: int = knob(200, "of the networks whose signals are shown", at_least(1), unit="layers")
-    width: int = knob(500, "of these, but in figure width", at_least(1), unit="units")
-    output_root: str = knob("outputs", "folder with the numbers; figures go to its folder `figures`", path=True)
+    only: str | None = option(None, "this figure; null: all of them", one_of(*FIGURES))
+    formats: list[str] | None = option(None, f"of the pictures; null: {', '.join(FORMATS)}", some_of(*FORMATS))
+    depth: int = option(200, "of the networks whose signals are shown", at_least(1), unit="layers")
+    width: int = option(500, "of these, but in figure width", at_least(1), unit="units")
+    output_root: str = option("outputs", "folder with the numbers; figures go to its folder `figures`", path=True)
 
 
 @dataclass(kw_only=True)
 class GpnConfig:
     """Constants of Gaussian-Poincaré normalisation."""
 
-    activation: ActivationConfig | None = knob(None, "one of the group, such as mish; null: all of them")
-    root: str = knob(
+    activation: ActivationConfig | None = option(None, "one of the group, such as mish; null: all of them")
+    root: str = option(
         "auto", "which solution b, where all are printed; of one: activation.root", one_of("auto", "upper", "lower")
     )
-    format: str = knob("text", "how to print", one_of("text", "markdown", "csv", "json"))
+    format: str = option("text", "how to print", one_of("text", "markdown", "csv", "json"))
 
 
 @dataclass(kw_only=True)
 class TheoryConfig:
     """The paper's theorems by Monte Carlo over widths, and lengths and angles over depth, predicted and measured."""
 
-    activation: ActivationConfig | None = knob(None, "one of the group, such as mish; null: all of them")
-    smallest_width: int = knob(32, "of the theorems; doubled up to the largest", at_least(1), unit="units")
-    largest_width: int = knob(1024, "of the theorems", at_least(1), unit="units")
-    trials: int = knob(2000, "draws of input and weights for each probability", at_least(1))
-    epsilon: float | None = knob(
+    activation: ActivationConfig | None = option(None, "one of the group, such as mish; null: all of them")
+    smallest_width: int = option(32, "of the theorems; doubled up to the largest", at_least(1), unit="units")
+    largest_width: int = option(1024, "of the theorems", at_least(1), unit="units")
+    trials: int = option(2000, "draws of input and weights for each probability", at_least(1))
+    epsilon: float | None = option(
         None, "deviation ε that counts; null: 2/√n₀, n₀ the geometric mean of the widths", above(0)
     )
-    depth: int = knob(200, "layers over which lengths and angles are followed", at_least(1), unit="layers")
-    width: int = knob(500, "of these layers", at_least(2), unit="units")
-    networks: int = knob(16, "over which lengths and angles are averaged", at_least(1))
-    seed: int = knob(0, "of inputs and weights", SEED)
-    output_root: str = knob("outputs", "folder for everything that is written", path=True)
+    depth: int = option(200, "layers over which lengths and angles are followed", at_least(1), unit="layers")
+    width: int = option(500, "of these layers", at_least(2), unit="units")
+    networks: int = option(16, "over which lengths and angles are averaged", at_least(1))
+    seed: int = option(0, "of inputs and weights", SEED)
+    output_root: str = option("outputs", "folder for everything that is written", path=True)
 
 
 @dataclass(kw_only=True)
 class RunsConfig:
     """What has been run."""
 
-    status: str | None = knob(None, "show only these", one_of("done", "diverged", "failed", "interrupted", "running"))
-    where: list[str] | None = knob(
+    status: str | None = option(None, "show only these", one_of("done", "diverged", "failed", "interrupted", "running"))
+    where: list[str] | None = option(
         None, "show only runs with these settings; entries can be given as such: model.depth=50 seed=0,1"
     )
-    sort: str | None = knob(
+    sort: str | None = option(
         None, "column or key to sort by, such as test_accuracy or model.depth; -KEY: largest first; null: by directory"
     )
-    format: str = knob("text", "how to print", one_of("text", "markdown", "csv", "json"))
-    prune: bool = knob(False, "say which files of finished and failed runs can go, and how much that frees")
-    yes: bool = knob(False, "with prune: delete them")
-    output_root: str = knob("outputs", "folder with the runs", path=True)
+    format: str = option("text", "how to print", one_of("text", "markdown", "csv", "json"))
+    prune: bool = option(False, "say which files of finished and failed runs can go, and how much that frees")
+    yes: bool = option(False, "with prune: delete them")
+    output_root: str = option("outputs", "folder with the runs", path=True)
 
 
 @dataclass(kw_only=True)
 class RerunConfig:
     """Repeat a run and compare."""
 
-    directory: str = knob("", "of a finished run; `bsnn rerun DIRECTORY` will do", path=True)
+    directory: str = option("", "of a finished run; `bsnn rerun DIRECTORY` will do", path=True)
 
 
 @dataclass(kw_only=True)
@@ -315,15 +317,15 @@ class BenchConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    quick: bool = knob(False, "only plain PyTorch, one network of this program and the floor")
-    growth: bool = knob(False, "also how cost grows with depth, width and number of networks")
-    compile: bool = knob(False, "also plain PyTorch with torch.compile, which takes minutes to compile")
-    networks: list[int] | None = knob(None, "sizes of fleets; null: 1 on a CPU, 1, 12 and 24 on a GPU")
-    rounds: int = knob(9, "turns in which each implementation is timed: a step, on a GPU up to ten", at_least(1))
-    precision: str = knob("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"))
-    device: str = knob("auto", "where to compute; auto: cuda if there is one", DEVICE)
-    threads: int | None = knob(None, "CPU threads; null: torch's choice", at_least(1))
-    output_root: str = knob("outputs", "results go to its folder `bench`", path=True)
+    quick: bool = option(False, "only plain PyTorch, one network of this program and the floor")
+    growth: bool = option(False, "also how cost grows with depth, width and number of networks")
+    compile: bool = option(False, "also plain PyTorch with torch.compile, which takes minutes to compile")
+    networks: list[int] | None = option(None, "sizes of fleets; null: 1 on a CPU, 1, 12 and 24 on a GPU")
+    rounds: int = option(9, "turns in which each implementation is timed: a step, on a GPU up to ten", at_least(1))
+    precision: str = option("fp32", "of matrix products; tf32 needs a CUDA device", one_of("fp32", "tf32"))
+    device: str = option("auto", "where to compute; auto: cuda if there is one", DEVICE)
+    threads: int | None = option(None, "CPU threads; null: torch's choice", at_least(1))
+    output_root: str = option("outputs", "results go to its folder `bench`", path=True)
 
 
 VERBS = {

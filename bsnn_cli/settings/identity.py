@@ -1,6 +1,6 @@
 """The identity of a config, equal for equal runs, and the directory of a run.
 
-The identity hashes only what differs from the defaults, so that a new knob with a default leaves existing run
+The identity hashes only what differs from the defaults, so that a new option with a default leaves existing run
 directories where they are.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, parameter_in_use
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, PropagateConfig, TrainConfig
-from bsnn_cli.settings.knobs import knobs
+from bsnn_cli.settings.options import options
 
 SCHEMA_VERSION = 1
 """Enters every identity. Raise it only if old run directories must never be found again."""
@@ -51,18 +51,18 @@ def canonical(config: AnyConfig) -> AnyConfig:
 
 
 def differences(config: TrainConfig | PropagateConfig) -> dict[str, Any]:
-    """Return the result-changing knobs, except the seed, that differ from their defaults: {dotted key: value}.
+    """Return the result-changing options, except the seed, that differ from their defaults: {dotted key: value}.
 
     The parameter of a tailored φ differs if it is not the one that was moved before it could be chosen. Of a function
     from a file, `custom.identified` has said `auto` where it is that one.
     """
-    defaults = {key: value for key, _, value in knobs(type(config)())}
+    defaults = {key: value for key, _, value in options(type(config)())}
     if config.activation.separation is not None:
         before = parameter_in_use(config.activation.name, None)
         defaults["activation.parameter"] = defaults["activation.parameter"] if before is None else before
     return {
         key: value
-        for key, entry, value in knobs(canonical(config))
+        for key, entry, value in options(canonical(config))
         if entry.metadata["result"] and value != defaults[key]
     }
 

@@ -1,4 +1,4 @@
-"""Make help texts from the declarations of the knobs and the choices of config groups. Imports no torch."""
+"""Make help texts from the declarations of the options and the choices of config groups. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from bsnn_cli.settings.arguments import groups
 from bsnn_cli.settings.config import VERBS
-from bsnn_cli.settings.knobs import allowed
+from bsnn_cli.settings.options import allowed
 
 WIDTH = 110
 
@@ -46,7 +46,7 @@ def version() -> str:
 
 
 def verb_help(verb: str, summary: str) -> str:
-    """Return the text of `bsnn VERB --help`: the config groups and every knob, with meaning, range and default."""
+    """Return the text of `bsnn VERB --help`: the config groups and every option, with meaning, range and default."""
     config = VERBS[verb]()
     sections = [f"usage: bsnn {verb} [KEY=VALUE ...]", summary]
     nodes = {entry.name for entry in dataclasses.fields(config)}
@@ -77,7 +77,7 @@ FOOTNOTES = {
 
 
 def _row(key: str, entry: dataclasses.Field[Any], value: Any) -> str:
-    """Return a knob in two or more lines: key, default and unit; meaning and what is allowed."""
+    """Return a option in two or more lines: key, default and unit; meaning and what is allowed."""
     unit = f" {entry.metadata['unit']}" if entry.metadata["unit"] and value is not None else ""
     default = (
         {None: "null", True: "true", False: "false"}.get(value, value)

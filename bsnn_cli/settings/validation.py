@@ -10,13 +10,13 @@ from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings import approaches
 from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, NORM_GROUPS, UNTAILORED
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
-from bsnn_cli.settings.knobs import allowed, complaint, knobs
+from bsnn_cli.settings.options import allowed, complaint, options
 
 
 def problems(config: Any) -> list[str]:
     """Return all problems of a config, one line each; empty if there are none."""
     lines = []
-    for key, entry, value in knobs(config):
+    for key, entry, value in options(config):
         rule = entry.metadata["rule"]
         if value is not None and rule is not None and not rule.accepts(value):
             lines.append(complaint(key, value, allowed(entry), rule.choices))

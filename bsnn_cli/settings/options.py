@@ -1,4 +1,4 @@
-"""A knob: a field of a config dataclass that carries its meaning, unit and range. Imports no torch."""
+"""A option: a field of a config dataclass that carries its meaning, unit and range. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Rule:
-    """The values that a knob accepts: words for a user, a test, and the names if it is a choice among names."""
+    """The values that a option accepts: words for a user, a test, and the names if it is a choice among names."""
 
     words: str
     accepts: Callable[[Any], bool]
@@ -50,7 +50,7 @@ def between(low: float, high: float) -> Rule:
     return Rule(f"above {low} and below {high}", lambda value: low < value < high)
 
 
-def knob(
+def option(
     default: Any, meaning: str, rule: Rule | None = None, *, unit: str = "", result: bool = False, path: bool = False
 ) -> Any:
     """Declare a field.
@@ -67,12 +67,12 @@ def knob(
     return field(default=default, metadata=metadata)
 
 
-def knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+def options(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
     """Yield (dotted key, field, value) of every leaf of a config dataclass, in order of declaration."""
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         if dataclasses.is_dataclass(value):
-            yield from knobs(value, f"{prefix}{entry.name}.")
+            yield from options(value, f"{prefix}{entry.name}.")
         else:
             yield prefix + entry.name, entry, value
 
@@ -88,7 +88,7 @@ def expand_homes(config: Any) -> None:
 
 
 def allowed(entry: dataclasses.Field[Any]) -> str:
-    """Return in words what a knob accepts."""
+    """Return in words what a option accepts."""
     rule: Rule | None = entry.metadata["rule"]
     kind = str(entry.type)
     words = [next((text for name, text in TYPE_WORDS.items() if kind.startswith(name)), "")]
