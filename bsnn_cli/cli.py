@@ -128,8 +128,8 @@ def runs(config: RunsConfig) -> None:
     if config.prune:
         print(listing.prune(config.output_root, delete=config.yes))
     else:
-        found = listing.overview(config.output_root, config.status, config.where or [], config.sort)
-        print(render(found, config.format))
+        table = listing.overview(config.output_root, config.status, config.where or [], config.sort)
+        print(render(table, config.format))
 
 
 def rerun(config: RerunConfig) -> None:

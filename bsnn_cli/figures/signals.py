@@ -190,12 +190,12 @@ def lost(table: pd.DataFrame, quantity: str, gpn: bool) -> Text | None:
 
 def propagation(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
     """Forward and gradient norms of Tanh and SELU, plain and GPN, against the layer."""
-    found, missing = of_size(stored, config, "propagation", PAIRS)
+    summaries, missing = of_size(stored, config, "propagation", PAIRS)
     yield from missing
-    if found:
+    if summaries:
         figure = over_layers(
             "propagation",
-            {"": [line(activation, summary) for activation, summary in found.items()]},
+            {"": [line(activation, summary) for activation, summary in summaries.items()]},
             config.depth,
             "Squared length of the signal per unit and Frobenius norm of the gradient of each layer's weights against "
             "the layer, at the start of training. Plain Tanh lets the signal shrink until the network is linear, plain "
@@ -213,14 +213,14 @@ def propagation_all(
     stored: Results, config: FiguresConfig, wanted: Sequence[str] = PAPER
 ) -> Iterator[Figure | Missing]:
     """Forward and gradient norms of the paper's six activations, plain and GPN, or of others."""
-    found, missing = of_size(stored, config, "propagation_all", wanted)
+    summaries, missing = of_size(stored, config, "propagation_all", wanted)
     yield from missing
-    if not found:
+    if not summaries:
         return
     columns: dict[str, list[Line]] = {label(split_label(activation)[0]): [] for activation in wanted}
-    for activation, summary in found.items():
+    for activation, summary in summaries.items():
         columns[label(split_label(activation)[0])].append(line(activation, summary))
-    silent = [label(activation) for activation, summary in found.items() if summary["zero_gradients"]]
+    silent = [label(activation) for activation, summary in summaries.items() if summary["zero_gradients"]]
     yield over_layers(
         "propagation_all",
         columns,
@@ -236,33 +236,33 @@ def propagation_all(
 
 def of_variants(stored: Results, config: FiguresConfig, forms: Sequence[str]) -> dict[str, dict[str, Summary]]:
     """Return, by base name, the measurements at the wanted size by form and root, such as `_gpn upper`."""
-    found: dict[str, dict[str, Summary]] = {}
+    summaries: dict[str, dict[str, Summary]] = {}
     for summary in sorted(of_paper(stored, config.depth), key=lambda summary: summary["repeats"]):  # the best is last
         activation, (base, form) = summary["config"]["activation"], split_label(summary["activation"])
         if summary["width"] == config.width and form in forms:
             root = root_in_use(activation["name"], activation["root"])
-            found.setdefault(base, {})[f"{form} {root}"] = summary
-    return found
+            summaries.setdefault(base, {})[f"{form} {root}"] = summary
+    return summaries
 
 
 def root_signals(
     stored: Results, config: FiguresConfig, wanted: Sequence[str] = BOTH_ROOTS
 ) -> Iterator[Figure | Missing]:
     """Signals, gradients and angles with the upper and the lower solution b."""
-    found = of_variants(stored, config, ["_gpn"])
-    absent = [name for name in wanted if len(found.get(name, {})) < len(ROOTS)]
+    summaries = of_variants(stored, config, ["_gpn"])
+    absent = [name for name in wanted if len(summaries.get(name, {})) < len(ROOTS)]
     if absent:
         names = ",".join(f"{name}_gpn" for name in absent)
         command = f"bsnn propagate -m activation={names} activation.root=upper,lower" + size_arguments(config)
         yield Missing("root_signals", f"signals with both roots of {', '.join(absent)}", command)
     columns = {
         label(f"{name}_gpn"): [
-            Line(f"{label(f'{name}_gpn')}, {root} root", name, [found[name][f"_gpn {root}"]], {"dash": dash})
+            Line(f"{label(f'{name}_gpn')}, {root} root", name, [summaries[name][f"_gpn {root}"]], {"dash": dash})
             for root, dash in ROOTS.items()
-            if f"_gpn {root}" in found[name]
+            if f"_gpn {root}" in summaries[name]
         ]
         for name in wanted
-        if name in found
+        if name in summaries
     }
     if columns:
         yield over_layers(
@@ -278,11 +278,11 @@ def root_signals(
 
 def depth_aware(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
     """Signals of GPN beside those of depth-aware GPN, for each activation that has been measured in both forms."""
-    found = of_variants(stored, config, list(AWARE))
+    summaries = of_variants(stored, config, list(AWARE))
     columns: dict[str, list[Line]] = {}
     for name, root in AUTO_ROOT.items():
-        if all(f"{form} {root}" in found.get(name, {}) for form in AWARE):
-            columns[label(name)] = [line(f"{name}{form}", found[name][f"{form} {root}"]) for form in AWARE]
+        if all(f"{form} {root}" in summaries.get(name, {}) for form in AWARE):
+            columns[label(name)] = [line(f"{name}{form}", summaries[name][f"{form} {root}"]) for form in AWARE]
     if not columns:
         names = ",".join(f"{name}{form}" for name in PAPER_ACTIVATIONS if name not in UNTAILORED for form in AWARE)
         command = f"bsnn propagate -m activation={names}" + size_arguments(config)
@@ -300,21 +300,21 @@ def depth_aware(stored: Results, config: FiguresConfig) -> Iterator[Figure | Mis
 
 def derivatives(stored: Results, config: FiguresConfig, wanted: Sequence[str] = PAPER) -> Iterator[Figure | Missing]:
     """Histograms of φ'(h) in the last layer."""
-    found, missing = of_size(stored, config, "derivatives", wanted)
+    summaries, missing = of_size(stored, config, "derivatives", wanted)
     yield from missing
-    if not found:
+    if not summaries:
         return
     x = Axis(f"slope  $f\\,'(h_i^l)$,  $l$ = {config.depth}", limits=(-0.22, 1.86), ticks=(0, 0.5, 1, 1.5))
     y = Axis("density", log=True, limits=DENSITIES)
     columns: dict[str, list[Series]] = {split_label(activation)[0]: [] for activation in wanted}
-    for activation, summary in sorted(found.items(), key=lambda item: not item[0].endswith("_gpn")):
+    for activation, summary in sorted(summaries.items(), key=lambda item: not item[0].endswith("_gpn")):
         base, form = split_label(activation)
         bins = pd.read_csv(Path(summary["directory"]) / "histogram.csv")
         bins = bins[bins["layer"] == bins["layer"].max()]
         edges, tops = np.repeat([*bins["left"], bins["right"].iloc[-1]], 2), np.repeat(bins["density"], 2)
         shape: dict[str, Any] = {"x": edges, "y": [0, *tops, 0], "filled": form == "_gpn"}
         columns[base].append(Series(label(activation), **shape, activation=base, dash=DASHES[form]))
-    small, words = sizes(found.values())
+    small, words = sizes(summaries.values())
     yield Figure(
         "derivatives",
         [Panel(x, y, series, label(base)) for base, series in columns.items()],

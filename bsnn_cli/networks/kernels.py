@@ -109,7 +109,7 @@ def _forward(
     k = tl.program_id(1)
     samples, units = tl.arange(0, SAMPLES), tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     there = units < n
-    own, signal = k * n + units, k * B * n
+    row, signal = k * n + units, k * B * n
     family = tl.load(families + k)
     constants += CONSTANTS * k
     a, b = tl.load(constants), tl.load(constants + 1)
@@ -126,8 +126,8 @@ def _forward(
             squares += weight * weight
     if UNIT_ROWS:
         factor = 1 / tl.sqrt_rn(tl.where(there, tl.sum(squares, 0), 1.0))
-        tl.store(inverse_norm + own, factor, mask=there)
-        tl.store(scale + own, a * factor, mask=there)
+        tl.store(inverse_norm + row, factor, mask=there)
+        tl.store(scale + row, a * factor, mask=there)
         product *= factor[None, :]
     inside = (samples[:, None] < B) & there[None, :]
     place = signal + samples[:, None] * n + units[None, :]
@@ -136,9 +136,9 @@ def _forward(
         product = tl.where(inside, product - middle[None, :], 0.0)
         deviations = tl.sum(product * product, 0)
         steepness = 1 / tl.sqrt_rn(deviations / B + eps)
-        tl.store(mean + own, middle, mask=there)
-        tl.store(variance + own, deviations / (B - 1), mask=there)
-        tl.store(inverse_std + own, steepness, mask=there)
+        tl.store(mean + row, middle, mask=there)
+        tl.store(variance + row, deviations / (B - 1), mask=there)
+        tl.store(inverse_std + row, steepness, mask=there)
         product *= steepness[None, :]
     tl.store(h + place, product, mask=inside)
     if NORM:
@@ -161,19 +161,19 @@ def _backward(
     samples, units = tl.arange(0, SAMPLES), tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     there = units < n
     inside = (samples[:, None] < B) & there[None, :]
-    own, signal = k * n + units, k * B * n
+    row, signal = k * n + units, k * B * n
     place = signal + samples[:, None] * n + units[None, :]
     family = tl.load(families + k)
     constants += CONSTANTS * k
     p, q = tl.load(constants + 2), tl.load(constants + 3)
     gain_of_phi, share = tl.load(constants + 4), tl.load(constants + 5)
     value = tl.load(h + place, mask=inside, other=0.0)
-    factor = tl.load(scale + own, mask=there, other=0.0)
+    factor = tl.load(scale + row, mask=there, other=0.0)
     argument = value
     if NORM:
         argument = tl.load(d + place, mask=inside, other=0.0)
         factor *= tl.load(gain + k * norm_stride + units, mask=there, other=0.0)
-        factor *= tl.load(inverse_std + own, mask=there, other=0.0)
+        factor *= tl.load(inverse_std + row, mask=there, other=0.0)
     if not MULTIPLY:
         below = tl.load(g + place, mask=inside, other=0.0)
     else:
@@ -197,11 +197,11 @@ def _backward(
     u = below * _slope(family, p, q, gain_of_phi, share, argument)
     if NORM:
         sum_of_u, along = tl.sum(u, 0), tl.sum(u * value, 0)
-        tl.store(shift_gradient + own, sum_of_u, mask=there)
-        tl.store(gain_gradient + own, along, mask=there)
+        tl.store(shift_gradient + row, sum_of_u, mask=there)
+        tl.store(gain_gradient + row, along, mask=there)
         u -= value * (along / B)[None, :] + (sum_of_u / B)[None, :]
     elif UNIT_ROWS:
-        tl.store(s + own, tl.sum(u * value, 0), mask=there)
+        tl.store(s + row, tl.sum(u * value, 0), mask=there)
     tl.store(d + place, u * factor[None, :], mask=inside)
 
 

@@ -141,24 +141,24 @@ class Composer:
         return [list(jobs) for jobs in itertools.product(*lists)]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config with these overrides, without `hydra`.
+        """Return the config with these overrides, without `hydra`.
 
         Raises:
             HydraException, OmegaConfBaseException: they make none.
         """
         parsed = self._parser.parse_overrides(list(overrides))
-        choices = [(each.key_or_group, each.value()) for each in parsed if each.key_or_group in self._groups]
+        choices = [(word.key_or_group, word.value()) for word in parsed if word.key_or_group in self._groups]
         names = [(group, name) for group, name in choices if isinstance(name, str)]
         plain = all(
-            each.type == OverrideType.CHANGE and each.package is None and each.key_or_group in self._groups | self._keys
-            for each in parsed
+            word.type == OverrideType.CHANGE and word.package is None and word.key_or_group in self._groups | self._keys
+            for word in parsed
         )
         if not plain or len(names) < len(choices):
             return self._composed(overrides)
         config = self._with_choices(tuple(names)).copy()
-        for each in parsed:
-            if each.key_or_group not in self._groups:
-                OmegaConf.update(config, each.key_or_group, each.value(), merge=True)
+        for word in parsed:
+            if word.key_or_group not in self._groups:
+                OmegaConf.update(config, word.key_or_group, word.value(), merge=True)
         return config
 
     def _with_choices(self, choices: tuple[tuple[str, str], ...]) -> DictConfig:
@@ -171,7 +171,7 @@ class Composer:
 
 
 def expand(arguments: Sequence[str], composer: Composer) -> list[Any]:
-    """The typed configs of a command line with lists of values, one for each combination.
+    """Return the typed configs of a command line with lists of values, one for each combination.
 
     Args:
         arguments: without `-m`.
@@ -181,7 +181,7 @@ def expand(arguments: Sequence[str], composer: Composer) -> list[Any]:
         ConfigError: the arguments make no config.
     """
     try:
-        return [typed(composer.verb, composer.compose(each)) for each in composer.combinations(arguments)]
+        return [typed(composer.verb, composer.compose(overrides)) for overrides in composer.combinations(arguments)]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, composer.verb, list(arguments))) from error
 
