@@ -130,6 +130,20 @@ def test_every_step_ends_in_its_retraction_where_the_limit_is_none(
     assert_same(plain, ours, 1e-12)
 
 
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_each_held_step_is_made_once(
+    capture: bool, on_gpu: bool, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever operations compute it, and whether or not the steps are of the kind that is captured."""
+    monkeypatch.setattr(orthogonal, "LIMIT", 0)
+    model = ModelConfig(depth=3, width=6, weights="orthogonal")
+    plain = make(model, MIXED)
+    ours = make(model, MIXED, engine=partial(TorchEngine, on_gpu=on_gpu), capture=capture)
+    torch.testing.assert_close(train(ours, data, 1), train(plain, data, 1), rtol=1e-12, atol=1e-12)
+    assert_same(plain, ours, 1e-12)
+
+
 def test_orthogonality_holds_at_every_step_of_a_high_learning_rate(data: Dataset) -> None:
     model = ModelConfig(depth=6, width=30, weights="orthogonal")
     fleet = make_as_on_gpu(model, [make_member("selu", True, lr=0.1)], dtype=torch.float32)

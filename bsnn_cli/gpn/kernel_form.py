@@ -25,7 +25,7 @@ class KernelForm(NamedTuple):
     share: float = 0.0
 
     def tailored(self, gain: float, share: float) -> KernelForm:
-        """Return the form of (1 − share)·φ(gain·h) + share·h. A rectifier's slopes absorb both, as it is homogeneous.
+        """Return the form of (1 − share)·φ(gain·h) + share·h. At gain 1 a rectifier's lower slope absorbs the share.
 
         Only a form that is not tailored yet can be tailored.
         """

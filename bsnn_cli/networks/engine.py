@@ -55,7 +55,10 @@ class Engine(ABC):
 
     @abstractmethod
     def update(self, signals: Signals) -> None:
-        """M ← μM + ∂E/∂V and V ← V − lr·M of the living members, and the factors that depend on V."""
+        """M ← μM + ∂E/∂V and V ← V − lr·M of the living members.
+
+        It may leave the factors that depend on V to `forward` and `measure_rows`.
+        """
 
     def complete_held_steps(self) -> None:  # noqa: B027
         """Make the steps of orthogonal matrices that `update` has held back on a GPU. The host waits for the device."""

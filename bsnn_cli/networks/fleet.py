@@ -213,7 +213,8 @@ class Fleet:
             warnings.warn(
                 f"PyTorch's operations take the place of fast kernels, which is slower: {reason}", stacklevel=2
             )
-            self.engine = TorchEngine(self.hidden, on_gpu=self.captured is not None)
+            on_gpu = True if self.captured is not None else None
+            self.engine, self.slow_because = TorchEngine(self.hidden, on_gpu=on_gpu), reason
             if self.captured is not None:
                 self.captured.clear()
 
@@ -244,6 +245,7 @@ class Fleet:
             for indices in batches:
                 with intra_op_threads(self.engine.threads):
                     loss = self.step(*data.batch(indices, self.dtype))
+                self.engine.complete_held_steps()
                 yield loss
             return
         self._old_alive = None

@@ -29,7 +29,7 @@ class HiddenLayers:
         alive: (K,) False for a member that has diverged.
         a: (K, 1, 1) factor of each activation.
         step_size: (K,) −lr.
-        norm: (L, K, n) lengths of the rows of V; 1 unless rows are scaled.
+        norm: (L, K, n) lengths of the rows of V, as of the last measurement; 1 unless rows are scaled.
         inverse_norm, scale: (L, K, 1, n), 1/‖v‖ and a/‖v‖: factors of the signals forwards and backwards.
         groups: members with equal activations.
         drift: the bookkeeping of orthogonal matrices, or None.

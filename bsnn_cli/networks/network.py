@@ -1,4 +1,4 @@
-"""The reference model: a plain `nn.Module` trained by autograd. Easy to read, and the oracle of the fast path.
+"""The reference model: a plain `nn.Module` trained by autograd. Easy to read, and the oracle of the fleets.
 
 Depth by an example: `depth=200` means 200 hidden n×n matrices, each followed by an activation. An input layer in front
 (data size → n, bias, no activation after it) and an output layer behind (n → classes, bias) are not counted.

@@ -1,4 +1,4 @@
-"""Training by autograd what the fast path does not cover: the reference network behind the interface of a fleet.
+"""Training by autograd of networks that no fleet covers: the reference network behind the interface of a fleet.
 
 Options such as layer normalisation or spectral normalisation are there to be compared with, not to be fast. Here they
 are PyTorch's own modules under PyTorch's own optimiser.

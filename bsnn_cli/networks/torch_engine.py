@@ -245,7 +245,7 @@ class TorchEngine(Engine):
     @override
     def complete_held_steps(self) -> None:
         hidden = self.hidden
-        if hidden.drift is None:
+        if hidden.drift is None or not self.on_gpu:  # on a CPU nothing is held back
             return
         for k, layer in torch.nonzero(hidden.drift.held).tolist():
             hidden.drift.complete(k, layer, hidden.V[k, layer], hidden.M[k, layer], hidden.members[k].lr)

@@ -1,7 +1,7 @@
 """Lower bounds of the time of a training step: its matrix products, and on a GPU its bytes.
 
 The products are 3·L over distinct matrices: h = xVᵀ and dV in every layer, and dᵀx, which adds to the momentum. Several
-cores can share them out within every product, or by samples and matrices, as `Fleet.step` does; what is faster on this
+cores can share them out within every product, or by samples and matrices,; what is faster on this
 machine is the floor.
 
 In fp32 on a GPU these products are the library's, and no bound: those of parts in TF32 (`networks.kernels`) take less.
