@@ -1,4 +1,4 @@
-"""What is stored in the cache of images is loaded as it was, or not at all."""
+"""The cache of images gives back the bytes that were stored, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's figures, from stored numbers: what there is is drawn, what is missing is named with its command.
+"""The paper's figures, drawn from stored numbers. Where numbers are missing, the command that makes them is named.
 
 Nothing is measured here. The only thing evaluated is the definition of an activation, in its own figure.
 """

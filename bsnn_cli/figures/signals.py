@@ -143,8 +143,8 @@ def over_layers(
 ) -> Figure:
     """Return a figure of quantities against the layer: a row for each of them, a column for each heading.
 
-    The caption says what there is to see, without sizes; `networks` says n in words where repeats do not tell it, and
-    `over` what the bands are over. With `say_lost` there are words for what the axes cannot show.
+    The caption describes the lines, without sizes. `networks` gives n in words where the repeats do not say it, and
+    `over` names what the bands are taken over. With `say_lost`, words name the lines that the axes cannot show.
     """
     tables = {heading: [(line, line.table()) for line in lines] for heading, lines in headings.items()}
     layers = layer_axis(depth, 4 if len(headings) == 1 else 2)

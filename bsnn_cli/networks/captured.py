@@ -1,9 +1,9 @@
 """CUDA graphs: the steps of a fleet on a GPU, captured once and replayed.
 
 One network's step is a chain of some thousand small kernels, and launching them one by one takes longer than running
-them. So the first steps of each batch size are launched one kernel at a time, which compiles and warms up what there is
-to compile and warm up; then the step is captured once, and from there on replayed. The order of an epoch's samples is
-on the device, as is the position in it, which the graph itself advances: a replay needs nothing from the host.
+them. So the first steps of each batch size are launched one kernel at a time, while kernels are compiled and libraries
+warm up. Then the step is captured once, and from there on replayed. The order of an epoch's samples is on the device, as
+is the position in it, which the graph itself advances: a replay needs nothing from the host.
 
 The host runs ahead of the device by a few steps. It reads flags that old, so that it never waits for the newest.
 """

@@ -67,7 +67,7 @@ class HiddenLayers:
         return (signals.s.unsqueeze(2) * self.scale * self.inverse_norm).mT
 
     def normalisation(self, signals: Signals, layer: int) -> Normalised | None:
-        """Return the batch normalisation of a layer. γĥ + β lies in d until d itself is known."""
+        """Return the batch normalisation of a layer. The memory of d holds γĥ + β until the backward pass fills d."""
         if signals.norm is None:
             return None
         gain, shift = (self.tensors[name][:, layer] for name in NORM_WEIGHTS)

@@ -1,4 +1,4 @@
-"""Where stored results come from: the command that makes each, versions, commit, hardware and time."""
+"""The provenance of stored results: the command that makes each, versions, commit, hardware and time."""
 
 from __future__ import annotations
 

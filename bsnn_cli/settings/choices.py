@@ -96,7 +96,7 @@ GPN_FORMS: dict[str, dict[str, Any]] = {
     "_gpn": {"gpn": True},
     "_gpn_d": {"gpn": True, "separation": DEFAULT_SEPARATION},
 }
-"""What each suffix of `FORMS` sets in the group `activation`."""
+"""The settings that each suffix of `FORMS` makes in the group `activation`."""
 
 MADE_CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "activation": {
