@@ -196,7 +196,7 @@ def test_a_path_that_cannot_be_meant_is_refused(path: str | None, words: str) ->
 
 @pytest.mark.parametrize("form", ["custom_gpn", "custom_gpn_d"])
 def test_theory_follows_a_function_of_one_s_own(form: str, tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
-    """Return the output of the command, and its figures."""
+    """The printed page and the figures name the function."""
     (tmp_path / "my.py").write_text("import torch\ndef bent(h): return torch.sin(h) + h\n")
     sizes = ["trials=20", "networks=2", "width=20", "depth=20", "largest_width=64"]
     told = bsnn("theory", f"activation={form}", "activation.path=my.py:bent", *sizes)

@@ -2,8 +2,8 @@
 
 One network's step is a chain of some thousand small kernels, and launching them one by one takes longer than running
 them. So the first steps of each batch size are launched one kernel at a time, while kernels are compiled and libraries
-warm up. Then the step is captured once, and from there on replayed. The order of an epoch's samples is on the device, as
-is the position in it, which the graph itself advances: a replay needs nothing from the host.
+warm up. Then the step is captured once, and from there on replayed. The order of an epoch's samples is on the device,
+as is the position in it, which the graph itself advances: a replay needs nothing from the host.
 
 The host runs ahead of the device by a few steps. It reads flags that old, so that it never waits for the newest.
 """
