@@ -326,7 +326,7 @@ def test_interrupted_it_says_so_and_the_same_command_goes_on(
 
 @pytest.mark.torture
 def test_killed_anywhere_it_leaves_nothing_at_work_and_goes_on(here: Path) -> None:
-    command = [str(BSNN), "reproduce", profile(f"{INTERRUPTIBLE} optim.epochs=60 checkpoint.every_s=0")]
+    command = [str(BSNN), "reproduce", profile(f"{INTERRUPTIBLE} optim.epochs=600 checkpoint.every_s=0")]
     seen = -1
     for number in [signal.SIGINT, signal.SIGKILL] * 3:
         process = subprocess.Popen(command, cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
