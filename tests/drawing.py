@@ -20,7 +20,7 @@ from bsnn_cli.figures.printing import render
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.measuring.propagation import Measurement
 from bsnn_cli.measuring.records import LayerRecord
-from bsnn_cli.networks.training import EpochRecord
+from bsnn_cli.networks.records import EpochRecord
 from bsnn_cli.results.store import Results
 from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.settings.choices import split_label

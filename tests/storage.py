@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bsnn_cli.common.files import write_json
-from bsnn_cli.networks.training import EpochRecord
+from bsnn_cli.networks.records import EpochRecord
 from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import run_directory

@@ -1,4 +1,4 @@
-"""What docs/extending.md tells to do for an activation is done, in a copy of the program, and is enough."""
+"""Follow the steps of docs/extending.md for an activation in a copy of the program, and try the result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def insert(path: Path, entry: str, table: str) -> None:
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the program with the activation of the page."""
+    """Return a copy of the program with the activation of the page."""
     root = tmp_path_factory.mktemp("extended")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(CHECKOUT / "bsnn_cli", root / "bsnn_cli", ignore=ignored)
@@ -43,7 +43,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, *arguments: str, code: int = 0, **environment: str) -> str:
-    """What Python prints, in the copy."""
+    """Run Python in the copy, and return what it prints."""
     environment = os.environ | {"PYTHONPATH": str(root)} | environment
     answer = subprocess.run([sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True)
     assert answer.returncode == code, answer.stdout + answer.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,11 @@ def test_the_command_starts_without_torch_and_hydra(module: str) -> None:
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
     assert not {name for name in names if name.split(".")[0] in ("torch", "hydra", "omegaconf", "pandas")}
+
+
+def test_a_launcher_works_without_torch() -> None:
+    """Drivers of sweeps wait for hours beside their jobs; torch would take seconds of their start and much memory."""
+    names = ("runs.job", "runs.plan", "runs.listing", "runs.sweep", "runs.fleet_launcher")
+    code = f"import sys, {', '.join(f'bsnn_cli.{name}' for name in names)}; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"

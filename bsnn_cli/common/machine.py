@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from bsnn_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def choose_device(name: str) -> torch.device:
     """Return the torch device for a value of `device=`."""
+    import torch  # a launcher counts processors and memory without it
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bsnn_cli.common.files import read_text, write_atomically, write_json, write_text
 from bsnn_cli.errors import RunDirectoryError, RunLockedError
 from bsnn_cli.gpn import activation_file
-from bsnn_cli.networks.training import EpochRecord
+from bsnn_cli.networks.records import EpochRecord
 from bsnn_cli.runs import checkpoint, tensorboard
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.config import TrainConfig

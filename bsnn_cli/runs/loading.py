@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bsnn_cli.common.files import read_text
 from bsnn_cli.errors import RunDirectoryError
-from bsnn_cli.networks.training import EpochRecord
+from bsnn_cli.networks.records import EpochRecord
 from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.directory import RunDirectory, RunResult, read_config
 from bsnn_cli.settings import identity

@@ -10,7 +10,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from bsnn_cli.networks.training import EpochRecord, Tick
+from bsnn_cli.networks.records import EpochRecord
+from bsnn_cli.networks.training import Tick
 
 UNKNOWN_SIZE = {"ncols": 80, "nrows": 24}
 """Size of a terminal that reports no columns, as `script` and some containers do; tqdm would draw nothing in it."""

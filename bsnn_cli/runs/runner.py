@@ -24,8 +24,9 @@ from bsnn_cli.gpn.activations import normalise
 from bsnn_cli.networks import memory
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
+from bsnn_cli.networks.records import EpochRecord
 from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
-from bsnn_cli.networks.training import EpochRecord, Position, Tick, Trainer, steps_per_epoch, train
+from bsnn_cli.networks.training import Position, Tick, Trainer, steps_per_epoch, train
 from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.runs.interruption import StopFlag

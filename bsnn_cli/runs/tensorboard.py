@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bsnn_cli.networks.training import EpochRecord
+from bsnn_cli.networks.records import EpochRecord
 
 EVENTS = "events.out.tfevents.*"
 """The pattern of file names that TensorBoard looks for."""
