@@ -18,8 +18,7 @@ from bsnn_cli.figures import figures
 from bsnn_cli.figures.figure import COLOURS, Figure, Missing
 from bsnn_cli.figures.printing import render
 from bsnn_cli.measuring import propagation_store
-from bsnn_cli.measuring.propagation import Measurement
-from bsnn_cli.measuring.records import LayerRecord
+from bsnn_cli.measuring.records import LayerRecord, Measurement
 from bsnn_cli.networks.records import EpochRecord
 from bsnn_cli.results.store import Results
 from bsnn_cli.runs.directory import RunDirectory, RunResult

@@ -12,8 +12,7 @@ import pytest
 from bsnn_cli import cli
 from bsnn_cli.figures import figures
 from bsnn_cli.measuring import propagation_store
-from bsnn_cli.measuring.propagation import Measurement
-from bsnn_cli.measuring.records import LayerRecord
+from bsnn_cli.measuring.records import LayerRecord, Measurement
 from bsnn_cli.results import comparison_tables, formats
 from bsnn_cli.results.store import Results
 from bsnn_cli.settings.config import FiguresConfig, PropagateConfig

@@ -96,9 +96,9 @@ def test_the_command_starts_without_torch_and_hydra(module: str) -> None:
     assert not {name for name in names if name.split(".")[0] in ("torch", "hydra", "omegaconf", "pandas")}
 
 
-def test_a_launcher_works_without_torch() -> None:
+def test_launchers_and_tables_work_without_torch() -> None:
     """Drivers of sweeps wait for hours beside their jobs; torch would take seconds of their start and much memory."""
-    names = ("runs.job", "runs.plan", "runs.listing", "runs.sweep", "runs.fleet_launcher")
+    names = ("runs.job", "runs.plan", "runs.listing", "runs.sweep", "runs.fleet_launcher", "results.kinds")
     code = f"import sys, {', '.join(f'bsnn_cli.{name}' for name in names)}; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"

@@ -26,15 +26,13 @@ from bsnn_cli.gpn import activations
 from bsnn_cli.measuring import matrices, propagation, propagation_runner
 from bsnn_cli.measuring.propagation import (
     Layers,
-    Measurement,
     dataset_passage,
     gaussian_passage,
     lengths_and_angle,
     measure,
     pseudo_linearity,
-    summarise,
 )
-from bsnn_cli.measuring.records import Summary
+from bsnn_cli.measuring.records import Measurement, Summary, summarise
 from bsnn_cli.measuring.verdict import verdict
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.network import Network

@@ -29,7 +29,7 @@ from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import normalise
 from bsnn_cli.measuring.matrices import drawn, stack
-from bsnn_cli.measuring.records import LayerRecord, Summary
+from bsnn_cli.measuring.records import LayerRecord, Measurement
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.network import Hidden, nonlinearity, unit_variance
 from bsnn_cli.networks.workers import intra_op_threads
@@ -37,19 +37,6 @@ from bsnn_cli.settings.config import ActivationConfig, ModelConfig
 
 SATURATION = 0.01
 """A unit counts as saturated where |f'(h)| is below this share of the largest |f'| over |h| ≤ 8."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The result of one forward and one backward pass through the network.
-
-    Attributes:
-        layers: rows l = 1 … L + 1.
-        derivatives: {l: all f'(h^l_i) of the batch}, for the layers asked for; (B·n,) float32 on the CPU.
-    """
-
-    layers: list[LayerRecord]
-    derivatives: dict[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -256,31 +243,6 @@ def pull_back(layer: Hidden, product: Tensor, g: Tensor) -> tuple[Tensor, Tensor
     d, of_product = torch.autograd.grad(layer.activation(h), (h, product), g)
     bottom = of_product @ layer.linear.weight.detach()
     return bottom + g if layer.residual else bottom, d, of_product
-
-
-def summarise(rows: Sequence[LayerRecord]) -> Summary:
-    """Return the numbers that tell how the signals change over depth."""
-    *hidden, end = rows
-    gradients = [row.gradient_norm for row in hidden]
-    last = hidden[-1]
-    return Summary(
-        forward_norm_first=rows[0].forward_norm,
-        forward_norm_last=end.forward_norm,
-        backward_norm_first=rows[0].backward_norm,
-        backward_norm_last=last.backward_norm,
-        gradient_norm_first=gradients[0],
-        gradient_norm_last=gradients[-1],
-        gradient_norm_max=max(gradients) if all(map(math.isfinite, gradients)) else math.nan,
-        gradient_norm_ratio=max(gradients) / min(gradients) if all(gradients) else math.nan,
-        zero_gradients=gradients.count(0),
-        preactivation_mean=last.preactivation_mean,
-        preactivation_variance=last.preactivation_variance,
-        derivative_mean=last.derivative_mean,
-        derivative_std=last.derivative_std,
-        pseudo_linearity=last.pseudo_linearity,
-        saturated=last.saturated,
-        one_minus_cosine_last=end.one_minus_cosine,
-    )
 
 
 class Slope:

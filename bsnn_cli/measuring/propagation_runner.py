@@ -19,7 +19,8 @@ from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import CheckpointError, ConfigError
 from bsnn_cli.gpn import custom
 from bsnn_cli.measuring import matrices, propagation, propagation_store
-from bsnn_cli.measuring.propagation import Layers, Measurement
+from bsnn_cli.measuring.propagation import Layers
+from bsnn_cli.measuring.records import Measurement
 from bsnn_cli.networks import memory
 from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.directory import RunDirectory

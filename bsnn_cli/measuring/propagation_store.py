@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from omegaconf import OmegaConf
 
 from bsnn_cli.common.files import read_text, write_json, write_text
-from bsnn_cli.measuring.propagation import Measurement, summarise
-from bsnn_cli.measuring.records import LayerRecord
+from bsnn_cli.measuring.records import LayerRecord, Measurement, summarise
 from bsnn_cli.runs.directory import NUMERICS_VERSION
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMS
@@ -82,6 +80,8 @@ def layers_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
 
 def histogram_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
     """Return a row for each bin of f'(h) at a layer, over all repeats: `layer`, `left`, `right`, `count`, `density`."""
+    import torch  # a table of stored measurements needs none
+
     layers = sorted(measurements[0].derivatives)
     values = {layer: torch.cat([m.derivatives[layer] for m in measurements]).double() for layer in layers}
     low = min(float(value.nan_to_num().min()) for value in values.values())

@@ -1,9 +1,14 @@
-"""Records of measured signals: a dataclass for a layer, and one for the whole network."""
+"""Records of measured signals, of a layer and of the whole network. Imports no torch, so that tables do without it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +74,41 @@ class Summary:
     pseudo_linearity: float
     saturated: float
     one_minus_cosine_last: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The result of one forward and one backward pass through the network.
+
+    Attributes:
+        layers: rows l = 1 … L + 1.
+        derivatives: {l: all f'(h^l_i) of the batch}, for the layers asked for; (B·n,) float32 on the CPU.
+    """
+
+    layers: list[LayerRecord]
+    derivatives: dict[int, Tensor]
+
+
+def summarise(rows: Sequence[LayerRecord]) -> Summary:
+    """Return the numbers that tell how the signals change over depth."""
+    *hidden, end = rows
+    gradients = [row.gradient_norm for row in hidden]
+    last = hidden[-1]
+    return Summary(
+        forward_norm_first=rows[0].forward_norm,
+        forward_norm_last=end.forward_norm,
+        backward_norm_first=rows[0].backward_norm,
+        backward_norm_last=last.backward_norm,
+        gradient_norm_first=gradients[0],
+        gradient_norm_last=gradients[-1],
+        gradient_norm_max=max(gradients) if all(map(math.isfinite, gradients)) else math.nan,
+        gradient_norm_ratio=max(gradients) / min(gradients) if all(gradients) else math.nan,
+        zero_gradients=gradients.count(0),
+        preactivation_mean=last.preactivation_mean,
+        preactivation_variance=last.preactivation_variance,
+        derivative_mean=last.derivative_mean,
+        derivative_std=last.derivative_std,
+        pseudo_linearity=last.pseudo_linearity,
+        saturated=last.saturated,
+        one_minus_cosine_last=end.one_minus_cosine,
+    )
