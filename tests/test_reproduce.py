@@ -114,6 +114,17 @@ def test_datasets_leave_out_the_trainings_on_others(
     assert "datasets=['cifar']: must be a list of mnist, cifar10" in capfd.readouterr().err
 
 
+def test_a_step_plans_the_runs_of_its_experiment(
+    here: Path,  # noqa: ARG001
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan, "step_seconds", lambda _: 0.5)
+    step = "train experiment=depth_aware dataset=digits model.depth=3,4 model.width=6 activation.separation=0.95"
+    assert cli.dispatch(["reproduce", profile(step), "dry_run=true"]) == 0
+    assert "step 1: 8 runs: 8 to run" in capfd.readouterr().out  # the experiment's four activations, at two depths
+
+
 def test_a_damaged_summary_is_named_and_left_out(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     measured(here / "outputs", "tanh")
     [path] = here.glob("outputs/propagation/tanh/*/summary.json")

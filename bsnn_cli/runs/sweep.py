@@ -82,7 +82,7 @@ class RunSweeper(Sweeper):
     launcher: Launcher
 
     def __init__(self, max_batch_size: int | None, params: Mapping[str, Any] | None) -> None:
-        self.max_batch_size, self.params = max_batch_size, params or {}
+        self.max_batch_size, self.params = max_batch_size, params
 
     def setup(
         self,
@@ -138,8 +138,7 @@ class RunSweeper(Sweeper):
         Raises:
             ConfigError: with all problems of all jobs, each once.
         """
-        given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
-        arguments = [*(f"{key}={value}" for key, value in self.params.items() if key not in given), *arguments]
+        arguments = composition.with_parameters(arguments, self.params)
         hydra = self.config.hydra
         settings = [override for override in hydra.overrides.hydra if not override.startswith("hydra.mode=")]
         composer = composition.Composer("train", hydra.job.config_name, settings)

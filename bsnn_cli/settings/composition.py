@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -119,6 +119,24 @@ class Composer:
         self._keys = {key for key, _, _ in options(VERBS[verb]())}
         self._chosen: dict[tuple[tuple[str, str], ...], DictConfig] = {}
 
+    def with_experiment(self, arguments: Sequence[str]) -> list[str]:
+        """Return the arguments after the values that an experiment among them gives to other keys.
+
+        An experiment such as `configs/experiment/depth_aware.yaml` states them as parameters of the sweeper.
+
+        Raises:
+            HydraException, OmegaConfBaseException: the experiment cannot be composed.
+        """
+        groups = self._groups - {key.partition(".")[0] for key in self._keys}
+        parsed = self._parser.parse_overrides(list(arguments))
+        chosen = [
+            str(word.input_line) for word in parsed if word.key_or_group in groups and not word.is_sweep_override()
+        ]
+        if not chosen:
+            return list(arguments)
+        composed = hydra.compose(self._config_name, overrides=[*self._settings, *chosen], return_hydra_config=True)
+        return with_parameters(arguments, composed.hydra.sweeper.get("params"))
+
     def combinations(self, arguments: Sequence[str]) -> list[list[str]]:
         """The overrides of each job of a command line with lists of values, as Hydra's own sweeper makes them.
 
@@ -170,6 +188,12 @@ class Composer:
         return hydra.compose(self._config_name, overrides=[*self._settings, *overrides])
 
 
+def with_parameters(arguments: Sequence[str], parameters: Mapping[str, Any] | None) -> list[str]:
+    """Return the arguments after the parameters of a sweeper, without those whose keys the arguments give."""
+    given = {argument.partition("=")[0].lstrip("+") for argument in arguments}
+    return [*(f"{key}={value}" for key, value in (parameters or {}).items() if key not in given), *arguments]
+
+
 def expand(arguments: Sequence[str], composer: Composer) -> list[Any]:
     """Return the typed configs of a command line with lists of values, one for each combination.
 
@@ -181,7 +205,8 @@ def expand(arguments: Sequence[str], composer: Composer) -> list[Any]:
         ConfigError: the arguments make no config.
     """
     try:
-        return [typed(composer.verb, composer.compose(overrides)) for overrides in composer.combinations(arguments)]
+        combinations = composer.combinations(composer.with_experiment(arguments))
+        return [typed(composer.verb, composer.compose(overrides)) for overrides in combinations]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, composer.verb, list(arguments))) from error
 
