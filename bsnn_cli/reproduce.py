@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from bsnn_cli.common.machine import choose_device
-from bsnn_cli.common.terminal import say
+from bsnn_cli.common.terminal import duration, say
 from bsnn_cli.datasets import fetch
 from bsnn_cli.errors import BsnnError, ConfigError, DataError, Interrupted
 from bsnn_cli.gpn import custom
@@ -287,12 +287,12 @@ def describe(steps: Sequence[Step], speeds: dict[str, float]) -> str:
     """Return the plan: the state, the time and the command line of each step, absent datasets, and the time in all."""
     lines = []
     for number, step in enumerate(steps, 1):
-        takes = f"; about {plan.formatted(seconds([step], speeds))}" if step.left() else ""
+        takes = f"; about {duration(seconds([step], speeds))}" if step.left() else ""
         words = [re.sub("^(run=[^,]*),.*", r"\1,...", word) for word in step.command(step.configs)]
         lines += [f"{number:2}. {step}{takes}", f"    {shlex.join(['bsnn', *words])}"]
     lines += dict.fromkeys(step.notice for step in steps if step.notice is not None)
     total = seconds(steps, speeds)
-    return "\n".join([*lines, f"in all about {plan.formatted(total)} on this machine" if total > 0 else "all is done"])
+    return "\n".join([*lines, f"in all about {duration(total)} on this machine" if total > 0 else "all is done"])
 
 
 def seconds(steps: Sequence[Step], speeds: dict[str, float], verb: str | None = None) -> float:
@@ -328,7 +328,7 @@ def run_steps(steps: Sequence[Step], speeds: dict[str, float]) -> list[str]:
             done = planned[verb] - seconds(steps, speeds, verb)
             took = taken[verb] + (time.monotonic() - begin if verb == running.verb else 0.0)
             left += seconds(steps[number - 1 :], speeds, verb) * (took / done if done > 0 else 1.0)
-        say(f"[{number}/{len(steps)}] {running.title}; about {plan.formatted(left)} left in all")
+        say(f"[{number}/{len(steps)}] {running.title}; about {duration(left)} left in all")
 
     with StopFlag() as flag:
         for number, step in enumerate(steps, 1):

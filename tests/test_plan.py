@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bsnn_cli.common.files import write_json
+from bsnn_cli.common.terminal import duration
 from bsnn_cli.runs import checkpoint, plan
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.settings.config import DatasetConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
@@ -48,9 +49,9 @@ def test_the_plan_tells_what_is_done_from_what_is_not(configs: list[TrainConfig]
     assert finished[3:] == ["finished", str(run_directory(configs[0]))]
     assert resumed[3:7] == ["resume", "at", "epoch", "4"]
     whole = (4 * 1442 + (4 * 355 + 1442) / 3) / 64  # steps of one second
-    assert missing[3:7] == ["to", "run", *plan.formatted(whole).split()]
-    assert resumed[7:9] == plan.formatted(whole / 4).split()
-    assert f"time: about {plan.formatted(1.25 * whole)}" in total
+    assert missing[3:7] == ["to", "run", *duration(whole).split()]
+    assert resumed[7:9] == duration(whole / 4).split()
+    assert f"time: about {duration(1.25 * whole)}" in total
 
 
 def test_forced_runs_are_all_run_again(configs: list[TrainConfig]) -> None:
@@ -76,7 +77,7 @@ def test_evaluations_count_by_the_products_they_take() -> None:
     [(3, "3 s"), (119, "119 s"), (150, "2.5 min"), (3_000, "50 min"), (9_000, "2.5 h"), (864_000, "10 days")],
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
-    assert plan.formatted(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_a_network_too_wide_for_the_memory_is_timed_narrower(monkeypatch: pytest.MonkeyPatch) -> None:

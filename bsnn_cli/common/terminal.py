@@ -18,3 +18,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Return rows as lines of text whose columns are two spaces apart; a row may have fewer cells than others."""
     widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people write it, such as "3 min"."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bsnn_cli.common.files import read_text
-from bsnn_cli.common.terminal import aligned
+from bsnn_cli.common.terminal import aligned, duration
 from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.checkpoint import CURRENT, PREVIOUS
 from bsnn_cli.runs.directory import RunDirectory
@@ -119,17 +119,17 @@ def preview(configs: Sequence[TrainConfig]) -> str:
         left = word != "finished"
         if word == "to resume":
             word = f"resume at epoch {checkpoint.epoch(run_directory(config)) + 1}"
-        duration = seconds_left(config, speeds) if left else 0.0
-        seconds += duration
+        estimate = seconds_left(config, speeds) if left else 0.0
+        seconds += estimate
         size = 4 * values(config)
         kept += size if left and config.checkpoint.keep != "none" else 0
         peak = max(peak, 3 * 2 * size if left else 0)  # two checkpoints and the next, of weights and momentum
-        table.append((*row, word, formatted(duration) if left else "", str(run_directory(config))))
+        table.append((*row, word, duration(estimate) if left else "", str(run_directory(config))))
     return "\n".join(
         [
             aligned(table),
             summary(configs),
-            f"time: about {formatted(seconds)} of training, one after the other on this machine",
+            f"time: about {duration(seconds)} of training, one after the other on this machine",
             f"disk: {kept / 1e6:.1f} MB to keep; {peak / 1e6:.1f} MB while a run is going on",
         ]
     )
@@ -211,11 +211,3 @@ def step_seconds(config: TrainConfig) -> float:
         steps += 1
     larger = config.model.depth * config.model.width**2 / (depth * width**2)
     return (time.monotonic() - begin) / steps * larger
-
-
-def formatted(seconds: float) -> str:
-    """Return a duration as people write it, such as "3 min"."""
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

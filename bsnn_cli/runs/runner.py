@@ -27,10 +27,9 @@ from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.records import EpochRecord
 from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
 from bsnn_cli.networks.training import Position, Tick, Trainer, steps_per_epoch, train
-from bsnn_cli.runs import checkpoint
+from bsnn_cli.runs import checkpoint, progress
 from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.runs.interruption import StopFlag
-from bsnn_cli.runs.progress import ProgressBar
 from bsnn_cli.runs.tensorboard import EventLog
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, TrainConfig
 from bsnn_cli.settings.identity import base_name, identity, run_directory
@@ -436,15 +435,20 @@ def work(session: Session, stop: StopFlag) -> None:
     )
     per_epoch = steps_per_epoch(len(session.dataset.train.labels), config.optim.batch_size, config.model.norm)
     done = session.position.epoch * per_epoch + session.position.batch
-    with ProgressBar(config.optim.epochs * per_epoch, done, config.progress) as bar:
+    directories = [directory.path for directory in session.directories]
+    shown = progress.shown(directories, fleet, done, config.optim.epochs, per_epoch) if config.progress else None
+    with contextlib.nullcontext() if shown is None else contextlib.closing(shown):
         for event in events:
             if isinstance(event, Tick):
-                bar.tick(event)
+                if shown is not None:
+                    shown.tick(event)
             else:
-                for k, record in enumerate(event):
-                    if fleet.alive[k]:  # the epochs of a member that has diverged mean nothing
-                        session.records[k].append(record)
-                bar.epoch(event)
+                # The epochs of a member that has diverged mean nothing.
+                records = {k: record for k, record in enumerate(event) if fleet.alive[k]}
+                for k, record in records.items():
+                    session.records[k].append(record)
+                if shown is not None and records:
+                    shown.epoch(list(records.values()))
                 session.publish()
             if stop.received is not None:
                 session.save()

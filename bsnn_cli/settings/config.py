@@ -182,7 +182,7 @@ class TrainConfig:
     logger: str = option(
         "none", "what to write beside epochs.csv; tensorboard: an event file", one_of("none", "tensorboard")
     )
-    progress: bool = option(True, "show a progress bar, on a terminal")
+    progress: bool = option(True, "show how far it is: a bar on a terminal, lines in a log file")
 
 
 @dataclass(kw_only=True)
@@ -220,7 +220,7 @@ class PropagateConfig:
     threads: int | None = option(None, "CPU threads; null: torch's choice", at_least(1))
     output_root: str = option("outputs", "folder for everything that is written", path=True)
     force: bool = option(False, "measure again, replacing what is there")
-    progress: bool = option(True, "show a progress bar, on a terminal")
+    progress: bool = option(True, "show how far it is: a bar on a terminal, lines in a log file")
 
 
 @dataclass(kw_only=True)
