@@ -127,6 +127,8 @@ def runs(config: RunsConfig) -> None:
 
     if config.prune:
         print(listing.prune(config.output_root, delete=config.yes))
+    elif config.watch:
+        listing.watch(config.output_root, config.status, config.where or [])
     else:
         table = listing.overview(config.output_root, config.status, config.where or [], config.sort)
         print(render(table, config.format))

@@ -1,4 +1,4 @@
-"""Lines and columns for the user's terminal."""
+"""Lines, columns and durations for the user's terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,21 @@ from tqdm import tqdm
 def say(line: str) -> None:
     """Print a line for the user on standard error, clear of a progress bar."""
     tqdm.write(line, file=sys.stderr)
+
+
+class StatusLine:
+    """A line at the bottom of the terminal on standard error that is written anew; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar = tqdm(bar_format="{desc}", leave=False, dynamic_ncols=True, disable=None)
+
+    def show(self, text: str) -> None:
+        """Replace the line; what does not fit into the terminal is cut off."""
+        self._bar.set_description_str(text)
+
+    def close(self) -> None:
+        """Remove the line."""
+        self._bar.close()
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

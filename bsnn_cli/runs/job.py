@@ -34,6 +34,7 @@ from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import run_directory
 
 LOG = "log.txt"
+BEGUN = "begun"
 POLL_S = 0.2
 TAIL = 4000
 """Characters of a child's output that its parent quotes."""
@@ -79,14 +80,18 @@ class Manifest:
         configs = [from_plain(config) for config in content.pop("configs")]
         return cls(folder=folder, configs=configs, **content)
 
-    def started_file(self, config: TrainConfig) -> Path:
-        """Return the path of the file that marks a run as started by this sweep."""
-        (self.folder / "begun").mkdir(exist_ok=True)
-        return self.folder / "begun" / run_directory(config).name
+    def note_start(self, config: TrainConfig) -> None:
+        """Mark a run as started by this sweep, for `has_started`."""
+        (self.folder / BEGUN).mkdir(exist_ok=True)
+        (self.folder / BEGUN / run_directory(config).name).touch()
 
     def resuming(self, config: TrainConfig) -> TrainConfig:
         """Let a run that a queue starts again go on: `force` has had its effect, and the first job may still save."""
-        return dataclasses.replace(config, force=False, wait=True) if self.started_file(config).exists() else config
+        return (
+            dataclasses.replace(config, force=False, wait=True)
+            if has_started(self.folder, run_directory(config))
+            else config
+        )
 
     def stop(self, number: int) -> None:
         """Ask all workers to stop their jobs with this signal, and to start no others."""
@@ -119,6 +124,11 @@ class Manifest:
                     return
             time.sleep(POLL_S)
         yield {}
+
+
+def has_started(folder: Path, directory: Path) -> bool:
+    """Return whether the sweep of this folder has started the run of a directory."""
+    return (folder / BEGUN / directory.name).exists()
 
 
 def _exists(pid: int) -> bool:
@@ -171,7 +181,7 @@ def supervise(configs: Sequence[TrainConfig], manifest: Manifest, tick: Callable
         stream.flush()
         begin = stream.tell()
         for config in configs:
-            manifest.started_file(config).touch()
+            manifest.note_start(config)
         code = watch(_start(configs, manifest, stream, environment), manifest, flag, tick)
         stopped = flag.received is not None or manifest.stopped() is not None
     interrupted = code in [128 + number for number in STOP_SIGNALS] or (stopped and code < 0)
@@ -179,7 +189,8 @@ def supervise(configs: Sequence[TrainConfig], manifest: Manifest, tick: Callable
     for config, directory in zip(configs, directories, strict=True):
         if not interrupted and directory.result() is None and not (directory.path / "failed.json").exists():
             _record_failure(config, directory, ending(code), output)
-        print(f"{directory.status()}: {directory.path}", file=sys.stderr, flush=True)
+        if manifest.queued:  # of other jobs the driver of the sweep says so
+            print(f"{directory.status()}: {directory.path}", file=sys.stderr, flush=True)
 
 
 def _start(

@@ -15,6 +15,7 @@ from bsnn_cli.common.files import read_text
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.runs import loading
 from bsnn_cli.runs.directory import RunDirectory
+from bsnn_cli.runs.watch import Watch, follow
 
 
 def overview(
@@ -45,6 +46,25 @@ def overview(
     if sort is not None:
         table = _sorted(table, sort)
     return _columns(table, status == "failed", None if sort is None else sort.removeprefix("-"))
+
+
+def watch(output_root: str, status: str | None = None, where: Sequence[str] = ()) -> None:
+    """Follow the runs that `overview` lists until all of them have ended; arguments and errors as there.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    table = overview(output_root, status, where)
+    if not len(table):
+        raise ConfigError(f"output_root={output_root}: there is no such run to watch")
+    directories = [RunDirectory(Path(directory)) for directory in table["directory"]]
+    follow(
+        Watch(
+            [directory.config() for directory in directories],
+            [directory.path for directory in directories],
+            lambda path: RunDirectory(path).status() == "running",
+        )
+    )
 
 
 def _columns(table: pd.DataFrame, failed: bool, extra: str | None) -> pd.DataFrame:

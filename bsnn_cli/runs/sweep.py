@@ -7,6 +7,7 @@ which runs are finished and how they ended.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import signal
@@ -31,6 +32,7 @@ from bsnn_cli.runs import job, plan
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.runs.interruption import StopFlag
 from bsnn_cli.runs.job import Manifest
+from bsnn_cli.runs.watch import Watch, watching
 from bsnn_cli.settings import composition
 from bsnn_cli.settings.arguments import quoted
 from bsnn_cli.settings.choices import CUSTOM
@@ -123,7 +125,12 @@ class RunSweeper(Sweeper):
             return
         print(plan.summary(configs), flush=True)
         unfinished = [(config, overrides) for config, overrides in jobs if config.force or not plan.finished(config)]
-        stopped = self.launch(unfinished) if unfinished else None
+        stopped = None
+        if unfinished:
+            folder, to_run = self.make_folder(), [config for config, _ in unfinished]
+            started = functools.partial(job.has_started, folder)
+            with watching(Watch(to_run, [*map(run_directory, to_run)], started, afresh=True)):
+                stopped = self.launch(unfinished, folder)
         print(plan.outcome(configs))
         left = sum(not plan.finished(config) for config in configs)
         message = f"{len(configs) - left} of {len(configs)} runs are finished; the same command runs what is left"
@@ -181,18 +188,30 @@ class RunSweeper(Sweeper):
             self.fingerprints[dataset.root] = data.fingerprint(dataset)
         return self.fingerprints[dataset.root] if dataset.kind == "folder" else None
 
-    def launch(self, jobs: Sequence[tuple[TrainConfig, list[str]]]) -> int | None:
-        """Have the launcher run the jobs; return the number of the signal that has stopped it, or None.
-
-        A launcher on this machine that breaks down is called again as long as that finishes runs.
+    def make_folder(self) -> Path:
+        """Make the sweep's own folder, and return it.
 
         Raises:
-            RunDirectoryError: the sweep's own folder cannot be written.
+            RunDirectoryError: it cannot be written.
         """
         with self.writing():
             folder = unused(Path(self.config.hydra.sweep.dir))
             self.config.hydra.sweep.dir = str(folder)
             OmegaConf.save(self.config, folder / "multirun.yaml")
+        return folder
+
+    def launch(self, jobs: Sequence[tuple[TrainConfig, list[str]]], folder: Path) -> int | None:
+        """Have the launcher run the jobs; return the number of the signal that has stopped it, or None.
+
+        A launcher on this machine that breaks down is called again as long as that finishes runs.
+
+        Args:
+            jobs: runs and the overrides that make them.
+            folder: of the sweep.
+
+        Raises:
+            RunDirectoryError: the folder cannot be written.
+        """
         sweep_dir = f"hydra.sweep.dir={quoted(str(folder))}"  # of all its jobs
         gpus = local_gpus() if self.engine in LOCAL else []
         size = self.max_batch_size
