@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from bsnn_cli.common.table import latex_escape
 from bsnn_cli.errors import ConfigError
+from bsnn_cli.results import formats
 from bsnn_cli.results.tables import write_tables
 from bsnn_cli.runs.directory import RunResult
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
@@ -55,7 +57,7 @@ PAPER_CELLS = [
     ["Tanh", "**96.57** (86.00)", "95.54 (**87.11**)", "– (–)", "– (–)"],
     ["ReLU", "diverged (–)", "**28.00** (–)", "– (–)", "– (–)"],
     ["LReLU", "– (–)", "– (–)", "10.00 (–)", "10.00 (–)"],
-    ["ELU", "– (–)", "– (–)", "45.50 ± 0.71 [n=2, 95 %: ±6.35, 1 diverged] (–)", "44.00 ± 1.00 [n=3, 95 %: ±2.48] (–)"],
+    ["ELU", "– (–)", "– (–)", "45.50 ± 0.71 [n=2, 1 diverged] (–)", "44.00 ± 1.00 [n=3, 95 %: ±2.48] (–)"],
     ["SELU", "– (–)", "– (–)", "– (–)", "– (2 diverged)"],
     ["GELU", "– (–)", "– (–)", "– (–)", "36.00 [n=1, 1 diverged] (–)"],
     ["SiLU", "50.00 (–)", "– (–)", "– (–)", "– (–)"],
@@ -193,7 +195,7 @@ def test_comparison_sets_ours_beside_each_of_the_96_numbers(tmp_path):
     assert test[2][:3] == ["Tanh + batch norm", "86.00 / 89.32 / −3.32", "87.11 / 87.11 / +0.00"]
     assert test[3][1:3] == ["diverged / 11.35 / –", "28.00 / 28.13 / −0.13"]
     assert test[7][3:] == [
-        "45.50 ± 0.71 [n=2, 95 %: ±6.35, 1 diverged] / 45.76 / −0.26",
+        "45.50 ± 0.71 [n=2, 1 diverged] / 45.76 / −0.26",
         "44.00 ± 1.00 [n=3, 95 %: ±2.48] / 43.12 / +0.88",
     ]
     assert train[1][1] == "97.57 / 99.05 / −1.48"
@@ -265,8 +267,8 @@ def test_pivot_table_over_a_swept_key(tmp_path):
     assert found == {
         "dataset=digits, otherwise the paper's protocol": [
             ["model.depth / activation", "selu", "selu_gpn"],
-            ["9", "– (–)", "91.00 ± 1.41 [n=2, 95 %: ±12.71] (–)"],
-            ["10", "80.00 (81.00)", "**91.00 ± 1.41** [n=2, 95 %: ±12.71] (–)"],
+            ["9", "– (–)", "91.00 ± 1.41 [n=2] (–)"],
+            ["10", "80.00 (81.00)", "**91.00 ± 1.41** [n=2] (–)"],
         ],
         "dataset=digits, optim.lr=0.5, otherwise the paper's protocol": [
             ["model.depth / activation", "selu"],
@@ -356,6 +358,21 @@ def test_real_run_directories_fill_the_table(tmp_path):
         )  # fmt: skip
     write_tables(load_all(tmp_path), tmp_path / "tables")
     found = blocks((tmp_path / "tables" / "test_accuracy.md").read_text())
-    assert found["Paper's protocol except model.depth=10"][1:] == [
-        ["GELU", "–", "91.00 ± 1.41 [n=2, 95 %: ±12.71, 1 diverged]"]
-    ]
+    assert found["Paper's protocol except model.depth=10"][1:] == [["GELU", "–", "91.00 ± 1.41 [n=2, 1 diverged]"]]
+
+
+@pytest.mark.parametrize(
+    ("n", "diverged", "std", "interval", "text"),
+    [
+        (1, 0, math.nan, math.nan, "11.35"),
+        (2, 0, 1.5, math.nan, "11.35 ± 1.50 [n=2]"),
+        (2, 0, 0.0, math.nan, "11.35 [n=2, all equal]"),
+        (3, 0, 0.0, 0.0, "11.35 [n=3, all equal]"),
+        (3, 0, 0.003, 0.0075, "11.35 ± 0.003 [n=3, 95 %: ±0.01]"),
+        (1, 2, math.nan, math.nan, "11.35 [n=1, 2 diverged]"),
+        (0, 2, math.nan, math.nan, "2 diverged"),
+    ],
+)
+def test_a_number_claims_no_more_than_its_runs_tell(n, diverged, std, interval, text):
+    row = {"n": n, "diverged": diverged, "mean": 11.35, "std": std, "interval": interval}
+    assert "".join(formats.entry(row)) == text

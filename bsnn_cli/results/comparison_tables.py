@@ -28,10 +28,10 @@ ROOT_SIGNALS_COMMAND = (
 
 CONSTRAINT_LEGEND = """\
 Unit rows: each row of W has length 1, as the paper trains. Orthogonal: WᵀW = I is kept exactly. Accuracy in percent:
-mean ± sample standard deviation over the seeds [n, 95 % interval of the mean]. Error: largest |WᵀW − I| at the end of
-any epoch, of orthogonal weights also before each retraction. Step: of one network, both in turns, as `bsnn bench` has
-timed it. After training, on standard Gaussian inputs: ‖x‖²/n behind the last hidden layer, largest over smallest
-‖∂E/∂Wˡ‖, mean 1 − cosine of two inputs; means over the networks measured."""
+mean ± sample standard deviation over the seeds [n, 95 % interval of the mean from n = 3 on]. Error: largest |WᵀW − I|
+at the end of any epoch, of orthogonal weights also before each retraction. Step: of one network, both in turns, as
+`bsnn bench` has timed it. After training, on standard Gaussian inputs: ‖x‖²/n behind the last hidden layer, largest
+over smallest ‖∂E/∂Wˡ‖, mean 1 − cosine of two inputs; means over the networks measured."""
 
 ROOTS_LEGEND = """\
 Both solutions b of E[f²] = E[f'²] = 1; * is the one of the paper's rule (activation.root=auto). χ: slope of the
@@ -93,7 +93,10 @@ def write_roots(compared: pd.DataFrame, signals: pd.DataFrame, directory: Path) 
 
 def roots_legend(trained: bool) -> str:
     """Return what stands below the tables, of accuracies only where there are some."""
-    accuracy = "Accuracy in percent: mean ± sample standard deviation over the seeds [n, 95 % interval of the mean]."
+    accuracy = (
+        "Accuracy in percent: mean ± sample standard deviation over the seeds [n, 95 % interval of the mean from n = 3 "
+        "on]."
+    )
     return f"{ROOTS_LEGEND}\n{accuracy}" if trained else ROOTS_LEGEND
 
 

@@ -44,17 +44,25 @@ def setting(row: Row) -> str:
 def entry(row: Row | None) -> tuple[str, ...]:
     """Return the pieces of an accuracy, of which the mean is bold where it is the better one.
 
-    Together they read `96.97`, `95.54 ± 0.32 [n=3, 95 %: ±0.79, 1 diverged]`, `diverged`, `3 diverged` or `–`.
+    Together they read `96.97`, `95.54 ± 0.32 [n=3, 95 %: ±0.79, 1 diverged]`, `11.35 [n=3, all equal]`, `diverged`,
+    `3 diverged` or `–`.
     """
     if row is None:
         return (DASH,)
     n, diverged = row["n"], row["diverged"]
     if n == 0:
         return ("diverged" if diverged == 1 else f"{diverged} diverged",)
-    mean = f"{row['mean']:.2f}" + (f" ± {row['std']:.2f}" if n > 1 else "")
-    notes = [f"n={n}"] + ([f"95 %: ±{row['interval']:.2f}"] if n > 1 else [])
+    varies = n > 1 and row["std"] > 0
+    mean = f"{row['mean']:.2f}" + (f" ± {spread(row['std'])}" if varies else "")
+    notes = [f"n={n}"] + (["all equal"] if n > 1 and not varies else [])
+    notes += [f"95 %: ±{spread(row['interval'])}"] if varies and not math.isnan(row["interval"]) else []
     notes += [f"{diverged} diverged"] if diverged else []
-    return (Bold(mean) if row.get("better") else mean, *([f" [{', '.join(notes)}]"] if len(notes) > 1 else []))
+    return (Bold(mean) if row.get("better") else mean, *([f" [{', '.join(notes)}]"] if n + diverged > 1 else []))
+
+
+def spread(value: float) -> str:
+    """Return a standard deviation or the half width of an interval, above 0, with two decimals or one digit."""
+    return f"{value:.2f}" if value >= 0.005 else f"{value:.1g}"
 
 
 def signed(value: float) -> str:

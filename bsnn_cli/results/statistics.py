@@ -32,6 +32,9 @@ FINISHED = ("done", "diverged")
 CONFIDENCE = 0.95
 """Probability that a two-sided interval holds the true value."""
 
+FEWEST = 3
+"""Runs below which there is no interval of their mean."""
+
 CELL = ["protocol", "dataset", "activation", "gpn", "separation", "batch_norm"]
 """Columns that together fix the identity of a run: each of their values has one number in the paper's tables."""
 
@@ -118,7 +121,8 @@ def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
     Returns:
         One row per group and split: the keys, `split`, `mean` in percent, `std` (of the sample, n − 1), `n` (runs that
         finished), `diverged` (runs that did), `numerics` (tuple of versions), `identity` and `interval` (half-width of
-        the 95 % interval of the mean, Student's t). Std and interval are NaN for n = 1, the mean too for n = 0.
+        the 95 % interval of the mean, Student's t). The interval is NaN below n = 3, as t is 12.7 at n = 2 and it would
+        say nothing; std is NaN for n = 1, the mean too for n = 0.
 
     Raises:
         RunDirectoryError: if a group holds two runs of one seed, or runs of several configurations.
@@ -163,7 +167,8 @@ def _statistics(
         numerics=("versions", _union), identity=("identity", "first"),
     ).reset_index()  # fmt: skip
     n = cells["n"].to_numpy()
-    cells["interval"] = stdtrit(n - 1.0, (1 + CONFIDENCE) / 2) * cells["std"] / n.clip(1) ** 0.5
+    interval = stdtrit(n - 1.0, (1 + CONFIDENCE) / 2) * cells["std"] / n.clip(1) ** 0.5
+    cells["interval"] = interval.where(n >= FEWEST)
     cells = cells[cells["n"] + cells["diverged"] > 0]
     order = sorted(cells.index, key=lambda row: [axis_order(cells.at[row, key]) for key in [*keys, "split"]])
     return cells.loc[order].reset_index(drop=True)

@@ -6,6 +6,7 @@ better of each pair bold; one table per protocol, the paper's first. See `format
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,15 +24,16 @@ from bsnn_cli.settings.config import ModelConfig, OptimConfig
 PAPER_DATASETS = ("mnist", "cifar10")
 CSV_COLUMNS = ["split", "mean", "std", "n", "interval", "diverged", "numerics"]
 LEGEND = (
-    "Accuracy in percent at the end of training; in parentheses with batch normalisation; the best of Non-GPN, "
-    "GPN and, where there is one, GPN-d (depth-aware, with the 1 − c it is tailored to) is bold. Several seeds: mean "
-    "± sample standard deviation [n = number of runs averaged, half-width of the 95 % interval of the mean by "
-    "Student's t, runs that diverged]; otherwise n = 1. No finished run: –."
+    "Accuracy in percent at the end of training; in parentheses with batch normalisation. Bold: the highest mean of "
+    "Non-GPN, GPN and, where there is one, GPN-d (depth-aware, with the 1 − c it is tailored to), unless more of its "
+    "runs diverged; not a test of significance. Several seeds: mean ± sample standard deviation [n = number of runs "
+    "averaged, half-width of the 95 % interval of the mean by Student's t from n = 3 on, runs that diverged]; "
+    "otherwise n = 1. No finished run: –."
 )
 PAIRED = (
     "Accuracy difference in percentage points over the seeds that both have; the same seed gives both the same "
-    "initial matrices and batches.\nInterval: Student's t over the pairs. Diverged: pairs left out because a run "
-    "diverged."
+    "initial matrices and batches.\nInterval: Student's t over the pairs, from three on. Diverged: pairs left out "
+    "because a run diverged."
 )
 
 
@@ -241,7 +243,7 @@ def _paired(pairs: pd.DataFrame) -> dict[str, str]:
             + (" + batch norm" if row["batch_norm"] else ""),
             row["split"],
             signed(row["mean"]),
-            DASH if row["n"] < 2 else f"± {row['interval']:.2f}",
+            DASH if math.isnan(row["interval"]) else f"± {row['interval']:.2f}",
             DASH if row["n"] < 2 else f"{row['std']:.2f}",
             str(row["n"]),
             str(row["diverged"]),
