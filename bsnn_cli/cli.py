@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 import sys
@@ -217,6 +216,7 @@ def reader_gone() -> int:
 def dispatch(arguments: list[str]) -> int:
     """Take the verb off the arguments and run it; returns the exit code."""
     from bsnn_cli.settings import usage
+    from bsnn_cli.settings.suggestions import nearest
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage.overview({name: str(verb.__doc__) for name, verb in VERBS.items()}))
@@ -228,7 +228,7 @@ def dispatch(arguments: list[str]) -> int:
         return complete(arguments)
     verb, *rest = arguments
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
+        near = nearest(verb, VERBS)
         hint = f"; did you mean {near[0]}?" if near else ""
         print(f"error: {verb}: must be one of {', '.join(VERBS)}{hint}", file=sys.stderr)
         return 2

@@ -152,7 +152,7 @@ def test_no_verb_breaks_on_a_bad_argument(verb: str, argument: str) -> None:
 
 
 def other_values(config: TrainConfig, key: str) -> st.SearchStrategy[Any]:
-    """Values that a option may have besides the one that it has; those without a list of choices are of its type."""
+    """Values that an option may have besides the one that it has; those without a list of choices are of its type."""
     [(entry, value)] = [(entry, value) for name, entry, value in options(config) if name == key]
     rule, kind = entry.metadata["rule"], str(entry.type)
     if rule is not None and rule.choices:

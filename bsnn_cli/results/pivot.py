@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import pandas as pd
@@ -13,6 +12,7 @@ from bsnn_cli.results.statistics import SEPARATION
 from bsnn_cli.settings.choices import DEFAULT_SEPARATION
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.options import options
+from bsnn_cli.settings.suggestions import nearest
 
 ALIASES = {"dataset.name": "dataset"}
 AXES = {
@@ -66,7 +66,7 @@ def axis_key(argument: str, key: str) -> str:
     """
     known = [*AXES, *(dotted for dotted, _, _ in options(TrainConfig()))]
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
+        near = nearest(key, known, n=3, cutoff=0.4)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise ConfigError(
             f"{argument}={key}: must be activation, dataset, seed or a dotted key such as model.depth{hint}"

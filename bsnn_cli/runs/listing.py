@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections import Counter
@@ -16,6 +15,7 @@ from bsnn_cli.errors import ConfigError
 from bsnn_cli.runs import loading
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.runs.watch import Watch, follow
+from bsnn_cli.settings.suggestions import nearest
 
 
 def overview(
@@ -119,7 +119,7 @@ def _sorted(table: pd.DataFrame, sort: str) -> pd.DataFrame:
 
 def _column(table: pd.DataFrame, argument: str, key: str) -> pd.Series:
     if key not in table:
-        near = difflib.get_close_matches(key, list(table.columns), n=3, cutoff=0.4)
+        near = nearest(key, table.columns, n=3, cutoff=0.4)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise ConfigError(f"{argument}: there is no column {key}{hint}")
     return table[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import re
@@ -27,6 +26,7 @@ from bsnn_cli.settings.arguments import as_typed, checked, refuse_repeated
 from bsnn_cli.settings.choices import MADE_CHOICES
 from bsnn_cli.settings.config import VERBS
 from bsnn_cli.settings.options import allowed, complaint, expand_homes, options
+from bsnn_cli.settings.suggestions import nearest
 from bsnn_cli.settings.validation import check, tailored_to_its_depth
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
@@ -239,7 +239,7 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
     key = getattr(source, "full_key", None)
     if isinstance(source, (ConfigAttributeError, ConfigKeyError)) and key:
         given = [name for name in (word.partition("=")[0] for word in arguments) if name.startswith(f"{key}.")]
-        return _unknown(given[-1] if given else key, verb)
+        return _unknown(given[-1] if given else key, verb, arguments)
     entries = {name: entry for name, entry, _ in options(VERBS[verb]())}
     if key in entries:
         given = [argument.partition("=")[2] for argument in arguments if argument.partition("=")[0] == key]
@@ -247,7 +247,7 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
             return complaint(key, given[-1], allowed(entries[key]))
     absent = re.match("Could not override '([^'@]+)'", str(source))
     if absent:
-        return _unknown(absent[1], verb)
+        return _unknown(absent[1], verb, arguments)
     ambiguous = re.match("Ambiguous value for argument '(.*)'", str(source))
     if ambiguous:
         return f"{ambiguous[1]}: several values make a sweep; add -m (a text with a comma needs quotes)"
@@ -265,7 +265,21 @@ def of_a_file(error: Exception, verb: str, arguments: Sequence[str]) -> str | No
     return config_files.explain(error, arguments, lambda key: _unknown(key, verb), refused)
 
 
-def _unknown(key: str, verb: str) -> str:
-    near = difflib.get_close_matches(key, [name for name, _, _ in options(VERBS[verb]())], n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+def _unknown(key: str, verb: str, arguments: Sequence[str] = ()) -> str:
+    entries = {name: entry for name, entry, _ in options(VERBS[verb]())}
+    near = nearest(key, entries)
+    hint = f"did you mean {near[0]}{_value_for(entries[near[0]], key, arguments)}? " if near else ""
     return f"{key}: no such key; {hint}`bsnn {verb} --help` lists all"
+
+
+def _value_for(entry: Any, key: str, arguments: Sequence[str]) -> str:
+    """Return `=VALUE` as an argument gives it to an unknown key, if the option `entry` may have it, else nothing."""
+    value = next((text for name, _, text in (word.partition("=") for word in arguments) if name == key), "")
+    rule = entry.metadata["rule"]
+    if rule is not None and rule.choices and value not in rule.choices:
+        return "".join(f"={choice}" for choice in nearest(value, rule.choices))
+    if str(entry.type).startswith(("int", "float")):
+        fits = re.fullmatch(r"[0-9.,e+-]+", value) is not None
+    else:
+        fits = value != "" and (rule is None or rule.accepts(value))
+    return f"={value}" if fits else ""

@@ -1,7 +1,7 @@
 """The typed, documented and validated settings of every verb. Imports no torch.
 
-A option is declared once, with its default, meaning, unit and range; `bsnn VERB --help`, the checks and the identity of
-a run are all read off that declaration.
+An option is declared once, with its default, meaning, unit and range; `bsnn VERB --help`, the checks and the identity
+of a run are all read off that declaration.
 """
 
 from __future__ import annotations

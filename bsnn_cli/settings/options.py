@@ -1,19 +1,20 @@
-"""A option: a field of a config dataclass that carries its meaning, unit and range. Imports no torch."""
+"""An option: a field of a config dataclass that carries its meaning, unit and range. Imports no torch."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os.path
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from bsnn_cli.settings.suggestions import nearest
+
 
 @dataclass(frozen=True)
 class Rule:
-    """The values that a option accepts: words for a user, a test, and the names if it is a choice among names."""
+    """The values that an option accepts: words for a user, a test, and the names if it is a choice among names."""
 
     words: str
     accepts: Callable[[Any], bool]
@@ -88,7 +89,7 @@ def expand_homes(config: Any) -> None:
 
 
 def allowed(entry: dataclasses.Field[Any]) -> str:
-    """Return in words what a option accepts."""
+    """Return in words what an option accepts."""
     rule: Rule | None = entry.metadata["rule"]
     kind = str(entry.type)
     words = [next((text for name, text in TYPE_WORDS.items() if kind.startswith(name)), "")]
@@ -104,6 +105,6 @@ TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or fal
 
 def complaint(key: str, value: Any, words: str, choices: Iterable[str] = ()) -> str:
     """Return a line that names the key, the value, what is allowed and, among names, the nearest one."""
-    near = difflib.get_close_matches(str(value), list(choices), n=1)
+    near = nearest(str(value), choices)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{key}={value}: must be {words}{hint}"

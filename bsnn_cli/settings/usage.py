@@ -77,7 +77,7 @@ FOOTNOTES = {
 
 
 def _row(key: str, entry: dataclasses.Field[Any], value: Any) -> str:
-    """Return a option in two or more lines: key, default and unit; meaning and what is allowed."""
+    """Return an option in two or more lines: key, default and unit; meaning and what is allowed."""
     unit = f" {entry.metadata['unit']}" if entry.metadata["unit"] and value is not None else ""
     default = (
         {None: "null", True: "true", False: "false"}.get(value, value)
