@@ -34,6 +34,7 @@ from bsnn_cli.report.export import require_another_folder
 from bsnn_cli.report.products import make_all
 from bsnn_cli.runs import job, plan
 from bsnn_cli.runs.directory import RunDirectory
+from bsnn_cli.runs.estimate import Estimator
 from bsnn_cli.runs.interruption import StopFlag
 from bsnn_cli.runs.runner import identified
 from bsnn_cli.settings import arguments
@@ -132,11 +133,11 @@ def run(config: ReproduceConfig) -> None:
     """
     require_another_folder(config.export, config.output_root)
     steps = planned_steps(config)
-    speeds: dict[str, float] = {}
-    print(f"profile {config.profile.name}: {config.profile.title}\n\n{describe(steps, speeds)}", flush=True)
+    estimator = Estimator()
+    print(f"profile {config.profile.name}: {config.profile.title}\n\n{describe(steps, estimator)}", flush=True)
     if config.dry_run:
         return
-    failures = run_steps([step for step in steps if step.left()], speeds)
+    failures = run_steps([step for step in steps if step.left()], estimator)
     typed = [word for word in HydraConfig.get().overrides.task if word.partition("=")[0] not in OF_THIS_MACHINE]
     try:
         print(make_all(config.output_root, config.export, shlex.join(["bsnn", "reproduce", *typed])), flush=True)
@@ -283,24 +284,24 @@ def has_weights(config: PropagateConfig) -> bool:
     return Path(str(config.run), "weights.pt").exists()
 
 
-def describe(steps: Sequence[Step], speeds: dict[str, float]) -> str:
+def describe(steps: Sequence[Step], estimator: Estimator) -> str:
     """Return the plan: the state, the time and the command line of each step, absent datasets, and the time in all."""
     lines = []
     for number, step in enumerate(steps, 1):
-        takes = f"; about {duration(seconds([step], speeds))}" if step.left() else ""
+        takes = f"; about {duration(seconds([step], estimator))}" if step.left() else ""
         words = [re.sub("^(run=[^,]*),.*", r"\1,...", word) for word in step.command(step.configs)]
         lines += [f"{number:2}. {step}{takes}", f"    {shlex.join(['bsnn', *words])}"]
     lines += dict.fromkeys(step.notice for step in steps if step.notice is not None)
-    total = seconds(steps, speeds)
+    total = seconds(steps, estimator)
     return "\n".join([*lines, f"in all about {duration(total)} on this machine" if total > 0 else "all is done"])
 
 
-def seconds(steps: Sequence[Step], speeds: dict[str, float], verb: str | None = None) -> float:
-    """Estimate how long steps (of one verb) still take here; `speeds` keeps the trainings that were timed for it."""
+def seconds(steps: Sequence[Step], estimator: Estimator, verb: str | None = None) -> float:
+    """Estimate how long steps (of one verb) still take here; `estimator` is for the trainings."""
     total = 0.0
     for config in itertools.chain.from_iterable(step.left() for step in steps if verb in (None, step.verb)):
         if isinstance(config, TrainConfig):
-            total += plan.seconds_left(config, speeds)
+            total += plan.seconds_left(config, estimator).typical
         elif isinstance(config, PropagateConfig):
             model, options = config.model, config.propagate
             products = 6 * options.inputs + (8 * model.width if config.run is None else 0)  # the latter draw weights
@@ -311,23 +312,23 @@ def seconds(steps: Sequence[Step], speeds: dict[str, float], verb: str | None = 
     return total
 
 
-def run_steps(steps: Sequence[Step], speeds: dict[str, float]) -> list[str]:
+def run_steps(steps: Sequence[Step], estimator: Estimator) -> list[str]:
     """Run the steps one after the other; return a line for each that has failed.
 
     Raises:
         Interrupted: a signal has stopped a step.
     """
     failures: list[str] = []
-    planned = {verb: seconds(steps, speeds, verb) for verb in UNITS}
+    planned = {verb: seconds(steps, estimator, verb) for verb in UNITS}
     taken = dict.fromkeys(UNITS, 0.0)
 
     def announce(number: int, begin: float) -> None:
         """Print which step runs since `begin`, and the time left, corrected by how long each verb has taken so far."""
         running, left = steps[number - 1], 0.0
         for verb in UNITS:
-            done = planned[verb] - seconds(steps, speeds, verb)
+            done = planned[verb] - seconds(steps, estimator, verb)
             took = taken[verb] + (time.monotonic() - begin if verb == running.verb else 0.0)
-            left += seconds(steps[number - 1 :], speeds, verb) * (took / done if done > 0 else 1.0)
+            left += seconds(steps[number - 1 :], estimator, verb) * (took / done if done > 0 else 1.0)
         say(f"[{number}/{len(steps)}] {running.title}; about {duration(left)} left in all")
 
     with StopFlag() as flag:

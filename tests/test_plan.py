@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,12 +8,13 @@ import pytest
 
 from bsnn_cli.common.files import write_json
 from bsnn_cli.common.terminal import duration
-from bsnn_cli.runs import checkpoint, plan
+from bsnn_cli.runs import checkpoint, estimate, plan
 from bsnn_cli.runs.directory import RunDirectory
+from bsnn_cli.runs.estimate import Estimate, Estimator
 from bsnn_cli.settings.config import DatasetConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
-from tests.conftest import SMALL, Answer
+from tests.conftest import SMALL, Answer, small
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig
     monkeypatch.setattr(
         RunDirectory, "status", lambda self: "failed" if self.path.name.endswith("s2") else "interrupted"
     )
-    monkeypatch.setattr(plan, "step_seconds", lambda _: 1.0)
+    monkeypatch.setattr(estimate, "timed", lambda _: Estimate(1.0, 0.5, 2.0))
     return runs
 
 
@@ -51,7 +53,9 @@ def test_the_plan_tells_what_is_done_from_what_is_not(configs: list[TrainConfig]
     whole = (4 * 1442 + (4 * 355 + 1442) / 3) / 64  # steps of one second
     assert missing[3:7] == ["to", "run", *duration(whole).split()]
     assert resumed[7:9] == duration(whole / 4).split()
-    assert f"time: about {duration(1.25 * whole)}" in total
+    spread = f"({duration(0.625 * whole)} to {duration(2.5 * whole)})"
+    assert f"time: about {duration(1.25 * whole)} {spread} of training, one after the other on this machine" in total
+    assert "; from a few steps timed now" in total
 
 
 def test_forced_runs_are_all_run_again(configs: list[TrainConfig]) -> None:
@@ -69,7 +73,7 @@ def test_evaluations_count_by_the_products_they_take() -> None:
         )
     )
     trained, evaluated = 6 * 54_000, 6 * (10_000 + 6_000) + 3 * 54_000
-    assert plan.steps_equivalent(config) == pytest.approx((trained + evaluated / 3) / 100)
+    assert estimate.steps_equivalent(config) == pytest.approx((trained + evaluated / 3) / 100)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +85,9 @@ def test_durations_are_for_people(seconds: float, text: str) -> None:
 
 
 def test_a_network_too_wide_for_the_memory_is_timed_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "PROBE_WIDTH", 20)
+    monkeypatch.setattr(estimate, "PROBE_WIDTH", 20)
     config = TrainConfig(model=ModelConfig(depth=3, width=2_000_000))
-    assert plan.step_seconds(resolve(config)) > 1e3
+    assert estimate.timed(resolve(config)).low > 1e3
 
 
 def test_the_table_of_outcomes_names_what_is_varied_and_why_a_run_failed(
@@ -123,3 +127,39 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, bsnn: Callable[..., Answer]) -
     assert "2 runs: 2 to run" in many.stdout
     assert "time: about" in many.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_estimate_comes_from_stored_runs_of_the_same_shape(bsnn: Callable[..., Answer]) -> None:
+    assert bsnn("train", *SMALL).returncode == 0
+    assert bsnn("train", *SMALL, "seed=1").returncode == 0
+    runs = list(Path("outputs/runs").glob("*/*/*/result.json"))
+    for seconds, path in zip((2.0, 4.0), runs, strict=True):
+        write_json(path, json.loads(path.read_text()) | {"elapsed_s": seconds})
+    again = bsnn("train", *SMALL, "seed=2", "activation=tanh", "dry_run=true")
+    assert "time: about 3 s (2 s to 4 s) of training" in again.stdout
+    assert "; from 2 stored runs" in again.stdout
+    other = bsnn("train", *small("model.depth=4"), "dry_run=true")
+    assert "; from a few steps timed now" in other.stdout
+
+
+def test_a_fleet_s_time_is_divided_and_what_was_resumed_tells_nothing(bsnn: Callable[..., Answer]) -> None:
+    assert bsnn("train", *SMALL).returncode == 0
+    [path] = Path("outputs/runs").glob("*/*/*/result.json")
+    result = json.loads(path.read_text())
+    write_json(path, result | {"elapsed_s": 24.0, "networks": 12})
+    assert "about 2 s of training" in bsnn("train", *SMALL, "seed=2", "dry_run=true").stdout
+    origin = path.with_name("provenance.json")
+    write_json(origin, json.loads(origin.read_text()) | {"earlier_sessions": [{}]})
+    assert "timed now" in bsnn("train", *SMALL, "seed=2", "dry_run=true").stdout
+
+
+def test_a_deep_network_s_time_lies_on_the_line_through_two_shallow_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {8: (0.9, 1.8, 3.6), 24: (2.5, 5.0, 10.0)}
+    monkeypatch.setattr(estimate, "probe", lambda _config, depth, _width: seconds[depth])
+    whole = estimate.timed(resolve(TrainConfig(model=ModelConfig(depth=200))))
+    assert (whole.typical, whole.low, whole.high) == pytest.approx((40.2, 20.1, 80.4))
+    monkeypatch.setattr(estimate.os, "getloadavg", lambda: (99.0, 0.0, 0.0))
+    monkeypatch.setattr(estimate, "stored", lambda _: {})
+    estimator = Estimator()
+    estimator.step(resolve(TrainConfig(model=ModelConfig(depth=200))))
+    assert estimator.source().startswith("from a few steps timed now; this machine is busy (load 99.0 on ")

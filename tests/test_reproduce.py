@@ -28,8 +28,9 @@ from bsnn_cli.measuring import propagation_store
 from bsnn_cli.report.export import export
 from bsnn_cli.reproduce import Step
 from bsnn_cli.results.store import Results
-from bsnn_cli.runs import job, plan
+from bsnn_cli.runs import estimate, job, plan
 from bsnn_cli.runs.directory import RunResult
+from bsnn_cli.runs.estimate import Estimate, Estimator
 from bsnn_cli.settings.config import ActivationConfig, PropagateConfig, TheoryConfig, TrainConfig
 from bsnn_cli.settings.validation import resolve
 from tests.conftest import BSNN
@@ -57,7 +58,7 @@ ARCHIVED = ("runs", "propagation", "bench")
 def test_every_profile_composes_and_only_looks(
     name: str, runs: list[int], here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(estimate, "timed", lambda _: Estimate(0.5, 0.5, 0.5))
     monkeypatch.setattr(custom, "tailored", lambda base, *_: base)  # half a second each
     seeds = 2 if name == "paper" else 1
     assert cli.dispatch(["reproduce", f"profile={name}", "dry_run=true", f"seeds={seeds}", "batch_norm=true"]) == 0
@@ -74,7 +75,7 @@ def test_what_is_finished_needs_no_data_and_what_is_not_waits_for_it(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BSNN_DATA_MIRROR", DEAD_MIRROR)
-    monkeypatch.setattr(plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(estimate, "timed", lambda _: Estimate(0.5, 0.5, 0.5))
     monkeypatch.setattr(reproduce, "make_all", lambda *_: "")
     store(here / "outputs", "tanh_gpn", [50.0])
     assert cli.dispatch(["reproduce", profile("train activation=tanh_gpn")]) == 0
@@ -103,7 +104,7 @@ def test_datasets_leave_out_the_trainings_on_others(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(estimate, "timed", lambda _: Estimate(0.5, 0.5, 0.5))
     steps = profile(f"train {TINY}", "train dataset=cifar10", "theory")
     assert cli.dispatch(["reproduce", steps, "datasets=[digits]", "dry_run=true"]) == 0
     output = capfd.readouterr().out
@@ -119,7 +120,7 @@ def test_a_step_plans_the_runs_of_its_experiment(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(estimate, "timed", lambda _: Estimate(0.5, 0.5, 0.5))
     step = "train experiment=depth_aware dataset=digits model.depth=3,4 model.width=6 activation.separation=0.95"
     assert cli.dispatch(["reproduce", profile(step), "dry_run=true"]) == 0
     assert "step 1: 8 runs: 8 to run" in capfd.readouterr().out  # the experiment's four activations, at two depths
@@ -267,7 +268,7 @@ def test_what_fails_is_named_and_all_else_is_done(
     here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BSNN_DATA_MIRROR", DEAD_MIRROR)
-    monkeypatch.setattr(plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(estimate, "timed", lambda _: Estimate(0.5, 0.5, 0.5))
     monkeypatch.setattr(job, "supervise", in_this_process)
     monkeypatch.setattr(reproduce, "run_command", command_in_this_process)
     monkeypatch.setattr(reproduce, "make_all", lambda *_: "made")
@@ -315,7 +316,7 @@ def test_interrupted_it_says_so_and_the_same_command_goes_on(
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(estimate, "timed", lambda _: Estimate(0.5, 0.5, 0.5))
     monkeypatch.setattr(reproduce, "POLL_S", 0.02)
     monkeypatch.setattr(reproduce, "ANNOUNCE_S", 0.5)
     monkeypatch.setattr(reproduce, "make_all", lambda *_: "")
@@ -386,7 +387,7 @@ def test_keys_of_the_reproduction_reach_the_steps_unless_a_step_gives_them(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(estimate, "timed", lambda _: Estimate(0.5, 0.5, 0.5))
     steps = profile(f"train {TINY} threads=2 hydra/launcher=joblib", "theory output_root=other", "propagate seed=0,1")
     places = ["output_root='a b'", "data_root=images", "device=cpu", "threads=1", "dry_run=true"]
     assert cli.dispatch(["reproduce", steps, *places]) == 0
@@ -403,7 +404,7 @@ def test_a_measurement_of_a_run_is_not_taken_for_the_run_itself(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plan, "step_seconds", lambda _: 0.5)
+    monkeypatch.setattr(estimate, "timed", lambda _: Estimate(0.5, 0.5, 0.5))
     assert cli.dispatch(["reproduce", profile(f">train {TINY}"), "dry_run=true"]) == 0
     [word] = re.findall(r"run=\S*", capfd.readouterr().out.replace(",...", ""))
     assert cli.dispatch(["reproduce", profile(f"train {TINY}", f"propagate {word}"), "dry_run=true"]) == 0
@@ -416,7 +417,7 @@ def test_time_left_is_corrected_by_what_has_ended(
     now, done = [0.0], list[object]()
     monkeypatch.setattr(reproduce.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(reproduce, "finished", lambda config: config in done)
-    monkeypatch.setattr(plan, "seconds_left", lambda *_: 10.0)
+    monkeypatch.setattr(plan, "seconds_left", lambda *_: Estimate(10.0, 10.0, 10.0))
     configs = [TrainConfig(seed=seed) for seed in range(3)]
     steps = [Step(str(config.seed), "train", [], [config], [config]) for config in configs]
     steps.append(Step("theorems", "theory", [], [TheoryConfig()], [TheoryConfig()]))
@@ -429,7 +430,7 @@ def test_time_left_is_corrected_by_what_has_ended(
         return 0
 
     monkeypatch.setattr(reproduce, "run_command", run_command)
-    assert reproduce.run_steps(steps, {}) == []
+    assert reproduce.run_steps(steps, Estimator()) == []
     told = re.findall(r"about (\d+) s left in all", capsys.readouterr().err)
     assert told == ["90", "100", "100", "80", "80", "60", "60", "0"]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from bsnn_cli.common.terminal import aligned, duration
 from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.checkpoint import CURRENT, PREVIOUS
 from bsnn_cli.runs.directory import RunDirectory
-from bsnn_cli.settings.choices import DATASETS
+from bsnn_cli.runs.estimate import Estimate, Estimator, epochs, steps_equivalent, total
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label, run_directory
 from bsnn_cli.settings.options import options
@@ -23,15 +21,6 @@ UNNAMED = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", 
 
 INTENTS = ("finished", "to resume", "to run")
 OUTCOMES = ("done", "diverged", "failed", "running", "not finished")
-
-PROBE_LAYERS = 8
-"""Depth of the network that is timed for an estimate."""
-
-PROBE_WIDTH = 2000
-"""The network that is timed has at most this width, since a wider one may not fit into the memory."""
-
-PROBE_S = 0.2
-"""Seconds that are spent on timing it."""
 
 
 def finished(config: TrainConfig) -> bool:
@@ -112,71 +101,27 @@ def preview(configs: Sequence[TrainConfig]) -> str:
     Times are of one run after the other on this machine.
     """
     rows = columns(configs)
-    speeds: dict[str, float] = {}
-    table, seconds, kept, peak = [(*rows[0], "plan", "time", "directory")], 0.0, 0, 0
+    estimator, kept, peak = Estimator(), 0, 0
+    table, times = [(*rows[0], "plan", "time", "directory")], []
     for config, row in zip(configs, rows[1:], strict=True):
         word = intent(config)
         left = word != "finished"
         if word == "to resume":
             word = f"resume at epoch {checkpoint.epoch(run_directory(config)) + 1}"
-        estimate = seconds_left(config, speeds) if left else 0.0
-        seconds += estimate
+        estimate = seconds_left(config, estimator) if left else Estimate(0.0, 0.0, 0.0)
+        times.append(estimate)
         size = 4 * values(config)
         kept += size if left and config.checkpoint.keep != "none" else 0
         peak = max(peak, 3 * 2 * size if left else 0)  # two checkpoints and the next, of weights and momentum
-        table.append((*row, word, duration(estimate) if left else "", str(run_directory(config))))
+        table.append((*row, word, duration(estimate.typical) if left else "", str(run_directory(config))))
     return "\n".join(
         [
             aligned(table),
             summary(configs),
-            f"time: about {duration(seconds)} of training, one after the other on this machine",
+            f"time: {total(times)} of training, one after the other on this machine; {estimator.source()}",
             f"disk: {kept / 1e6:.1f} MB to keep; {peak / 1e6:.1f} MB while a run is going on",
         ]
     )
-
-
-def seconds_left(config: TrainConfig, speeds: dict[str, float]) -> float:
-    """Estimate the seconds that a run still takes on this machine, alone.
-
-    Args:
-        config: resolved, of a run that is not finished.
-        speeds: seconds of a training step by what it depends on; what is absent is timed and added.
-    """
-    key = f"{config.model} {config.optim.batch_size} {config.device} {config.precision} {config.threads}"
-    if key not in speeds:
-        speeds[key] = step_seconds(config)
-    done = checkpoint.epoch(run_directory(config)) if intent(config) == "to resume" else 0
-    return (1 - done / epochs(config)) * steps_equivalent(config) * speeds[key]
-
-
-def epochs(config: TrainConfig) -> int:
-    """Return the epochs of a resolved config."""
-    assert config.optim.epochs is not None
-    return config.optim.epochs
-
-
-def samples(config: TrainConfig) -> tuple[int, int]:
-    """Return the numbers of samples in the training and the test split; those of an image folder are counted."""
-    known = DATASETS[config.dataset.kind].samples
-    if known is not None:
-        return known
-    from bsnn_cli.datasets import image_folder
-
-    files = image_folder.scan(Path(config.dataset.root))
-    return len(files.train), len(files.test)
-
-
-def steps_equivalent(config: TrainConfig) -> float:
-    """Return the steps of a whole run, with evaluations counted as the share of a step that they take.
-
-    The products of a step are 6·L·n² floating-point operations a sample, those of an evaluation 2·L·n².
-    """
-    train, test = samples(config)
-    validation = config.dataset.validation * train
-    every = config.eval.train_every
-    whole = 1 if every is None else epochs(config) / every
-    evaluated = epochs(config) * (test + validation) + whole * (train - validation)
-    return (epochs(config) * (train - validation) + evaluated / 3) / config.optim.batch_size
 
 
 def values(config: TrainConfig) -> int:
@@ -184,30 +129,9 @@ def values(config: TrainConfig) -> int:
     return config.model.depth * config.model.width**2
 
 
-def step_seconds(config: TrainConfig) -> float:
-    """Return the seconds of an update, from a few updates on random data in a network of a few layers."""
-    import torch
-
-    from bsnn_cli.common import machine
-    from bsnn_cli.runs import runner
-
-    depth, width = min(config.model.depth, PROBE_LAYERS), min(config.model.width, PROBE_WIDTH)
-    batch = config.optim.batch_size
-    device = machine.choose_device(config.device)
-    trainer = runner.trainer(config.model)(
-        dataclasses.replace(config.model, depth=depth, width=width),
-        [runner.member(config)[0]],
-        inputs=width,
-        classes=10,
-        momentum=config.optim.momentum,
-        device=device,
-    )
-    inputs = torch.randn(1, batch, width, device=device)
-    labels = torch.zeros(1, batch, dtype=torch.int64, device=device)
-    trainer.step(inputs, labels)  # the first one is slow
-    begin, steps = time.monotonic(), 0
-    while steps < 3 or time.monotonic() - begin < PROBE_S:
-        float(trainer.step(inputs, labels).sum())  # reading the loss waits for a GPU
-        steps += 1
-    larger = config.model.depth * config.model.width**2 / (depth * width**2)
-    return (time.monotonic() - begin) / steps * larger
+def seconds_left(config: TrainConfig, estimator: Estimator) -> Estimate:
+    """Estimate the seconds that a run which is not finished still takes, alone on this machine."""
+    done = checkpoint.epoch(run_directory(config)) if intent(config) == "to resume" else 0
+    steps = (1 - done / epochs(config)) * steps_equivalent(config)
+    step = estimator.step(config)
+    return Estimate(steps * step.typical, steps * step.low, steps * step.high)
