@@ -56,9 +56,9 @@ def test_module_and_command_are_the_same_from_any_directory(tmp_path: Path) -> N
 
 BAD = {
     "activation=sellu_gpn": ["activation=sellu_gpn", "tanh_gpn", "did you mean selu_gpn?"],
-    "activation=[]": ["activation=[]", "one of custom, custom_gpn, custom_gpn_d, elu"],
-    "activation=null": ["activation=null", "one of custom, custom_gpn, custom_gpn_d, elu"],
-    "activation=": ["activation=", "one of custom, custom_gpn, custom_gpn_d, elu"],
+    "activation=[]": ["activation=[]", "must be one of ", " custom, custom_gpn, custom_gpn_d, "],
+    "activation=null": ["activation=null", "must be one of ", " custom, custom_gpn, custom_gpn_d, "],
+    "activation=": ["activation=", "must be one of ", " custom, custom_gpn, custom_gpn_d, "],
     "activation=tänh": ["activation=tänh", "quote"],
     "activation.name=selux": ["activation.name=selux", "one of tanh", "did you mean selu?"],
     "dataset=mnits": ["dataset=mnits", "cifar10", "did you mean mnist?"],

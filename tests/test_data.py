@@ -72,6 +72,13 @@ def test_a_truncated_mnist_file_is_named(mnist_root: Path, tmp_path: Path, monke
         data.load(DatasetConfig(kind="mnist", root=str(tmp_path)))
 
 
+def test_a_dataset_that_is_not_fetched_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(data._READERS, "own", data._READERS["digits"])
+    told = data.describe(DatasetConfig(kind="own"))
+    assert "own: 10 classes" in told
+    assert "not fetched by this program" in told
+
+
 @pytest.mark.parametrize("kind", ["mnist", "digits"])
 def test_constants_are_those_of_the_training_split(kind: str, request: pytest.FixtureRequest) -> None:
     root = request.getfixturevalue("mnist_root") if kind == "mnist" else "unused"

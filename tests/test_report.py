@@ -18,7 +18,7 @@ import pytest
 
 from bsnn_cli import cli
 from bsnn_cli.report import report_plots, report_tables
-from bsnn_cli.report.report import write_report
+from bsnn_cli.report.report import context, render, write_report
 from bsnn_cli.results import tables
 from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
@@ -191,6 +191,12 @@ def test_nobody_s_paths_and_names_leave_the_machine(filled: Results) -> None:
     assert "/home/somebody" not in page
     assert str(filled.root) not in page
     assert "01234567" in page
+
+
+def test_a_plot_without_numbers_is_left_out(filled: Results) -> None:
+    content = context(filled)
+    assert "data-plot" in render(content)
+    assert "data-plot" not in render(content | {"plots": {}})
 
 
 def test_an_empty_folder_makes_a_page_of_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

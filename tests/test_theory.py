@@ -31,7 +31,7 @@ from bsnn_cli.measuring.theory import (
     wilson,
 )
 from bsnn_cli.networks.orthogonal import haar
-from bsnn_cli.settings.choices import AUTO_ROOT
+from bsnn_cli.settings.choices import AUTO_ROOT, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import ActivationConfig, TheoryConfig
 from tests.conftest import Answer, run_bsnn
 
@@ -90,7 +90,10 @@ def test_without_haar_weights_a_spiky_input_is_a_counter_example(counted: pd.Dat
 
 @pytest.mark.parametrize("name", AUTO_ROOT)
 def test_off_the_shell_lengths_are_not_kept(counted: pd.DataFrame, name: str) -> None:
-    assert curve(counted, "theorem_1", "shell", name).estimate.iloc[-1] > 0.95
+    rows = curve(counted, "theorem_1", "shell", name)
+    assert rows.estimate.iloc[-1] > (0.95 if name in PAPER_ACTIVATIONS else 0.4)  # an even φ keeps some of them
+    with pytest.raises(AssertionError):
+        require_concentration(rows)
 
 
 def test_a_linear_activation_keeps_lengths_exactly(counted: pd.DataFrame) -> None:

@@ -380,6 +380,8 @@ def _files(config: DatasetConfig) -> list[list[str]]:
     root = _root(config)
     if config.kind == "folder":
         return [[f"{root}: fingerprint of the content {image_folder.fingerprint(root)}"]]
+    if config.kind not in fetch.ARCHIVES:
+        return [["not fetched by this program, so no checksum is known"]]
     rows = [[f"file in {root}", "bytes", "md5", "state"]]
     for archive in fetch.ARCHIVES[config.kind]:
         for name, md5 in {archive.path: archive.md5, **archive.contents, **dict.fromkeys(archive.others, "")}.items():

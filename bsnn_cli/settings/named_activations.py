@@ -48,7 +48,7 @@ class NamedActivation:
         tailored_by: the parameter that `activation.parameter=auto` changes in the depth-aware form: "gain" where
             lengths are safe with it at 200 layers, else "share"; None if there is no such form.
         untailored: the reason why there is no depth-aware form; empty if there is one.
-        corner: True if φ' jumps at 0, so that no gain makes φ straight there.
+        corner: True if φ' jumps at 0, or is 0 there, so that no gain makes φ straight.
         kernel: the family of functions of h, p and q that the fast kernels have code for, then p and q: "tanh" is
             tanh(h); "rectifier" is h, or ph below 0; "elu" is qh, or qp(exp(h) − 1) below 0; "swish" is hσ(ph). None
             if φ is in no family: then PyTorch's operations compute it.
