@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli.common.machine import cores, local_gpus
 from bsnn_cli.errors import BsnnError, ConfigError, Interrupted, RunDirectoryError
-from bsnn_cli.runs import job, plan
+from bsnn_cli.runs import job, plan, slurm
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.runs.interruption import StopFlag
 from bsnn_cli.runs.job import Manifest
@@ -122,6 +122,8 @@ class RunSweeper(Sweeper):
             RunDirectory(run_directory(config)).verify(config)
         if any(config.dry_run for config in configs):
             print(plan.preview(configs))
+            if self.engine == "submitit_slurm":
+                print(self.rehearsal(sum(config.force or not plan.finished(config) for config in configs)))
             return
         print(plan.summary(configs), flush=True)
         unfinished = [(config, overrides) for config, overrides in jobs if config.force or not plan.finished(config)]
@@ -187,6 +189,14 @@ class RunSweeper(Sweeper):
         if dataset.root not in self.fingerprints and dataset.kind == "folder":
             self.fingerprints[dataset.root] = data.fingerprint(dataset)
         return self.fingerprints[dataset.root] if dataset.kind == "folder" else None
+
+    def rehearsal(self, jobs: int) -> str:
+        """Describe what would be submitted to SLURM for this number of runs."""
+        if jobs == 0:
+            return "nothing would be submitted to SLURM"
+        launcher = OmegaConf.to_container(self.config.hydra.launcher, resolve=True)
+        command = ["bsnn", "train", *(word for word in sys.argv[1:] if not word.startswith("dry_run="))]
+        return slurm.rehearsal(cast(dict[str, Any], launcher), jobs, self.max_batch_size, command)
 
     def make_folder(self) -> Path:
         """Make the sweep's own folder, and return it.
