@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from bsnn_cli.datasets.data import load
 from bsnn_cli.gpn.activations import get, normalise
-from bsnn_cli.networks import orthogonal
+from bsnn_cli.networks import orthogonal, workers
 from bsnn_cli.networks.engine import EngineFactory
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
@@ -355,6 +355,7 @@ def test_torch_s_own_threads_leave_the_cores_to_the_kernels(
         return step(self, inputs, labels)
 
     monkeypatch.setattr(Fleet, "step", watched)
+    monkeypatch.setattr(workers, "SHARED_WEIGHTS", 0)  # a small network is left to one thread in any case
     data = load(DatasetConfig(kind="digits"))
     with intra_op_threads(3):
         member = make_member("tanh", True)

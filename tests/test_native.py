@@ -22,10 +22,11 @@ from torch import Tensor
 from bsnn_cli.gpn.activations import ACTIVATIONS, get, normalise
 from bsnn_cli.gpn.kernel_form import Family
 from bsnn_cli.gpn.tailored import tailored
-from bsnn_cli.networks import c_engine, native
+from bsnn_cli.networks import native, workers
 from bsnn_cli.networks.c_engine import CEngine
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
+from bsnn_cli.networks.reference_trainer import ReferenceTrainer
 from bsnn_cli.networks.torch_engine import TorchEngine
 from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.choices import TAILORED_BY
@@ -47,7 +48,7 @@ MODELS = list(itertools.product(("none", "batch"), ("unit_rows", "free", "orthog
 @pytest.fixture(autouse=True)
 def _shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cores share out small networks too."""
-    monkeypatch.setattr(c_engine, "SHARED_WEIGHTS", 0)
+    monkeypatch.setattr(workers, "SHARED_WEIGHTS", 0)
 
 
 def steps(fleet: Fleet, size: int, count: int = 3) -> Tensor:
@@ -297,7 +298,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(cache: Path, monkeypatch: p
 
 
 def test_a_fleet_of_few_weights_is_left_to_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(c_engine, "SHARED_WEIGHTS", 500)
+    monkeypatch.setattr(workers, "SHARED_WEIGHTS", 500)
     counts = []
     with intra_op_threads(2):
         for width in (10, 20):
@@ -305,3 +306,30 @@ def test_a_fleet_of_few_weights_is_left_to_one_core(monkeypatch: pytest.MonkeyPa
             assert isinstance(fleet.engine, CEngine)
             counts.append(fleet.engine.workers.count)
     assert counts == [1, 2]
+
+
+@pytest.mark.parametrize("images", [1, 2, 7])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_cores_share_an_evaluation(images: int, norm: str) -> None:
+    inputs = torch.randn(images, INPUTS, generator=torch.Generator().manual_seed(0))
+    logits, errors = [], []
+    for threads in (1, 2):
+        with intra_op_threads(threads):
+            fleet = make_fleet(ModelConfig(depth=3, width=9, norm=norm), MIXED[:3], engine=CEngine, dtype=torch.float32)
+            assert (fleet.threads, fleet.engine.workers.count) == (1, threads)
+            logits.append(fleet.logits(inputs))
+            errors.append(fleet.orthogonality_error())
+            assert torch.get_num_threads() == threads
+    torch.testing.assert_close(*logits, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(*errors, rtol=1e-6, atol=1e-7)
+
+
+def test_small_networks_are_left_to_one_thread_by_every_way_of_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "SHARED_WEIGHTS", 500)
+    threads = []
+    with intra_op_threads(2):
+        for width in (10, 20):
+            model = ModelConfig(depth=2, width=width)
+            reference = ReferenceTrainer(model, MIXED[:1], inputs=INPUTS, classes=CLASSES, momentum=0.5)
+            threads.append((make_fleet(model, MIXED[:1], engine=TorchEngine).threads, reference.threads))
+    assert threads == [(1, 1), (2, 2)]

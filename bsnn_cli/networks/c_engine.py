@@ -17,13 +17,10 @@ from bsnn_cli.networks.hidden_layers import HiddenLayers
 from bsnn_cli.networks.members import kernel_forms
 from bsnn_cli.networks.native import REALS, STRUCTURES
 from bsnn_cli.networks.signals import Signals
-from bsnn_cli.networks.workers import Workers
+from bsnn_cli.networks.workers import Workers, threads_for
 
 LAYERS_AT_ONCE = 5
 """Layers of one network that one core updates: enough to be worth the call, few enough for cores to end together."""
-
-SHARED_WEIGHTS = 1_000_000
-"""From so many hidden weights of a fleet on, a step takes longer than handing parts of it to other cores."""
 
 
 class CEngine(Engine):
@@ -43,7 +40,7 @@ class CEngine(Engine):
         super().__init__(hidden)
         self.arithmetic, self._code = native.name(hidden.dtype), code
         self.threads = 1  # idle threads of PyTorch would keep busy the cores that the workers need
-        self.workers = Workers(torch.get_num_threads() if hidden.V.numel() >= SHARED_WEIGHTS else 1)
+        self.workers = Workers(threads_for(hidden.V.numel()))
         self._real = REALS[hidden.dtype]
         for name in ("size_of_transposed", "size_of_memory", "size_of_update", "count_of_claims"):
             getattr(code, name).restype = ctypes.c_int64

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from bsnn_cli.networks.hidden_layers import HiddenLayers
 from bsnn_cli.networks.signals import Signals
+from bsnn_cli.networks.workers import Workers, threads_for
 
 
 class Engine(ABC):
@@ -20,14 +20,16 @@ class Engine(ABC):
 
     Attributes:
         arithmetic: engines that round in the same way have the same name.
-        threads: of PyTorch's operations during a step.
+        threads: of PyTorch's operations during a step and an evaluation.
+        workers: the threads that share the images of an evaluation, beside those.
     """
 
     arithmetic: str
+    workers = Workers(1)
 
     def __init__(self, hidden: HiddenLayers) -> None:
         self.hidden = hidden
-        self.threads = torch.get_num_threads()
+        self.threads = threads_for(hidden.V.numel())
 
     @property
     def every_g(self) -> bool:

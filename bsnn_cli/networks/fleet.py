@@ -103,6 +103,11 @@ class Fleet:
         return self.engine.arithmetic
 
     @property
+    def threads(self) -> int:
+        """Return the threads that PyTorch's operations use beside the engine's own."""
+        return self.engine.threads
+
+    @property
     def description(self) -> str:
         """Return the names of this class and its engine, for the provenance of a run."""
         return f"{type(self).__name__} ({type(self.engine).__name__})"
@@ -136,15 +141,31 @@ class Fleet:
         if hidden.drift is not None:
             return hidden.drift.largest_error(hidden.V)
         self.engine.measure_rows()
-        error = torch.zeros(len(self.members), device=self.device, dtype=self.dtype)
-        for layer, inverse_norm in enumerate(hidden.inverse_norm):
-            error = torch.maximum(error, orthogonality_error(hidden.V[:, layer] * inverse_norm.mT))
-        return error
+        errors = torch.empty(self.model.depth, len(self.members), device=self.device, dtype=self.dtype)
+
+        def measure(layer: int) -> None:
+            errors[layer] = orthogonality_error(hidden.V[:, layer] * hidden.inverse_norm[layer].mT)
+
+        with intra_op_threads(self.engine.threads):
+            self.engine.workers.run(measure, range(self.model.depth))
+        return errors.amax(0)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Compute the logits in evaluation mode: (B, inputs), the same for all members, → (K, B, classes)."""
-        t, hidden = self.tensors, self.hidden
         self.engine.measure_rows()
+        workers = self.engine.workers
+        parts = inputs.chunk(workers.count)
+        logits: dict[int, Tensor] = {}
+
+        def compute(part: int) -> None:
+            logits[part] = self._logits(parts[part])
+
+        with intra_op_threads(self.engine.threads):
+            workers.run(compute, range(len(parts)))
+        return torch.cat([logits[part] for part in range(len(parts))], dim=1) if len(parts) > 1 else logits[0]
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        t, hidden = self.tensors, self.hidden
         x = affine(inputs.expand(len(self.members), *inputs.shape), t["input.weight"], t["input.bias"])
         above = torch.empty_like(x)
         for layer, inverse_norm in enumerate(hidden.inverse_norm):

@@ -18,6 +18,7 @@ from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Hidden, Network, Phi
 from bsnn_cli.networks.orthogonal import orthogonality_error
 from bsnn_cli.networks.parameters import ENDS, UNTRAINED
+from bsnn_cli.networks.workers import intra_op_threads, threads_for
 from bsnn_cli.settings.config import ModelConfig
 
 
@@ -55,6 +56,7 @@ class ReferenceTrainer:
         self.model, self.members = model, tuple(members)
         self.device, self.dtype = torch.device(device), dtype
         self.slow_because: str | None = "a fleet does not cover this network; autograd trains the reference network"
+        self.threads = threads_for(len(members) * model.depth * model.width**2)
         self.networks = [
             Network(model, Phi(member.activation, member.a, member.b), inputs, classes, member.seed).to(
                 self.device, dtype
@@ -145,7 +147,9 @@ class ReferenceTrainer:
     def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Make a step for each batch, as `Fleet.updates`."""
         for indices in batches:
-            yield self.step(*data.batch(indices, self.dtype))
+            with intra_op_threads(self.threads):
+                loss = self.step(*data.batch(indices, self.dtype))
+            yield loss
 
     def anyone_alive(self) -> bool:
         """Return whether there is a member left to train."""

@@ -14,6 +14,7 @@ from bsnn_cli.common.random_streams import stream
 from bsnn_cli.datasets.data import Dataset, Split
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.records import EpochRecord, Evaluation
+from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
 
 EVALUATION_BATCH = 500
@@ -34,6 +35,9 @@ class Trainer(Protocol):
 
     @property
     def arithmetic(self) -> str: ...  # noqa: D102
+
+    @property
+    def threads(self) -> int: ...  # noqa: D102
 
     @property
     def description(self) -> str: ...  # noqa: D102
@@ -161,10 +165,11 @@ def evaluate(fleet: Trainer, data: Dataset, split: Split) -> Generator[Tick, Non
     size = evaluation_batch(fleet.device)
     batches = (torch.split(tensor, size) for tensor in (split.images, split.labels))
     for images, labels in zip(*batches, strict=True):
-        logits = fleet.logits(data.standardise(images, fleet.dtype))
-        target = labels.expand(len(fleet.members), -1)
-        loss += F.cross_entropy(logits.mT, target, reduction="none").double().sum(1)
-        correct += (logits.argmax(-1) == target).sum(1)
+        with intra_op_threads(fleet.threads):  # idle threads would wait for each other where other programs compute
+            logits = fleet.logits(data.standardise(images, fleet.dtype))
+            target = labels.expand(len(fleet.members), -1)
+            loss += F.cross_entropy(logits.mT, target, reduction="none").double().sum(1)
+            correct += (logits.argmax(-1) == target).sum(1)
         yield Tick(None)
     n = len(split.labels)
     return [

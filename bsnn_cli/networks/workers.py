@@ -28,6 +28,19 @@ def intra_op_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+SHARED_WEIGHTS = 1_000_000
+"""From so many hidden weights on, a step takes longer than handing parts of it to other cores."""
+
+
+def threads_for(weights: int) -> int:
+    """Return how many of PyTorch's threads shall work on networks of so many hidden weights.
+
+    Small ones gain nothing from several, and lose much where other programs keep the cores busy: the threads wait for
+    each other at the end of each operation.
+    """
+    return torch.get_num_threads() if weights >= SHARED_WEIGHTS else 1
+
+
 class Workers:
     """A pool of threads in which PyTorch's operations use one thread each.
 
