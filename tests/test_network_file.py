@@ -116,12 +116,14 @@ def test_content_function_and_arguments_identify_it(tmp_path: Path, propagate: C
     assert again.stdout == first.stdout
     assert "finished already" not in propagate("network=my.py:build", "network.kwargs.depth=2", "force=true").stderr
     assert len(stored(tmp_path, "build")) == 1
+    propagate("network=my.py:build")
+    assert "finished already" in propagate("network=my.py:build", "network.kwargs.depth=3").stderr
     (tmp_path / "my.py").write_text(FILE + "\n")
-    others = [["network=my.py:build", "network.kwargs.depth=2"], ["network=moved.py:build", "network.kwargs.depth=3"]]
+    others = [["network=my.py:build", "network.kwargs.depth=2"], ["network=moved.py:build", "network.kwargs.depth=4"]]
     others += [["network=moved.py:linear"], [*others[1], "seed=1"], [*others[1], "propagate.repeats=2"]]
     for words in others:
         assert "finished" not in propagate(*words).stderr
-    assert len(stored(tmp_path, "build")) == 5
+    assert len(stored(tmp_path, "build")) == 6
 
 
 def test_a_sweep_goes_through_arguments(tmp_path: Path, propagate: Callable[..., Answer]) -> None:
