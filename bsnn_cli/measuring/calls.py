@@ -41,7 +41,7 @@ class Call:
         size: number of its entries.
         weights: leaves of the graph in place of the weights, without biases.
         derivative: all f'(h), float32 on the CPU, if they are wanted and it is an activation.
-        inner: whether other layers are called inside: then it is none itself.
+        counts: whether it is a row: no other layer is called inside, and it returns.
     """
 
     module: str
@@ -53,17 +53,25 @@ class Call:
     size: int = 0
     weights: list[Tensor] = field(default_factory=list)
     derivative: Tensor | None = None
-    inner: bool = False
+    counts: bool = True
 
 
 @dataclass
 class _Frame:
-    """A call that has not returned yet; `call` is None inside of a layer."""
+    """A call that has not returned yet.
+
+    Attributes:
+        call: None inside of a layer.
+        restore: puts back the parameters.
+        h: what enters an activation.
+        view: what the module would have changed in place, had it not been given a copy.
+    """
 
     module: nn.Module
     call: Call | None
     restore: Callable[[], None] = lambda: None
     h: Tensor | None = None
+    view: Tensor | None = None
 
 
 class Recorder:
@@ -97,7 +105,7 @@ class Recorder:
     @property
     def calls(self) -> list[Call]:
         """The calls of layers so far."""
-        return [call for call in self._calls if not call.inner]
+        return [call for call in self._calls if call.counts]
 
     def attach(self) -> None:
         """Register the hooks; to be removed with all else that a measurement changes in the module."""
@@ -122,11 +130,11 @@ class Recorder:
             return None
         return x.movedim(self.batch_dim, 0).reshape(self.batch, -1)
 
-    def _enter(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _enter(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         outer = self._stack[-1] if self._stack else None
         if outer is not None and (outer.call is None or outer.module in self.leaves):
             self._stack.append(_Frame(module, None))
-            return
+            return None
         index = self.counts[module] = self.counts.get(module, -1) + 1
         call = Call(self.names[module], type_name(module), index)
         self._calls.append(call)
@@ -140,6 +148,11 @@ class Recorder:
             if module in self.activations:
                 frame.h = x.detach().clone()  # it may be changed in place
         call.weights, frame.restore = aliased(module, module in self.leaves)
+        if x is not None and arguments and x is arguments[0] and _changes_a_view(module, x):
+            # The edge of a view is none of the graph any more once the view is changed in place.
+            frame.view = x
+            return (x.clone(), *arguments[1:]), named
+        return None
 
     def place_of(self, error: Exception) -> str:
         """Return the qualified name of the module in which an error was raised; empty for the network itself."""
@@ -149,15 +162,19 @@ class Recorder:
     def _leave(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
         frame = self._stack[-1]
         error = sys.exc_info()[1] if output is None else None
-        if error is not None and frame.call is not None and (self._failure is None or self._failure[0] is not error):
-            self._failure = error, frame.call.module
-        if frame.call is not None:
-            f = next(signals(output), None)
-            if frame.h is not None and f is not None:
-                self._measure_slopes(frame.call, frame.h, f.detach(), self.activations[module])
+        f = next(signals(output), None)
+        if frame.call is not None and error is not None:
+            frame.call.counts = False
+            if self._failure is None or self._failure[0] is not error:  # not yet told by a module inside
+                self._failure = error, frame.call.module
+        elif frame.call is not None and frame.h is not None and f is not None:
+            self._measure_slopes(frame.call, frame.h, f.detach(), self.activations[module])
         self._stack.pop().restore()
+        if frame.view is not None and isinstance(output, Tensor):
+            with torch.enable_grad():
+                frame.view.copy_(output)
         if frame.call is not None and self._stack and self._stack[-1].call is not None:
-            self._stack[-1].call.inner = True
+            self._stack[-1].call.counts = False
 
     def _measure_slopes(self, call: Call, h: Tensor, f: Tensor, activation: Elementwise) -> None:
         derivative = wide(activation.derivative(h))
@@ -186,6 +203,10 @@ def layer_names(module: nn.Module) -> dict[nn.Module, str]:
 def type_name(module: nn.Module) -> str:
     """Return the name of a module's class, of a parametrised one as it was before."""
     return str(parametrize.type_before_parametrizations(module).__name__)
+
+
+def _changes_a_view(module: nn.Module, x: Tensor) -> bool:
+    return bool(getattr(module, "inplace", False)) and x.requires_grad and x._is_view()
 
 
 def _children(module: nn.Module) -> list[nn.Module]:
