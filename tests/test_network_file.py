@@ -97,7 +97,7 @@ def test_the_files_hold_what_measure_returns(tmp_path: Path, propagate: Callable
     for name in frame:
         np.testing.assert_allclose(table[name], frame[name], rtol=1e-15) if frame[name].dtype == float else None
     assert list(table["module"]) == list(frame["module"])
-    assert list(table.columns[:6]) == ["layer", "repeats", "module", "kind", "call", "parameters"]
+    assert list(table.columns[:6]) == ["layer", "repeats", "module", "kind", "call", "weights"]
     summary = json.loads((directory / "summary.json").read_text())
     assert (summary["network"], summary["depth"], summary["calls"], summary["inputs"]) == ("build", 4, 7, 20)
     assert summary["forward_norm_last"] == pytest.approx(frame["forward_norm"].iloc[-1], rel=1e-15)

@@ -38,7 +38,6 @@ class Call:
         values: what is measured in the forward pass, by the names of `CallRecord`.
         takes_signal: whether a tensor of a floating dtype enters.
         edge: of the graph, where this tensor enters; None without a graph, as for integers.
-        size: number of its entries.
         weights: leaves of the graph in place of the weights, without biases.
         derivative: all f'(h), float32 on the CPU, if they are wanted and it is an activation.
         counts: whether it is a row: no other layer is called inside, and it returns.
@@ -50,7 +49,6 @@ class Call:
     values: dict[str, float] = field(default_factory=dict)
     takes_signal: bool = False
     edge: GradientEdge | None = None
-    size: int = 0
     weights: list[Tensor] = field(default_factory=list)
     derivative: Tensor | None = None
     counts: bool = True
@@ -142,7 +140,7 @@ class Recorder:
         self._stack.append(frame)
         x = next(signals([arguments, named]), None)
         if x is not None:
-            call.takes_signal, call.size = True, x.numel()
+            call.takes_signal = True
             call.values |= self.signal(x)
             call.edge = get_gradient_edge(x) if x.requires_grad else None
             if module in self.activations:
@@ -249,7 +247,12 @@ def aliased(module: nn.Module, leaf: bool) -> tuple[list[Tensor], Callable[[], N
                 replace(own, name, tensor)
             ours = {id(own[name]) for name in computed}
         computed_by_hooks = {name: tensor for name, tensor in attributes.items() if _needs_gradient(tensor)}
-        parameters = {name: tensor for name, tensor in own.items() if tensor is not None and id(tensor) not in ours}
+        sources = tuple(f"{name}_" for name in computed_by_hooks)  # weight_g and weight_v, weight_orig
+        parameters = {
+            name: tensor
+            for name, tensor in own.items()
+            if tensor is not None and id(tensor) not in ours and not name.startswith(sources)
+        }
         for place, used in ((own, parameters), (attributes, computed_by_hooks)):
             for name, tensor in used.items():
                 if tensor.is_floating_point():
