@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bsnn_cli import measure
+from bsnn_cli import measure, verdict
 from bsnn_cli.common.random_streams import stream
 from bsnn_cli.datasets import data
 from bsnn_cli.figures import figures
@@ -103,6 +103,8 @@ def test_the_files_hold_what_measure_returns(tmp_path: Path, propagate: Callable
     assert summary["forward_norm_last"] == pytest.approx(frame["forward_norm"].iloc[-1], rel=1e-15)
     gradients = frame["gradient_norm"].dropna()
     assert summary["gradient_norm_ratio"] == pytest.approx(gradients.max() / gradients.min(), rel=1e-15)
+    assert verdict(table) == verdict(frame)
+    assert "; ".join(verdict(frame)) in told.stdout
     histogram = pd.read_csv(directory / "histogram.csv")
     assert sorted(histogram["layer"].unique()) == [2, 4, 6]
     assert set(histogram.groupby("layer")["count"].sum()) == {20 * 12}

@@ -97,9 +97,10 @@ def verdict(frame: pd.DataFrame) -> list[str]:
     """Judge a measured module in two to four sentences: signal, gradients, linearity and angles where they are lost.
 
     Args:
-        frame: as `measure` returns it.
+        frame: as `measure` returns it, or the `layers.csv` of a network; other columns do not matter.
     """
-    calls = [CallRecord(**{str(name): value for name, value in row.items()}) for row in frame.to_dict("records")]
+    fields = [entry.name for entry in dataclasses.fields(CallRecord)]
+    calls = [CallRecord(**dict(zip(fields, row, strict=True))) for row in frame[fields].itertuples(index=False)]
     summary = {name: value if math.isfinite(value) else None for name, value in vars(summarise_calls(calls)).items()}
     return judge(summary | {"depth": len(with_weights(calls))})
 
