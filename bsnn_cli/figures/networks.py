@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from bsnn_cli.figures.figure import (
     extent,
     layer_axis,
 )
+from bsnn_cli.figures.measurements import Summary
 from bsnn_cli.figures.signals import HIGHEST, LOWEST, Line
 from bsnn_cli.results.store import Results
 from bsnn_cli.settings.config import FiguresConfig
@@ -42,16 +44,17 @@ def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missin
         if config.only == "networks":
             yield Missing("networks", "signals of networks of your own", "bsnn propagate network=FILE.py:FUNCTION")
         return
-    labels = Counter(summary["label"] for summary in stored.networks)
+    summaries = sorted(stored.networks, key=_place)
+    labels = Counter(summary["label"] for summary in summaries)
     inks = itertools.cycle(COLOURS.values())
     dashes = [dash for dash in ("-", "--", "-.", ":") for _ in COLOURS]
     lines = []
-    for summary, ink, dash in zip(stored.networks, inks, itertools.cycle(dashes), strict=False):
+    for summary, ink, dash in zip(summaries, inks, itertools.cycle(dashes), strict=False):
         directory = Path(summary["directory"]).name
         name = summary["label"] if labels[summary["label"]] == 1 else f"{summary['label']}, {directory}"
         lines.append(Line(name, "", [summary], {"colour": ink, "dash": dash}))
     tables = [line.table() for line in lines]
-    calls = layer_axis(max(summary["calls"] for summary in stored.networks))
+    calls = layer_axis(max(summary["calls"] for summary in summaries))
     panels = []
     for quantity, words in QUANTITIES.items():
         shown = [table[table["weights"] > 0] if quantity == "gradient_norm" else table for table in tables]
@@ -60,8 +63,8 @@ def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missin
         axis = Axis(words, log=True, limits=(low, min(high, HIGHEST)))
         series = [line.series(table, quantity) for line, table in zip(lines, shown, strict=True)]
         panels.append(Panel(Axis("call $l$", limits=calls.limits, ticks=calls.ticks), axis, series))
-    inputs, repeats = (extent(summary[key] for summary in stored.networks) for key in ("inputs", "repeats"))
-    bands = any(summary["repeats"] > 1 for summary in stored.networks)
+    inputs, repeats = (extent(summary[key] for summary in summaries) for key in ("inputs", "repeats"))
+    bands = any(summary["repeats"] > 1 for summary in summaries)
     shaded = " Shaded: one sample standard deviation over the repeats, as a factor." if bands else ""
     yield Figure(
         "networks",
@@ -74,3 +77,8 @@ def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missin
         3,
         (DOUBLE, 2.4 + 0.16 * (len(lines) // 3)),
     )
+
+
+def _place(summary: Summary) -> list[str | int]:
+    """Return a key to sort by: the label, with its numbers in their order."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", summary["label"])]
