@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,8 @@ from bsnn_cli.figures.figure import (
     extent,
     layer_axis,
 )
-from bsnn_cli.figures.measurements import Summary
 from bsnn_cli.figures.signals import HIGHEST, LOWEST, Line
+from bsnn_cli.results.statistics import axis_order
 from bsnn_cli.results.store import Results
 from bsnn_cli.settings.config import FiguresConfig
 
@@ -44,7 +43,7 @@ def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missin
         if config.only == "networks":
             yield Missing("networks", "signals of networks of your own", "bsnn propagate network=FILE.py:FUNCTION")
         return
-    summaries = sorted(stored.networks, key=_place)
+    summaries = sorted(stored.networks, key=lambda summary: axis_order(summary["label"]))
     labels = Counter(summary["label"] for summary in summaries)
     inks = itertools.cycle(COLOURS.values())
     dashes = [dash for dash in ("-", "--", "-.", ":") for _ in COLOURS]
@@ -77,8 +76,3 @@ def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missin
         3,
         (DOUBLE, 2.4 + 0.16 * (len(lines) // 3)),
     )
-
-
-def _place(summary: Summary) -> list[str | int]:
-    """Return a key to sort by: the label, with its numbers in their order."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", summary["label"])]
