@@ -35,7 +35,7 @@ QUANTITIES = {
 
 
 def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
-    """Norms of signals, of their gradients and of those of weights, of each network from a user's file.
+    """Draw the norms of signals, of their gradients and of those of weights, for each network from a user's file.
 
     Where there are none, this is said only to who asks for this figure: the others need no such network.
     """
