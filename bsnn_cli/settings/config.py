@@ -252,7 +252,7 @@ class PropagateConfig:
     threads: int | None = option(None, "CPU threads; null: torch's choice", at_least(1))
     output_root: str = option("outputs", "folder for everything that is written", path=True)
     force: bool = option(False, "measure again, replacing what is there")
-    progress: bool = option(True, "show how far it is: a bar on a terminal, lines in a log file")
+    progress: bool = option(True, "show a progress bar, on a terminal")
 
 
 @dataclass(kw_only=True)
