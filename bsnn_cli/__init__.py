@@ -9,13 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bsnn_cli.conversion.normalise import normalise
     from bsnn_cli.gpn.activations import gpn_coefficients
     from bsnn_cli.gpn.module import GPN
     from bsnn_cli.networks.network import UnitRows
     from bsnn_cli.runs.loading import load_all as load_runs
     from bsnn_cli.runs.loading import load_dataset, load_run
 
-__all__ = ["GPN", "UnitRows", "gpn_coefficients", "load_dataset", "load_run", "load_runs"]
+__all__ = ["GPN", "UnitRows", "gpn_coefficients", "load_dataset", "load_run", "load_runs", "normalise"]
 
 _HOMES = {
     "GPN": ("gpn.module", "GPN"),
@@ -24,6 +25,7 @@ _HOMES = {
     "load_dataset": ("runs.loading", "load_dataset"),
     "load_run": ("runs.loading", "load_run"),
     "load_runs": ("runs.loading", "load_all"),
+    "normalise": ("conversion.normalise", "normalise"),
 }
 
 
