@@ -12,20 +12,36 @@ if TYPE_CHECKING:
     from bsnn_cli.conversion.normalise import normalise
     from bsnn_cli.gpn.activations import gpn_coefficients
     from bsnn_cli.gpn.module import GPN
+    from bsnn_cli.measuring.coordinates import coordinate_check
+    from bsnn_cli.measuring.modules import measure, verdict
     from bsnn_cli.networks.network import UnitRows
     from bsnn_cli.runs.loading import load_all as load_runs
     from bsnn_cli.runs.loading import load_dataset, load_run
 
-__all__ = ["GPN", "UnitRows", "gpn_coefficients", "load_dataset", "load_run", "load_runs", "normalise"]
+__all__ = [
+    "GPN",
+    "UnitRows",
+    "coordinate_check",
+    "gpn_coefficients",
+    "load_dataset",
+    "load_run",
+    "load_runs",
+    "measure",
+    "normalise",
+    "verdict",
+]
 
 _HOMES = {
     "GPN": ("gpn.module", "GPN"),
     "UnitRows": ("networks.network", "UnitRows"),
+    "coordinate_check": ("measuring.coordinates", "coordinate_check"),
     "gpn_coefficients": ("gpn.activations", "gpn_coefficients"),
     "load_dataset": ("runs.loading", "load_dataset"),
     "load_run": ("runs.loading", "load_run"),
     "load_runs": ("runs.loading", "load_all"),
+    "measure": ("measuring.modules", "measure"),
     "normalise": ("conversion.normalise", "normalise"),
+    "verdict": ("measuring.modules", "verdict"),
 }
 
 

@@ -59,10 +59,10 @@ def propagate(config: PropagateConfig) -> None:
     """Measure signals and gradients of every layer, at the start or of a trained network; -m sweeps."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch then uses huge pages: a tenth faster
     from bsnn_cli.measuring.propagation_runner import run
-    from bsnn_cli.measuring.verdict import title, verdict
+    from bsnn_cli.measuring.verdict import judge, title
 
     path, summary = run(config)
-    print(f"{title(summary)}: " + "; ".join(verdict(summary)))
+    print(f"{title(summary)}: " + "; ".join(judge(summary)))
     print(f"  {path}")
 
 

@@ -28,12 +28,11 @@ from bsnn_cli.measuring.propagation import (
     Layers,
     dataset_passage,
     gaussian_passage,
-    lengths_and_angle,
     measure,
-    pseudo_linearity,
 )
+from bsnn_cli.measuring.quantities import lengths_and_angle, pseudo_linearity
 from bsnn_cli.measuring.records import Measurement, Summary, summarise
-from bsnn_cli.measuring.verdict import verdict
+from bsnn_cli.measuring.verdict import judge
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.network import Network
 from bsnn_cli.networks.orthogonal import haar
@@ -406,5 +405,5 @@ def test_the_memory_estimate_is_of_the_right_size() -> None:
 )
 def test_the_verdict_names_what_happens(name: str, root: str | None, words: list[str]) -> None:
     numbers = {key: value if math.isfinite(value) else None for key, value in vars(full_depth(name, root)).items()}
-    text = "; ".join(verdict(numbers | {"depth": L}))
+    text = "; ".join(judge(numbers | {"depth": L}))
     assert all(word in text for word in words), text

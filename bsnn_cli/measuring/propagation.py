@@ -12,7 +12,6 @@ lines serve every normalisation and residual connection. A layer is measured whi
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,14 +28,19 @@ from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import normalise
 from bsnn_cli.measuring.matrices import drawn, stack
+from bsnn_cli.measuring.quantities import (
+    largest_slope,
+    length,
+    lengths_and_angle,
+    mean_square,
+    pseudo_linearity,
+    slopes,
+)
 from bsnn_cli.measuring.records import LayerRecord, Measurement
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.network import Hidden, nonlinearity, unit_variance
 from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig
-
-SATURATION = 0.01
-"""A unit counts as saturated where |f'(h)| is below this share of the largest |f'| over |h| ≤ 8."""
 
 
 @dataclass(frozen=True)
@@ -193,18 +197,12 @@ def record(
     """
     derivative = slope(h)
     forward_norm, alike = lengths_and_angle(x)
-    h_mean, h_variance = mean_and_variance(h)
-    slope_mean, slope_variance = mean_and_variance(derivative)
     row = LayerRecord(
         layer=layer,
         forward_norm=forward_norm,
         one_minus_cosine=alike,
-        preactivation_mean=h_mean,
-        preactivation_variance=h_variance,
-        derivative_mean=slope_mean,
-        derivative_std=math.sqrt(slope_variance),
         pseudo_linearity=pseudo_linearity(h, f),
-        saturated=int((derivative.abs() < SATURATION * slope.largest).count_nonzero()) / derivative.numel(),
+        **slopes(h, derivative, slope.largest),
     )
     return row, derivative.flatten().float().cpu() if histogram else None
 
@@ -217,7 +215,7 @@ def gradient_norms(d: Tensor, of_product: Tensor, x: Tensor) -> tuple[float, flo
         of_product: (B, n) gradient of Wx.
         x: (B, n) what enters the layer.
     """
-    return length(d) ** 2 / d.numel(), length(of_product.T @ x) / len(d)
+    return mean_square(d), length(of_product.T @ x) / len(d)
 
 
 def kept_signals(depth: int, x: Tensor) -> Tensor:
@@ -255,52 +253,11 @@ class Slope:
     def __init__(self, activation: ActivationConfig) -> None:
         self._phi = custom.activation(activation)
         self._a = normalise(self._phi, activation.root).a if activation.gpn else 1.0
-        self.largest = float(self(torch.linspace(-8, 8, 1601, dtype=torch.float64)).abs().max())
+        self.largest = largest_slope(self)
 
     def __call__(self, h: Tensor) -> Tensor:
         """Return f'(h), a new tensor of the shape of h."""
         return self._phi.derivative(h).mul_(self._a)
-
-
-def lengths_and_angle(x: Tensor) -> tuple[float, float]:
-    """Return the mean over the batch of ‖x‖²/n, and 1 − c; c is the mean cosine of two different rows of x (B, n).
-
-    In float64: 1 − c = (B − ‖Σu‖²/B)/(B − 1), with u = x/‖x‖, then keeps its digits down to 1e-14 at a cost linear in
-    B, and squares of small or large float32 numbers are none. 1 − c is NaN where a row is 0.
-    """
-    x, B = x.double(), len(x)
-    norms = torch.linalg.vector_norm(x, dim=1)
-    total = x.T @ (1 / norms)
-    return float(norms.square().sum()) / x.numel(), float((B - total.square().sum() / B).clamp(min=0)) / (B - 1)
-
-
-def mean_and_variance(x: Tensor) -> tuple[float, float]:
-    """Return mean and variance over all entries, accumulated in float64."""
-    mean = x.mean(dtype=torch.float64)
-    return float(mean), length(x - mean.to(x.dtype)) ** 2 / x.numel()
-
-
-def pseudo_linearity(h: Tensor, f: Tensor) -> float:
-    """Return the squared correlation of h_i with f_i over the batch, averaged over the units; h, f: (B, n).
-
-    1 means that each unit is a linear function on the inputs it sees. Units that do not vary are left out, NaN if none
-    does.
-    """
-    (h, h_norm), (f, f_norm) = centred(h), centred(f)
-    correlation = (h * f).sum(0).double() / (h_norm * f_norm)
-    return float(correlation.square().nanmean())
-
-
-def centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Subtract its mean from each column of x (B, n), divide all by their largest value, and add their lengths (n,)."""
-    x = x - x.mean(0)
-    x /= x.abs().amax()
-    return x, (x * x).sum(0).double().sqrt()
-
-
-def length(x: Tensor) -> float:
-    """Return ‖x‖ over all entries, accumulated in float64: squares of small or large float32 numbers are none."""
-    return float(torch.linalg.vector_norm(x, dtype=torch.float64))
 
 
 def gaussian_passage(inputs: int, width: int, seed: int, device: torch.device, dtype: torch.dtype) -> Passage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ class LayerRecord:
         preactivation_mean, preactivation_variance: of h^l_i over the batch and all units.
         derivative_mean, derivative_std: of f'(h^l_i) over the batch and all units; f is the activation in use.
         pseudo_linearity: squared correlation of h^l_i with f(h^l_i) over the batch, averaged over the units.
-        saturated: share of the h^l_i with |f'(h)| below `propagation.SATURATION` of the largest slope of f.
+        saturated: share of the h^l_i with |f'(h)| below `quantities.SATURATION` of the largest slope of f.
     """
 
     layer: int
@@ -41,6 +41,31 @@ class LayerRecord:
     derivative_std: float = math.nan
     pseudo_linearity: float = math.nan
     saturated: float = math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallRecord(LayerRecord):
+    """Signals of one call of a layer of any network, in a row l; the last row is of what leaves the network.
+
+    x^l is the tensor that enters the call, the first of several, and n the number of its entries for each sample.
+    `backward_norm` is of ∂E_b/∂x^l, of all ways from this tensor to the loss; so it is that of d^l where the layer is
+    an activation. Preactivations and slopes are of activations only.
+
+    Attributes:
+        module: qualified name of the layer; `OUTPUT` in the last row.
+        kind: name of its class.
+        call: index of this call among those of the layer, from 0.
+        parameters: entries of its weights, without biases, whose gradient is `gradient_norm`; 0 if it has none.
+    """
+
+    module: str
+    kind: str
+    call: int
+    parameters: int
+
+
+OUTPUT = "(output)"
+"""In place of the name of a layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +117,40 @@ class Measurement:
 def summarise(rows: Sequence[LayerRecord]) -> Summary:
     """Return the numbers that tell how the signals change over depth."""
     *hidden, end = rows
-    gradients = [row.gradient_norm for row in hidden]
-    last = hidden[-1]
+    return _summary(rows[0], end, [row.backward_norm for row in hidden], hidden, hidden[-1])
+
+
+def summarise_calls(rows: Sequence[CallRecord]) -> Summary:
+    """Return the same numbers of any network.
+
+    Lengths begin with the first layer that takes a signal. Gradients are those of all weights but the gains of
+    normalisations, slopes those of the last activation.
+    """
+    *calls, end = rows
+    first = next((row for row in rows if not math.isnan(row.forward_norm)), end)
+    backward = [row.backward_norm for row in calls if not math.isnan(row.backward_norm)] or [math.nan]
+    activations = [row for row in calls if not math.isnan(row.saturated)]
+    return _summary(first, end, backward, with_weights(calls), activations[-1] if activations else end)
+
+
+def with_weights(rows: Iterable[CallRecord]) -> list[CallRecord]:
+    """Return the calls whose weights multiply signals: those with weights, but of normalisations."""
+    return [row for row in rows if row.parameters and "Norm" not in row.kind]
+
+
+def _summary(
+    first: LayerRecord,
+    end: LayerRecord,
+    backward: Sequence[float],
+    weighted: Sequence[LayerRecord],
+    last: LayerRecord,
+) -> Summary:
+    gradients = [row.gradient_norm for row in weighted] or [math.nan]
     return Summary(
-        forward_norm_first=rows[0].forward_norm,
+        forward_norm_first=first.forward_norm,
         forward_norm_last=end.forward_norm,
-        backward_norm_first=rows[0].backward_norm,
-        backward_norm_last=last.backward_norm,
+        backward_norm_first=backward[0],
+        backward_norm_last=backward[-1],
         gradient_norm_first=gradients[0],
         gradient_norm_last=gradients[-1],
         gradient_norm_max=max(gradients) if all(map(math.isfinite, gradients)) else math.nan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from bsnn_cli.settings.choices import parameter_in_use, tailored_as_usual
@@ -27,11 +28,12 @@ def title(summary: dict[str, Any]) -> str:
     return f"{'trained ' if summary['trained'] else ''}{name}, {summary['depth']} layers of {summary['width']}"
 
 
-def verdict(summary: dict[str, Any]) -> list[str]:
+def judge(summary: Mapping[str, Any]) -> list[str]:
     """Judge absolute lengths and the gradient norm ratio.
 
     Args:
-        summary: as in `summary.json`.
+        summary: the numbers of `records.Summary`, None where one is not finite, and `depth`, the number of layers with
+            weights, as in `summary.json`.
 
     Returns:
         two to four sentences: on the signal, on the gradients, on linearity and on angles where they are lost.
@@ -45,7 +47,7 @@ def verdict(summary: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _signal(summary: dict[str, Any]) -> str:
+def _signal(summary: Mapping[str, Any]) -> str:
     norm = summary["forward_norm_last"]
     if norm is None:
         return "signal explodes: beyond the range of the numbers"
@@ -60,7 +62,7 @@ def _signal(summary: dict[str, Any]) -> str:
     return f"signal keeps its length: {text}" + (f", but the network is linear {linear}" if linear else "")
 
 
-def _is_linear(summary: dict[str, Any]) -> str:
+def _is_linear(summary: Mapping[str, Any]) -> str:
     """Return the pseudo-linearity as text if f' hardly varies at the last layer, otherwise an empty text."""
     spread, mean, share = (summary[name] for name in ("derivative_std", "derivative_mean", "pseudo_linearity"))
     if None in (spread, mean, share) or spread > 0.05 * abs(mean):
@@ -68,8 +70,10 @@ def _is_linear(summary: dict[str, Any]) -> str:
     return f"(pseudo-linearity {share:.3f})"
 
 
-def _gradients(summary: dict[str, Any]) -> str:
+def _gradients(summary: Mapping[str, Any]) -> str:
     ratio, largest = summary["gradient_norm_ratio"], summary["gradient_norm_max"]
+    if summary["depth"] == 0:
+        return "no gradients of weights, as there are none"
     if largest is None:
         return "gradients explode: beyond the range of the numbers"
     if largest == 0:
