@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -33,7 +34,14 @@ FORMS: dict[str, Callable[[], GPN]] = {
     "tailored by a share": lambda: GPN("lrelu", depth=20),
     "tailored function": lambda: GPN(torch.tanh, depth=20),
 }
-CURVED = ("named", "named, its gradient written by hand", "module", "function", "tailored by a gain", "tailored function")
+CURVED = (
+    "named",
+    "named, its gradient written by hand",
+    "module",
+    "function",
+    "tailored by a gain",
+    "tailored function",
+)
 
 # What torch does when a forward derivative is first asked for.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
@@ -76,6 +84,7 @@ def test_compiles_into_one_graph_with_the_same_numbers(gpn: GPN, dtype: torch.dt
     gpn.float()
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiles_by_inductor() -> None:
     """The default backend makes code of its own, with other rounding: a few units in the last place of float32."""
     gpn = make("tailored by a gain")
