@@ -36,7 +36,11 @@ def test_no_picture_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     theorised(tmp_path)
     benched(tmp_path)
     drawn = figures.draw(settings(tmp_path, formats=["png"]))
-    elsewhere = {"constraint", "roots"}  # of full size and of several trainings: tests/test_comparisons.py draws them
+    elsewhere = {
+        "constraint",
+        "roots",
+        "networks",
+    }  # tests/test_comparisons.py and tests/test_network_file.py draw them
     names = {"curves_digits" if name == "curves" else name for name in FIGURES if name not in elsewhere}
     names |= {"bench_growth", "depth_aware_accuracy_digits"}
     assert {path.name for path in drawn.files} == {f"{name}.png" for name in names}

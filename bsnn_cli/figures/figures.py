@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.figures import bench, comparisons, signals, theory, trained
+from bsnn_cli.figures import bench, comparisons, networks, signals, theory, trained
 from bsnn_cli.figures.figure import DOUBLE, Axis, Figure, Missing, Panel, Series, Text, label
 from bsnn_cli.figures.printing import save
 from bsnn_cli.gpn import activations as named
@@ -122,5 +122,6 @@ BUILDERS: dict[str, Builder] = {
     "constraint": comparisons.constraint,
     "roots": comparisons.roots,
     "depth_aware": depth_aware,
+    "networks": networks.networks,
 }
 """By the names of `choices.FIGURES`."""

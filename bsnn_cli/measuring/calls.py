@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
@@ -91,23 +92,18 @@ class Recorder:
         self._calls: list[Call] = []
         self._stack: list[_Frame] = []
         self._last: tuple[Tensor, int, dict[str, float]] | None = None
+        self._failure: tuple[BaseException, str] | None = None
 
     @property
     def calls(self) -> list[Call]:
         """The calls of layers so far."""
         return [call for call in self._calls if not call.inner]
 
-    @property
-    def place(self) -> str:
-        """The qualified name of the module that is at work, for a message."""
-        names = [self.names[frame.module] for frame in self._stack if frame.call is not None]
-        return names[-1] if names else ""
-
     def attach(self) -> None:
         """Register the hooks; to be removed with all else that a measurement changes in the module."""
         for module in self.names:
             module.register_forward_pre_hook(self._enter, with_kwargs=True)
-            module.register_forward_hook(self._leave)
+            module.register_forward_hook(self._leave, always_call=True)
 
     def signal(self, x: Tensor) -> dict[str, float]:
         """Measure a tensor that enters a layer or leaves the network."""
@@ -145,18 +141,22 @@ class Recorder:
                 frame.h = x.detach().clone()  # it may be changed in place
         call.weights, frame.restore = aliased(module, module in self.leaves)
 
+    def place_of(self, error: Exception) -> str:
+        """Return the qualified name of the module in which an error was raised; empty for the network itself."""
+        return self._failure[1] if self._failure is not None and self._failure[0] is error else ""
+
     @torch.no_grad()
     def _leave(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
         frame = self._stack[-1]
-        while frame.module is not module:  # those whose exceptions have been caught by the network itself
-            self._stack.pop().restore()
-            frame = self._stack[-1]
+        error = sys.exc_info()[1] if output is None else None
+        if error is not None and frame.call is not None and (self._failure is None or self._failure[0] is not error):
+            self._failure = error, frame.call.module
         if frame.call is not None:
             f = next(signals(output), None)
             if frame.h is not None and f is not None:
                 self._measure_slopes(frame.call, frame.h, f.detach(), self.activations[module])
         self._stack.pop().restore()
-        if self._stack and self._stack[-1].call is not None:
+        if frame.call is not None and self._stack and self._stack[-1].call is not None:
             self._stack[-1].call.inner = True
 
     def _measure_slopes(self, call: Call, h: Tensor, f: Tensor, activation: Elementwise) -> None:

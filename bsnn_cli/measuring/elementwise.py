@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from bsnn_cli.gpn.activations import Activation
 from bsnn_cli.gpn.functions import autograd_pair, in_double, require_elementwise
@@ -68,11 +69,15 @@ def _of_ours(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     return None
 
 
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
 def _by_autograd(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return f' by autograd; `forward` is called by itself, without the hooks of the module."""
 
     def derivative(h: Tensor) -> Tensor:
-        with torch.enable_grad():
+        with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):  # not a part of what is checkpointed
             return autograd_pair(module.forward, h)[1]
 
     return derivative

@@ -218,7 +218,7 @@ def _forward(module: nn.Module, inputs: Any, recorder: Recorder) -> Any:
             return module(**given)
         return module(*given) if type(given) is tuple else module(given)
     except Exception as error:
-        place = recorder.place
+        place = recorder.place_of(error)
         where = f"{type_name(module)}, in {place}" if place else type_name(module)
         raise ConfigError(f"measure: the forward pass fails: {where} ({_reason(error)})") from error
 
@@ -228,10 +228,10 @@ def _backward(
 ) -> list[tuple[Tensor | None, list[Tensor | None] | None]]:
     """Return the gradients of ΣE_b at each call: of what enters, None where none comes back; of the weights."""
     roots, gradients = _top(output, loss, batch, seed)
-    if not roots:
-        return [(None, None) for _ in calls]
     edges = [call.edge for call in calls if call.edge is not None]
     weights = [get_gradient_edge(weight) for call in calls for weight in call.weights]
+    if not roots or not [*edges, *weights]:
+        return [(None, None) for _ in calls]
     try:
         found = iter(torch.autograd.grad(roots, [*edges, *weights], gradients, allow_unused=True))
     except Exception as error:

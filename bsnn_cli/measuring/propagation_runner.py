@@ -18,7 +18,7 @@ from bsnn_cli.datasets import data
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import CheckpointError, ConfigError
 from bsnn_cli.gpn import custom
-from bsnn_cli.measuring import matrices, propagation, propagation_store
+from bsnn_cli.measuring import matrices, network_file, network_runner, propagation, propagation_store
 from bsnn_cli.measuring.propagation import Layers
 from bsnn_cli.measuring.records import Measurement
 from bsnn_cli.networks import memory
@@ -40,7 +40,12 @@ def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
     """
     config, trained = of_trained_run(config)
     check(config)
-    config = dataclasses.replace(config, activation=custom.identified(config.activation))
+    text = network_file.source(config.network)
+    if text is None:
+        config = dataclasses.replace(config, activation=custom.identified(config.activation))
+    else:
+        network = dataclasses.replace(config.network, fingerprint=network_file.fingerprint(text, config.network))
+        config = dataclasses.replace(config, network=network)
     device = choose_device(config.device)
     if config.propagate.source == "dataset":
         dataset = dataclasses.replace(config.dataset, fingerprint=data.fingerprint(config.dataset))
@@ -50,18 +55,24 @@ def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
     if summary is not None and not config.force:
         say(f"{path}: finished already; force=true measures it again")
         return path, summary
-    memory.require(estimate_bytes(config), config.model, f"propagate.inputs={config.propagate.inputs}")
+    if text is None:
+        memory.require(estimate_bytes(config), config.model, f"propagate.inputs={config.propagate.inputs}")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     begin = provenance.collect(device)
-    measurements = measure(config, trained, device)
-    return path, propagation_store.write(path, config, measurements, begin | {"ended": provenance.now()})
+    samples = load_dataset(config) if config.propagate.source == "dataset" else None
+    if text is None:
+        measurements = measure(config, trained, samples, device)
+    else:
+        measurements = network_runner.measure(config, text, samples, device)
+    return path, propagation_store.write(path, config, measurements, begin | {"ended": provenance.now()}, text)
 
 
-def measure(config: PropagateConfig, trained: Mapping[str, Tensor] | None, device: torch.device) -> list[Measurement]:
-    """Measure all repeats."""
+def measure(
+    config: PropagateConfig, trained: Mapping[str, Tensor] | None, dataset: Dataset | None, device: torch.device
+) -> list[Measurement]:
+    """Measure all repeats of the network that the config describes."""
     options, depth, dtype = config.propagate, config.model.depth, torch.float32
-    dataset = load_dataset(config) if options.source == "dataset" else None
     chosen = options.histogram or sorted({1, (depth + 1) // 2, depth})
     measurements = []
     with tqdm(

@@ -1,6 +1,7 @@
 """Directories of measured signals under `outputs/propagation`: the same command always finds the same one.
 
 A directory holds `config.yaml`, `layers.csv`, `histogram.csv`, `provenance.json` and, written last, `summary.json`.
+That of a network of the user's own also holds `network.py`, and a histogram only if the network has activations.
 """
 
 from __future__ import annotations
@@ -16,22 +17,27 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from bsnn_cli.common.files import read_text, write_json, write_text
-from bsnn_cli.measuring.records import LayerRecord, Measurement, summarise
+from bsnn_cli.common.files import read_text, write_atomically, write_json, write_text
+from bsnn_cli.gpn import activation_file
+from bsnn_cli.measuring.records import CallRecord, LayerRecord, Measurement, summarise, summarise_calls, with_weights
 from bsnn_cli.runs.directory import NUMERICS_VERSION
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMS
 from bsnn_cli.settings.config import PropagateConfig
 
+NETWORK_COPY = "network.py"
+"""In the directory of a network of the user's own: its file as it was."""
+
 BINS = 100
 """Bins of each histogram of f'(h), equally wide, over the range of all values at the chosen layers."""
 
 QUANTITIES = tuple(field.name for field in dataclasses.fields(LayerRecord) if field.name != "layer")
+PLACES = tuple(entry.name for entry in dataclasses.fields(CallRecord) if entry.name not in ("layer", *QUANTITIES))
 
 
 def directory(config: PropagateConfig) -> Path:
-    """Return `<output_root>/propagation/<approach, or activation[-bn]>/<identity>-s<seed>`."""
-    label = config.approach or identity.activation_label(config)
+    """Return `<output_root>/propagation/<function of a network, approach, or activation[-bn]>/<identity>-s<seed>`."""
+    label = identity.network_name(config.network) or config.approach or identity.activation_label(config)
     return Path(config.output_root) / "propagation" / label / f"{identity.identity(config)}-s{config.seed}"
 
 
@@ -44,7 +50,11 @@ def finished(path: Path) -> dict[str, Any] | None:
 
 
 def write(
-    path: Path, config: PropagateConfig, measurements: Sequence[Measurement], provenance: dict[str, Any]
+    path: Path,
+    config: PropagateConfig,
+    measurements: Sequence[Measurement],
+    provenance: dict[str, Any],
+    network: str | None = None,
 ) -> dict[str, Any]:
     """Write the files of a measurement, the summary last, and return the summary.
 
@@ -53,11 +63,16 @@ def write(
         config: resolved.
         measurements: one for each repeat, of seeds seed, seed + 1, …
         provenance: of this process.
+        network: text of the file of a network of the user's own, to be kept here.
     """
     (path / "summary.json").unlink(missing_ok=True)
+    if network is not None:
+        content = activation_file.encoded(network)
+        write_atomically(path / NETWORK_COPY, lambda file: file.write(content))
     write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     write_text(path / "layers.csv", layers_table(measurements).to_csv(index=False))
-    write_text(path / "histogram.csv", histogram_table(measurements).to_csv(index=False))
+    if measurements[0].derivatives:
+        write_text(path / "histogram.csv", histogram_table(measurements).to_csv(index=False))
     write_json(path / "provenance.json", provenance)
     summary = summary_of(config, measurements)
     write_json(path / "summary.json", summary)
@@ -67,14 +82,19 @@ def write(
 def layers_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
     """Return a row for each layer: `layer`, `repeats`, and each quantity of `LayerRecord` as `<name>` and `<name>_std`.
 
-    Mean and sample standard deviation over the repeats; the deviation is NaN where there is one repeat.
+    Mean and sample standard deviation over the repeats; the deviation is NaN where there is one repeat. Of a network of
+    the user's own, the columns of `CallRecord` that say which call of which layer it is stand after `repeats`.
     """
     rows = pd.DataFrame([dataclasses.asdict(row) for measurement in measurements for row in measurement.layers])
-    groups = rows.groupby("layer")[list(QUANTITIES)]
-    mean, spread = groups.mean(), groups.std().add_suffix("_std")
+    groups = rows.groupby("layer")
+    values = groups[list(QUANTITIES)]
+    mean, spread = values.mean(), values.std().add_suffix("_std")
     columns = [column for name in QUANTITIES for column in (name, f"{name}_std")]
     table = pd.concat([mean, spread], axis=1)[columns].reset_index()
     table.insert(1, "repeats", len(measurements))
+    for place, name in enumerate(PLACES, 2):
+        if name in rows:
+            table.insert(place, name, groups[name].first().to_numpy())
     return table
 
 
@@ -111,22 +131,24 @@ def summary_of(config: PropagateConfig, measurements: Sequence[Measurement]) -> 
 
     Mean and sample standard deviation are over the repeats; null where a number is not finite in some of them.
     """
-    repeats = [dataclasses.asdict(summarise(measurement.layers)) for measurement in measurements]
+    calls = [[row for row in measurement.layers if isinstance(row, CallRecord)] for measurement in measurements]
+    name = identity.network_name(config.network)
+    repeats = [
+        dataclasses.asdict(summarise(measurement.layers) if name is None else summarise_calls(rows))
+        for measurement, rows in zip(measurements, calls, strict=True)
+    ]
     numbers: dict[str, Any] = {}
-    for name in repeats[0]:
-        values = [repeat[name] for repeat in repeats]
-        numbers[name] = _finite(math.fsum(values) / len(values))
-        numbers[f"{name}_std"] = _finite(float(pd.Series(values).std())) if len(values) > 1 else None
-    model, base = config.model, identity.base_name(config.activation)
+    for key in repeats[0]:
+        values = [repeat[key] for repeat in repeats]
+        numbers[key] = _finite(math.fsum(values) / len(values))
+        numbers[f"{key}_std"] = _finite(float(pd.Series(values).std())) if len(values) > 1 else None
+    inputs = measurements[0].inputs
     return {
-        "activation": identity.activation_label(config),
-        "label": ACTIVATION_LABELS.get(base, base) + FORMS[identity.form(config.activation)],
+        **(_of_model(config) if name is None else _of_network(config, name, calls[0])),
         "approach": config.approach,
-        "depth": model.depth,
-        "width": model.width,
         "seed": config.seed,
         "repeats": len(measurements),
-        "inputs": config.propagate.inputs,
+        "inputs": config.propagate.inputs if inputs is None else inputs,
         "source": config.propagate.source,
         "dataset": config.dataset.name or config.dataset.kind if config.propagate.source == "dataset" else None,
         "trained": config.run,
@@ -134,6 +156,27 @@ def summary_of(config: PropagateConfig, measurements: Sequence[Measurement]) -> 
         "each_repeat": [{key: _finite(value) for key, value in repeat.items()} for repeat in repeats],
         "numerics": NUMERICS_VERSION,
         "config": OmegaConf.to_container(OmegaConf.structured(config)),
+    }
+
+
+def _of_model(config: PropagateConfig) -> dict[str, Any]:
+    base = identity.base_name(config.activation)
+    return {
+        "activation": identity.activation_label(config),
+        "label": ACTIVATION_LABELS.get(base, base) + FORMS[identity.form(config.activation)],
+        "depth": config.model.depth,
+        "width": config.model.width,
+    }
+
+
+def _of_network(config: PropagateConfig, name: str, calls: Sequence[CallRecord]) -> dict[str, Any]:
+    """Return what a summary says of a network of the user's own; its depth counts the layers with weights."""
+    arguments = ", ".join(f"{key}={value}" for key, value in config.network.kwargs.items())
+    return {
+        "network": name,
+        "label": f"{name}({arguments})" if arguments else name,
+        "depth": len(with_weights(calls)),
+        "calls": len(calls) - 1,
     }
 
 

@@ -106,12 +106,14 @@ class Measurement:
     """The result of one forward and one backward pass through the network.
 
     Attributes:
-        layers: rows l = 1 … L + 1.
+        layers: rows l = 1 … L + 1; of `CallRecord` for a network of the user's own.
         derivatives: {l: all f'(h^l_i) of the batch}, for the layers asked for; (B·n,) float32 on the CPU.
+        inputs: in the batch, where the network brings its own; None: as many as the config says.
     """
 
-    layers: list[LayerRecord]
+    layers: Sequence[LayerRecord]
     derivatives: dict[int, Tensor]
+    inputs: int | None = None
 
 
 def summarise(rows: Sequence[LayerRecord]) -> Summary:

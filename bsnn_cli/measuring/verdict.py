@@ -16,6 +16,8 @@ ALIKE = 0.005
 
 def title(summary: dict[str, Any]) -> str:
     """Return a title for the measured network, such as `relu_gpn with the lower root, 200 layers of 500`."""
+    if summary.get("network") is not None:
+        return f"{summary['label']}, {summary['calls']} layer call{'s' if summary['calls'] != 1 else ''}"
     name, activation = summary["activation"], summary["config"]["activation"]
     if summary["approach"] is not None:
         name = f"{summary['approach']} ({name})"

@@ -22,7 +22,9 @@ PLACES = ("output_root", "dataset.root", "run")
 """Keys that say where something lies; without them a config takes the reader's own."""
 
 RUN_FILES = ("provenance.json", "epochs.csv", activation_file.COPY, "config.yaml", "result.json")
-MEASUREMENT_FILES = ("provenance.json", "layers.csv", "histogram.csv", "config.yaml", "summary.json")
+MEASUREMENT_FILES = (
+    "provenance.json", "layers.csv", "histogram.csv", propagation_store.NETWORK_COPY, "config.yaml", "summary.json"
+)  # fmt: skip
 BENCH_FILES = ("bench.md", "bench.csv")
 """Files that are copied, in this order: the last one says that all are there."""
 
@@ -85,13 +87,14 @@ NEUTRAL: dict[str, Callable[[str], str]] = {
 
 
 def without_places(config: Any) -> Any:
-    """Return a config as plain containers, without `PLACES`; of an activation's file only the name and the function."""
+    """Return a config as plain containers, without `PLACES`; of a file only the name and the function."""
     for key in PLACES:
         owner, _, name = key.rpartition(".")
         node = OmegaConf.select(config, owner) if owner else config
         if node is not None:
             node.pop(name, None)
-    path = OmegaConf.select(config, "activation.path")
-    if path is not None:
-        config.activation.path = Path(path).name
+    for key in ("activation.path", "network.path"):
+        path = OmegaConf.select(config, key)
+        if path is not None:
+            OmegaConf.update(config, key, Path(path).name)
     return OmegaConf.to_container(config)

@@ -109,6 +109,6 @@ def page(stored: Results, command: str, runs: pd.DataFrame) -> str:
 
 def made(results: Results, runs: pd.DataFrame) -> str:
     """Return commit, versions, hardware and time of everything, a row for each that differs."""
-    measured = [provenance_table.of_directory(summary["directory"]) for summary in results.measured]
+    measured = [provenance_table.of_directory(summary["directory"]) for summary in results.summaries]
     places = provenance_table.table([*runs.to_dict("records"), *measured])
     return to_markdown(places) if places.rows else "Nothing has been run."

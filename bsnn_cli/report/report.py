@@ -41,7 +41,7 @@ def write_report(stored: Results) -> Path:
 def context(stored: Results) -> dict[str, Any]:
     """Return everything that the template shows."""
     runs = report_tables.runs(stored)
-    measured = [provenance_table.of_directory(summary["directory"]) for summary in stored.measured]
+    measured = [provenance_table.of_directory(summary["directory"]) for summary in stored.summaries]
     origins = [*(row for run in runs for row in run["made"]), *measured]
     commit, dirty = checkout.state()
     return {
@@ -81,7 +81,7 @@ def counts(stored: Results) -> dict[str, Any]:
     """Return how much there is."""
     return {
         "runs": len(stored.finished),
-        "measured": len(stored.measured),
+        "measured": len(stored.summaries),
         "unfinished": "" if stored.runs.empty else statistics.unfinished(stored.runs),
         "numerics": ", ".join(sorted({str(int(value)) for value in stored.finished.get("numerics", [])})),
     }

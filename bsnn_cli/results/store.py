@@ -41,9 +41,19 @@ class Results:
         return loading.load_epochs(self.finished)
 
     @functools.cached_property
-    def measured(self) -> list[dict[str, Any]]:
+    def summaries(self) -> list[dict[str, Any]]:
         """Summaries of all measurements."""
         return propagation_store.load_all(self.root)
+
+    @functools.cached_property
+    def measured(self) -> list[dict[str, Any]]:
+        """Summaries of all measurements of networks that activation and model describe."""
+        return [summary for summary in self.summaries if summary.get("network") is None]
+
+    @functools.cached_property
+    def networks(self) -> list[dict[str, Any]]:
+        """Summaries of all measurements of networks of the user's own."""
+        return [summary for summary in self.summaries if summary.get("network") is not None]
 
     @functools.cached_property
     def theory(self) -> pd.DataFrame | None:

@@ -38,6 +38,7 @@ def checked(verb: str, words: Sequence[str]) -> list[str]:
     def refuse(message: str) -> NoReturn:
         raise ConfigError(f"{message}; `bsnn {verb} --help` lists the keys, --hydra-help the flags")
 
+    words = [spelled_out(verb, word) for word in words]
     overrides = [word for word in words if word.startswith("~") or ("=" in word and not word.startswith(("-", "=")))]
     flags = [word for word in words if word not in overrides]
     parser = get_args_parser()
@@ -64,6 +65,19 @@ def refuse_repeated(words: Sequence[str]) -> None:
     for key, values in given.items():
         if len(values) > 1:
             raise ConfigError(f"{key}: is given {len(values)} times; for a sweep, give -m and {key}={','.join(values)}")
+
+
+def spelled_out(verb: str, word: str) -> str:
+    """Return the word as Hydra wants it, where that is longer than what a user types.
+
+    `network=` is short for `network.path=`. What `network.kwargs.depth=20` adds to a mapping, Hydra takes
+    with `++` only.
+    """
+    defaults = {key: default for key, _, default in options(VERBS[verb]())}
+    if word.startswith("network=") and "network.path" in defaults:
+        return word.replace("network", "network.path", 1)
+    mappings = tuple(f"{key}{end}" for key, default in defaults.items() if isinstance(default, dict) for end in ".=")
+    return f"++{word}" if word.startswith(mappings) else word
 
 
 def as_typed(verb: str, word: str) -> str:

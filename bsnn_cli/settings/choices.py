@@ -128,5 +128,6 @@ FIGURES = (
     "constraint",
     "roots",
     "depth_aware",
+    "networks",
 )
 FORMATS = ("png", "svg", "pdf")

@@ -23,7 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings import config_files
-from bsnn_cli.settings.arguments import as_typed, checked, refuse_repeated
+from bsnn_cli.settings.arguments import as_typed, checked, refuse_repeated, spelled_out
 from bsnn_cli.settings.choices import MADE_CHOICES
 from bsnn_cli.settings.config import VERBS
 from bsnn_cli.settings.options import allowed, complaint, expand_homes, options
@@ -88,9 +88,10 @@ def typed(verb: str, composed: DictConfig) -> Any:
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error, verb, [])) from error
-    known = {key for key, _, _ in options(config)}
+    known = {key: value for key, _, value in options(config)}
+    mappings = tuple(f"{key}." for key, value in known.items() if isinstance(value, dict))
     for key in _leaves(composed):
-        if key not in known:
+        if key not in known and not key.startswith(mappings):
             raise ConfigError(_unknown(key, verb))
     expand_homes(config)
     check(config)
@@ -126,6 +127,7 @@ class Composer:
             ConfigError: a key is given twice, is to be sampled from an interval, or has a pattern without a match.
             HydraException: a word cannot be read.
         """
+        arguments = [spelled_out(self.verb, word) for word in arguments]
         refuse_repeated(arguments)
         lists = []
         for word, override in zip(arguments, self._parser.parse_overrides(list(arguments)), strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, DEFAULT_SEPARATION, FIGURES, FORMATS, NORM_GROUPS
 from bsnn_cli.settings.options import Rule, above, at_least, between, half_open, one_of, option, some_of
@@ -19,6 +20,13 @@ NAME = Rule(
 )
 SEED = Rule("from 0 to 2^63 - 1", lambda seed: 0 <= seed < 2**63)
 DEVICE = Rule("auto, cpu, cuda or cuda:N", lambda text: re.fullmatch(r"auto|cpu|cuda(:\d+)?", text) is not None)
+
+
+IN_FILE = Rule("FILE.py:FUNCTION", lambda text: re.fullmatch(r".*\.py:[^\W\d]\w*", text) is not None)
+SHAPE = Rule(
+    "a list of whole numbers from 1, such as [3,32,32]",
+    lambda sizes: min(sizes, default=0) > 0,
+)
 
 
 @dataclass(kw_only=True)
@@ -55,8 +63,28 @@ class ActivationConfig:
     path: str | None = option(
         None,
         f"of activation={CUSTOM}: a Python file and an elementwise function of tensors in it; means nothing elsewhere",
-        Rule("FILE.py:FUNCTION", lambda text: re.fullmatch(r".*\.py:[^\W\d]\w*", text) is not None),
+        IN_FILE,
         path=True,
+    )
+    fingerprint: str | None = option(
+        None, "of the file's content and the function's name; filled in by the program", result=True
+    )
+
+
+@dataclass(kw_only=True)
+class NetworkConfig:
+    """Any PyTorch module, in place of activation and model; network=FILE.py:FUNCTION will do."""
+
+    path: str | None = option(
+        None,
+        "a Python file and a function in it that returns the module, or the module and its inputs; null: the network "
+        "that activation and model describe",
+        IN_FILE,
+        path=True,
+    )
+    kwargs: dict[str, Any] = option(dict, "arguments of the function, such as network.kwargs.depth=20", result=True)
+    shape: list[int] | None = option(
+        None, "of one standard Gaussian input, where the function returns none", SHAPE, result=True
     )
     fingerprint: str | None = option(
         None, "of the file's content and the function's name; filled in by the program", result=True
@@ -198,7 +226,10 @@ class PropagateOptions:
     inputs: int = option(500, "inputs in the batch", at_least(2), unit="samples", result=True)
     repeats: int = option(1, "measurements with seeds seed, seed+1, ..., for mean and spread", at_least(1), result=True)
     histogram: list[int] | None = option(
-        None, "layers, counted from 1, whose φ'(h) get a histogram; null: first, middle and last", result=True
+        None,
+        "layers, counted from 1, whose φ'(h) get a histogram; null: first, middle and last; with network=, the rows of "
+        "activations in layers.csv",
+        result=True,
     )
 
 
@@ -209,6 +240,7 @@ class PropagateConfig:
     activation: ActivationConfig = field(default_factory=ActivationConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     propagate: PropagateOptions = field(default_factory=PropagateOptions)
     seed: int = option(0, "of weights, inputs and top gradient", SEED)
     approach: str | None = option(None, "preset of model and activation, one of those above")

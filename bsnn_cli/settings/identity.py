@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, parameter_in_use
-from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, PropagateConfig, TrainConfig
+from bsnn_cli.settings.config import (
+    ActivationConfig,
+    DatasetConfig,
+    ModelConfig,
+    NetworkConfig,
+    PropagateConfig,
+    TrainConfig,
+)
 from bsnn_cli.settings.options import options
 
 SCHEMA_VERSION = 1
@@ -45,6 +52,8 @@ def canonical(config: AnyConfig) -> AnyConfig:
     if isinstance(config, PropagateConfig) and config.propagate.source == "gaussian":
         config.dataset = DatasetConfig()
         config.model.input_init = ModelConfig().input_init
+    if isinstance(config, PropagateConfig) and config.network.path is None:
+        config.network = NetworkConfig()
     if config.dataset.name == config.dataset.kind:
         config.dataset.name = None
     return config
@@ -111,6 +120,11 @@ def protocol(config: TrainConfig) -> Protocol:
 def base_name(activation: ActivationConfig) -> str:
     """Return the name of φ, or that of the function in `activation.path`."""
     return activation.name if activation.name != CUSTOM else str(activation.path).rpartition(":")[2]
+
+
+def network_name(network: NetworkConfig) -> str | None:
+    """Return the name of the function in `network.path`; None if there is none."""
+    return None if network.path is None else network.path.rpartition(":")[2]
 
 
 def form(activation: ActivationConfig) -> str:

@@ -56,7 +56,8 @@ def option(
     """Declare a field.
 
     Args:
-        default: the value if none is given; None means "derived", as the meaning explains.
+        default: the value if none is given; None means "derived", as the meaning explains. `dict`: an empty mapping,
+            whose keys are the user's.
         meaning: one line for `--help`.
         rule: the values that are accepted; None if the type says it all.
         unit: of the value, if it has one.
@@ -64,6 +65,8 @@ def option(
         path: True if the value is a path: then a leading `~` stands for a home directory, on any way into the config.
     """
     metadata = {"meaning": meaning, "rule": rule, "unit": unit, "result": result, "path": path}
+    if default is dict:
+        return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -99,7 +102,7 @@ def allowed(entry: dataclasses.Field[Any]) -> str:
     return f"{text}, or null" if text and kind.endswith("None") else text
 
 
-TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "keys and values"}
 
 
 def complaint(key: str, value: Any, words: str, choices: Iterable[str] = ()) -> str:

@@ -39,7 +39,13 @@ def problems(config: Any) -> list[str]:
         lines.append("optim.batch_size=1: must be at least 2 with model.norm=batch; one sample has no statistics")
     if isinstance(config, TrainConfig) and config.logger == "tensorboard" and find_spec("tensorboard") is None:
         lines.append('logger=tensorboard: is not installed; pip install "bsnn[tensorboard]"')
-    if isinstance(config, PropagateConfig) and (config.run is None or config.weights_digest is not None):
+    if isinstance(config, PropagateConfig):
+        lines += network_problems(config)
+    if (
+        isinstance(config, PropagateConfig)
+        and config.network.path is None
+        and (config.run is None or config.weights_digest is not None)
+    ):
         # With run=, the network is known only once that run has been read.
         beyond = [layer for layer in config.propagate.histogram or [] if not 1 <= layer <= config.model.depth]
         if beyond:
@@ -60,6 +66,21 @@ def path_problems(activation: ActivationConfig) -> list[str]:
             f"activation.path={activation.path}: a function called {name} would pass for another activation; rename it"
         ]
     return []
+
+
+def network_problems(config: PropagateConfig) -> list[str]:
+    """Return what cannot go with a network of the user's own, or means nothing without one; one line each."""
+    network, default = config.network, PropagateConfig()
+    if network.path is None:
+        without = [name for name in ("kwargs", "shape") if getattr(network, name) != getattr(default.network, name)]
+        return [f"network.{name}: means nothing without network=FILE.py:FUNCTION" for name in without]
+    beside = [
+        name for name in ("activation", "model", "approach", "run") if getattr(config, name) != getattr(default, name)
+    ]
+    return [
+        f"{name}: network={network.path} brings its own network; leave out what you have said about {name}"
+        for name in beside
+    ]
 
 
 def tailoring_problems(activation: ActivationConfig) -> list[str]:
