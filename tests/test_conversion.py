@@ -151,6 +151,8 @@ def test_activations_of_a_user_are_replaced_where_they_can_be() -> None:
         (nn.LayerNorm(3), "normalises by itself", False),
         (nn.MaxPool2d(2), "an average shortens", False),
         (nn.Embedding(3, 4), "embedding", False),
+        (nn.LSTMCell(3, 4), "activations inside", True),
+        (nn.GRU(3, 4), "activations inside", True),
         (nn.Bilinear(3, 4, 5), "bilinear", True),
         (nn.Conv2d(3, 4, 2), "even size", True),
         (nn.ConvTranspose2d(3, 4, 3, stride=2), "stride", True),

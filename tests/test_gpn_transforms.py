@@ -1,4 +1,4 @@
-"""`GPN` under what PyTorch does to modules: compilation, export, autocast, vmap, derivatives of all kinds and orders."""
+"""`GPN` under what PyTorch does to modules: compilation, export, autocast, vmap, derivatives of all orders."""
 
 from __future__ import annotations
 

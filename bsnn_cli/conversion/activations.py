@@ -52,6 +52,8 @@ def steps(modules: Mapping[str, nn.Module], root: str, depth: int | None) -> Ite
             yield left(name, module, "is normalised already", matters=False)
         elif home(module) in KEPT:
             yield left(name, module, KEPT[home(module)], matters=False)
+        elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            yield left(name, module, "computes its activations inside, where nothing can replace them")
         elif isinstance(module, NOT_ELEMENTWISE):
             yield left(name, module, "not elementwise", matters=False)
         elif may_be_activation(module):
