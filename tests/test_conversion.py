@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -323,6 +324,21 @@ def test_numbers_depend_on_seed_and_name_alone() -> None:
     assert not torch.equal(first[1].weight, second[1].weight)
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode(), torch.device("meta"), torch.no_grad()])
+@pytest.mark.parametrize("constraint", ["unit_rows", "orthogonal"])
+def test_the_modes_of_the_caller_have_no_part_in_it(mode: AbstractContextManager[None], constraint: str) -> None:
+    net, twin = (nn.Sequential(nn.Linear(4, 6), nn.PReLU(3)) for _ in range(2))
+    normalise(twin, constraint=constraint)
+    with mode:
+        normalise(net, constraint=constraint)
+    assert torch.equal(net[0].weight, twin[0].weight)
+    assert (net[1].a, net[1].b) == (twin[1].a, twin[1].b)
+    net(torch.ones(2, 3, 4)).sum().backward()
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Linear(4, 6))
+    assert "inference mode" in left(normalise(net))["0.weight"]
+
+
 def test_groups_and_gates_are_drawn_each_by_itself() -> None:
     layer = nn.Conv2d(6, 6, 1, groups=2)
     normalise(layer)
@@ -530,6 +546,33 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x) if x.sum() > 0 else x
+
+
+class Gated(nn.Module):
+    """A squeeze-and-excitation gate, a SwiGLU, and an activation times a parameter, which is no gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.swish, self.bend = nn.Sigmoid(), nn.SiLU(), nn.Tanh()
+        self.first, self.second, self.scale = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mul(self.gate(x.mean(1, keepdim=True)))
+        x = self.swish(self.first(x)) * self.second(x)
+        return 0.5 * (self.bend(x) * (1 + self.scale))
+
+
+def test_gates_are_left() -> None:
+    net = nn.Sequential(Gated())
+    reasons = left(normalise(net, strict=True))
+    assert set(reasons) == {"0.gate", "0.swish"}
+    assert all(reason.startswith("a gate") for reason in reasons.values())
+    assert isinstance(net[0].bend, GPN)
+    net = torchvision.models.mobilenet_v3_small(num_classes=10)
+    table = normalise(net)
+    gates = table[table["reason"].str.startswith("a gate")]
+    assert set(gates["kind"]) == {"Hardsigmoid"}
+    assert len(gates) == 9
 
 
 def test_functional_activations_are_reported_and_nothing_is_run() -> None:

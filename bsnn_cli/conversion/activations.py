@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bsnn_cli.conversion.calls import FUNCTIONS
-from bsnn_cli.conversion.plan import LEFT, Step, home, kind, left, qualified
+from bsnn_cli.conversion.plan import LEFT, Step, home, kind, left, may_be_activation, qualified
 from bsnn_cli.errors import ActivationError
 from bsnn_cli.gpn import activations
 from bsnn_cli.gpn.functions import MANY, evaluating, in_double
@@ -37,8 +37,10 @@ Solution = GPN | ActivationError | None
 """The normalised form of an activation, the reason why it has none, or None for a linear function."""
 
 
-def steps(modules: Mapping[str, nn.Module], root: str, depth: int | None) -> Iterator[Step]:
-    """Plan the replacement of every activation that a module or an attribute of a module is."""
+def steps(
+    modules: Mapping[str, nn.Module], gates: Container[nn.Module], root: str, depth: int | None
+) -> Iterator[Step]:
+    """Plan the replacement of every activation that a module or an attribute of a module is, but for gates."""
     places: dict[nn.Module, list[tuple[nn.Module, str]]] = {module: [] for module in modules.values()}
     for parent in modules.values():
         for attribute, child in parent._modules.items():
@@ -56,21 +58,14 @@ def steps(modules: Mapping[str, nn.Module], root: str, depth: int | None) -> Ite
             yield left(name, module, "computes its activations inside, where nothing can replace them")
         elif isinstance(module, NOT_ELEMENTWISE):
             yield left(name, module, "not elementwise", matters=False)
+        elif may_be_activation(module) and module in gates:
+            yield left(name, module, "a gate: its output is multiplied with another signal", matters=False)
         elif may_be_activation(module):
             yield _step(name, kind(module), module, places[module], root, depth, known)
         for attribute, function in held_functions(module):
             title = f"function {activations.name_of(function)}"
             place = [(module, attribute)]
             yield _step(qualified(name, attribute), title, function, place, root, depth, known)
-
-
-def may_be_activation(module: nn.Module) -> bool:
-    """Return whether it is an activation of PyTorch, or a user's module of one forward and at most single numbers."""
-    if home(module) == "activation":
-        return not isinstance(module, nn.MultiheadAttention)
-    if home(module) != "module" or module._modules or type(module).forward is nn.Module.forward:
-        return False
-    return all(parameter.numel() == 1 for parameter in module._parameters.values() if parameter is not None)
 
 
 def held_functions(module: nn.Module) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
@@ -156,7 +151,7 @@ def _single(module: nn.Module) -> nn.Module:
             f"activation PReLU: its {len(slopes)} slopes differ, so that no a and b are right for all of its channels;"
             " a PReLU of equal slopes, as at its start, has them"
         )
-    return nn.PReLU(init=float(slopes[0]))
+    return nn.PReLU(init=float(slopes[0]), dtype=torch.float64)
 
 
 def _require_one_function(module: nn.Module) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from bsnn_cli.conversion.plan import Step, left
+from bsnn_cli.conversion.plan import Step, left, may_be_activation
 from bsnn_cli.gpn.module import GPN
 
 FUNCTIONS = {
@@ -30,22 +31,47 @@ class _Forward(fx.Tracer):
         return True
 
 
-def steps(modules: Mapping[str, nn.Module]) -> Iterator[Step]:
-    """Report the activations called in a forward that is not PyTorch's, and the forwards that cannot be traced."""
-    for name, module in modules.items():
-        if isinstance(module, (GPN, torch.jit.ScriptModule)) or type(module).forward.__module__.startswith("torch.nn."):
-            continue
-        calls, failure = functional_activations(module)
-        if calls:
-            times = ", ".join(function if count == 1 else f"{function} × {count}" for function, count in calls.items())
-            yield left(name, module, f"calls {times} in its forward; a module in its place can be replaced")
-        if failure:
-            more = "further functional activations" if calls else "functional activations"
-            yield left(name, module, f"{more} not looked for: forward cannot be traced ({failure})")
+@dataclass(frozen=True)
+class Calls:
+    """The activations that a forward calls.
+
+    Attributes:
+        functions: how often it calls which function or method.
+        gates: the submodules whose output it multiplies with another signal.
+        failure: the reason why it could not be followed to its end; empty if it was.
+    """
+
+    functions: Counter[str]
+    gates: set[nn.Module]
+    failure: str
 
 
-def functional_activations(module: nn.Module) -> tuple[Counter[str], str]:
-    """Return how often a forward calls which activations, and the reason if it cannot be followed to its end."""
+def follow(modules: Mapping[str, nn.Module]) -> dict[str, Calls]:
+    """Trace every forward that is neither PyTorch's own nor that of an activation; by qualified name."""
+    return {
+        name: _calls_of(module)
+        for name, module in modules.items()
+        if not isinstance(module, (GPN, torch.jit.ScriptModule))
+        and not type(module).forward.__module__.startswith("torch.nn.")
+        and not may_be_activation(module)
+    }
+
+
+def steps(modules: Mapping[str, nn.Module], calls: Mapping[str, Calls]) -> Iterator[Step]:
+    """Report the activations that are called as functions, and the forwards that cannot be traced."""
+    for name, called in calls.items():
+        functions = called.functions.items()
+        if functions:
+            times = ", ".join(function if count == 1 else f"{function} × {count}" for function, count in functions)
+            reason = f"calls {times} in its forward; a module in its place can be replaced"
+            yield left(name, modules[name], reason)
+        if called.failure:
+            more = "further functional activations" if functions else "functional activations"
+            reason = f"{more} not looked for: forward cannot be traced ({called.failure})"
+            yield left(name, modules[name], reason)
+
+
+def _calls_of(module: nn.Module) -> Calls:
     tracer = _Forward()
     failure = ""
     with torch.random.fork_rng(devices=[]):
@@ -53,9 +79,20 @@ def functional_activations(module: nn.Module) -> tuple[Counter[str], str]:
             tracer.trace(_expendable(module))
         except Exception as error:  # noqa: BLE001 - a forward may do anything
             failure = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-    graph = getattr(tracer, "graph", None)
-    names = [_name(node.target) for node in graph.nodes if node.op in ("call_function", "call_method")] if graph else []
-    return Counter(name for name in names if name in FUNCTIONS), failure
+    nodes = tracer.graph.nodes if hasattr(tracer, "graph") else ()
+    names = [_name(node.target) for node in nodes if node.op in ("call_function", "call_method")]
+    return Calls(Counter(name for name in names if name in FUNCTIONS), {*_gates(module, nodes)}, failure)
+
+
+def _gates(module: nn.Module, nodes: Iterable[fx.Node]) -> Iterator[nn.Module]:
+    """Yield the submodules whose output is multiplied with another value that is computed from the input."""
+    signals: set[fx.Node] = set()
+    for node in nodes:  # each after those that it is computed from
+        entering = [other for other in node.all_input_nodes if other in signals]
+        if node.op == "placeholder" or entering:
+            signals.add(node)
+        if len(entering) == 2 and _name(node.target) in ("mul", "imul", "multiply"):
+            yield from (module.get_submodule(str(other.target)) for other in entering if other.op == "call_module")
 
 
 def _name(target: Any) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bsnn_cli.conversion.activations import steps as activation_steps
+from bsnn_cli.conversion.calls import follow
 from bsnn_cli.conversion.calls import steps as call_steps
 from bsnn_cli.conversion.constraints import CONSTRAINTS
 from bsnn_cli.conversion.constraints import steps as constraint_steps
@@ -46,9 +47,10 @@ def normalise(
     average, and squared gradients per unit change by n_out/n_in on their way back. Biases of these layers become 0. The
     numbers depend on the seed and the qualified name of the weight alone; dtype, device, `requires_grad` and ties stay.
 
-    What stays as it is: normalisations, pooling, dropout, embeddings, residual additions, and activations that a
-    forward calls as functions; these are looked for by `torch.fx`, and reported. All is planned before anything is
-    changed.
+    What stays as it is: normalisations, pooling, dropout, embeddings, residual additions, gates (activations whose
+    output a forward multiplies with another signal), and activations that a forward calls as functions. The last two
+    are looked for by `torch.fx`, which cannot follow every forward; then the table says so. All is planned before
+    anything is changed.
 
     Args:
         module: the network, or a part of one; changed in place.
@@ -69,29 +71,14 @@ def normalise(
             compiled TorchScript; with `strict`, all that would be left. Then nothing has been changed.
     """
     _check(module, root, depth, weights, constraint)
-    modules = dict(walk(module))
-    steps = [*activation_steps(modules, root, depth)]
-    told = {step.module for step in steps}  # the forward of an activation is that activation
-    steps += call_steps({name: part for name, part in modules.items() if name not in told})
-    if any(step.module == "" and step.act is not None for step in steps):
-        raise ConfigError(
-            f"normalise({kind(module)}): is itself an activation, which cannot be replaced in place;"
-            " bsnn_cli.GPN(module) is its normalised form"
-        )
-    owners = owners_of(module)
-    if weights is not None:
-        steps += weight_steps(modules, owners, seed)
-    if constraint is not None:
-        drawn = {(step.module, step.parameter) for step in steps if step.parameter and step.act is not None}
-        steps += constraint_steps(modules, owners, constraint, drawn)
-    order = {name: place for place, name in enumerate(modules)}
-    steps.sort(key=lambda step: order.get(step.module, order.get(step.module.rpartition(".")[0], 0)))
-    if strict:
-        _refuse_what_is_left(steps)
-    for step in steps:
-        if step.act is not None:
-            step.act()
-    for part in modules.values():
+    with torch.inference_mode(False), torch.device("cpu"):  # wherever the caller has new tensors made
+        steps = _plan(module, root, depth, weights, constraint, seed)
+        if strict:
+            _refuse_what_is_left(steps)
+        for step in steps:
+            if step.act is not None:
+                step.act()
+    for _, part in walk(module):
         # Nested tensors, which an encoder makes of padded batches, are for the fused kernel alone.
         if isinstance(part, nn.TransformerEncoder) and not _all_fused(part):
             part.use_nested_tensor = False
@@ -114,6 +101,30 @@ def _check(module: object, root: str, depth: int | None, weights: str | None, co
         raise ConfigError(complaint("weights", weights, "orthogonal, or None to leave them", ("orthogonal",)))
     if constraint is not None and constraint not in CONSTRAINTS:
         raise ConfigError(complaint("constraint", constraint, f"one of {', '.join(CONSTRAINTS)}, or None", CONSTRAINTS))
+
+
+def _plan(
+    module: nn.Module, root: str, depth: int | None, weights: str | None, constraint: str | None, seed: int
+) -> list[Step]:
+    """Return the steps of the conversion, ordered by the modules that they are about; nothing is changed yet."""
+    modules = dict(walk(module))
+    calls = follow(modules)
+    gates = {gate for called in calls.values() for gate in called.gates}
+    steps = [*activation_steps(modules, gates, root, depth), *call_steps(modules, calls)]
+    if any(step.module == "" and step.act is not None for step in steps):
+        raise ConfigError(
+            f"normalise({kind(module)}): is itself an activation, which cannot be replaced in place;"
+            " bsnn_cli.GPN(module) is its normalised form"
+        )
+    owners = owners_of(module)
+    if weights is not None:
+        steps += weight_steps(modules, owners, seed)
+    if constraint is not None:
+        drawn = {(step.module, step.parameter) for step in steps if step.parameter and step.act is not None}
+        steps += constraint_steps(modules, owners, constraint, drawn)
+    order = {name: place for place, name in enumerate(modules)}
+    steps.sort(key=lambda step: order.get(step.module, order.get(step.module.rpartition(".")[0], 0)))
+    return steps
 
 
 def _refuse_what_is_left(steps: Sequence[Step]) -> None:

@@ -53,6 +53,15 @@ def home(module: nn.Module) -> str:
     return next(file for file in files if file.startswith("torch.nn.modules.")).rpartition(".")[2]
 
 
+def may_be_activation(module: nn.Module) -> bool:
+    """Return whether it is an activation of PyTorch, or a user's module of one forward and at most single numbers."""
+    if home(module) == "activation":
+        return not isinstance(module, nn.MultiheadAttention)
+    if home(module) != "module" or module._modules or type(module).forward is nn.Module.forward:
+        return False
+    return all(parameter.numel() == 1 for parameter in module._parameters.values() if parameter is not None)
+
+
 def walk(module: nn.Module, name: str = "", seen: set[nn.Module] | None = None) -> Iterator[tuple[str, nn.Module]]:
     """Yield each module once, with the first of its qualified names, in the order of their definition.
 

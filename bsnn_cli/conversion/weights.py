@@ -60,6 +60,8 @@ def obstacle(module: nn.Module, attribute: str, layout: Layout, owners: Owners) 
         return "not initialised yet; run the network once"
     if not weight.is_floating_point():
         return f"of dtype {weight.dtype}; weights of a floating dtype can be orthogonal"
+    if weight.is_inference():
+        return "made in inference mode, where PyTorch lets nobody change it; make the network outside"
     if weight.is_meta:
         return "on the meta device, where weights have no values"
     for holder, name in owners[id(weight)]:
