@@ -371,6 +371,7 @@ def test_tied_weights_stay_tied_and_embeddings_keep_theirs() -> None:
         (parametrizations.spectral_norm, True),
         (lambda layer: parametrize.register_parametrization(layer, "weight", nn.Softplus()), False),
         (torch.nn.utils.spectral_norm, False),
+        (lambda layer: torch.nn.utils.spectral_norm(layer).register_parameter("bias", None), False),
     ],
 )
 def test_parametrised_weights_are_assigned_or_left(wrap: Callable[[nn.Module], nn.Module], taken: bool) -> None:
@@ -386,6 +387,15 @@ def test_parametrised_weights_are_assigned_or_left(wrap: Callable[[nn.Module], n
     else:
         assert same(state(net), before)
         assert left(table)["0.weight"]
+
+
+def test_a_parametrisation_that_makes_another_weight_is_left() -> None:
+    """Rows of a tall semi-orthogonal matrix have unit length on average only; UnitRows would make it of each."""
+    layer = nn.Linear(4, 9)
+    parametrize.register_parametrization(layer, "weight", UnitRows())
+    before = state(layer)
+    assert "UnitRows makes another weight" in left(normalise(layer))["weight"]
+    assert same(state(layer), before)
 
 
 def with_unit_rows(layer: nn.Module, V: Tensor) -> Tensor:
@@ -475,6 +485,8 @@ def test_exact_orthogonality_survives_training(layer: nn.Module, blocks: int, we
         (nn.Bilinear(3, 4, 5), "unit_rows", "bilinear"),
         (parametrizations.orthogonal(nn.Linear(4, 4)), "unit_rows", "already"),
         (nn.Linear(4, 4).bfloat16(), "orthogonal", "bfloat16"),
+        (nn.LazyConv2d(4, 2), "unit_rows", "not initialised"),
+        (torch.nn.utils.spectral_norm(nn.Linear(4, 4, bias=False)), "unit_rows", "computed by something else"),
     ],
     ids=str,
 )

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from bsnn_cli.conversion.matrices import Layout, layouts, nearest
 from bsnn_cli.conversion.plan import Step, kind, left
-from bsnn_cli.conversion.weights import Owners, assign, obstacle
+from bsnn_cli.conversion.weights import Owners, assign, unchangeable
 from bsnn_cli.networks.network import UnitRows
 
 CONSTRAINTS = ("unit_rows", "orthogonal")
@@ -88,9 +88,10 @@ def _obstacle(module: nn.Module, attribute: str, layout: Layout | str, owners: O
         return "its kernels read the weights past any parametrisation; cells, such as LSTMCell, can have one"
     if isinstance(module, nn.Bilinear):
         return str(layout)
-    if len(owners.get(id(module._parameters.get(attribute)), ())) > 1:
+    weight = module._parameters.get(attribute)
+    if weight is not None and len(owners[id(weight)]) > 1:
         return "the weight is shared, and a parametrisation of one of its layers would part them"
-    return "" if isinstance(layout, str) else obstacle(module, attribute, layout, owners)
+    return unchangeable(weight)
 
 
 def _no_unit_rows(module: nn.Module, attribute: str, fresh: bool) -> str:

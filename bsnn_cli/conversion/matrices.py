@@ -55,7 +55,7 @@ class Layout:
         return n_out, n_in
 
     def scale(self, shape: torch.Size) -> float:
-        """Return √max(1, n_out/n_in): with it, semi-orthogonal matrices keep ‖x‖²/n, of x in their range exactly."""
+        """Return √max(1, n_out/n_in), with which ‖Wx‖²/n_out is ‖x‖²/n_in; where n_out < n_in, on average."""
         n_out, n_in = self.size(shape)
         return math.sqrt(max(1, n_out / n_in))
 

@@ -24,7 +24,8 @@ def owners_of(module: nn.Module) -> Owners:
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for part in module.modules():
         for attribute, parameter in part._parameters.items():
-            owners.setdefault(id(parameter), []).append((part, attribute))
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append((part, attribute))
     return owners
 
 
@@ -54,6 +55,17 @@ def obstacle(module: nn.Module, attribute: str, layout: Layout, owners: Owners) 
     if parametrize.is_parametrized(module, attribute):
         return _obstacle_of_parametrisation(module, attribute, layout)
     weight = module._parameters.get(attribute)
+    for holder, name in owners.get(id(weight), ()):
+        if dict(layouts(holder)).get(name) != layout:
+            return (
+                f"shared with the {name} of a module of class {kind(holder)}, which needs another weight than an"
+                " orthogonal one"
+            )
+    return unchangeable(weight)
+
+
+def unchangeable(weight: Tensor | None) -> str:
+    """Return why a parameter, None where there is none of its name, has no values to change; empty if it has."""
     if weight is None:
         return "computed by something else before each forward, such as the old weight_norm; parametrisations are known"
     if isinstance(weight, UninitializedParameter):
@@ -64,12 +76,6 @@ def obstacle(module: nn.Module, attribute: str, layout: Layout, owners: Owners) 
         return "made in inference mode, where PyTorch lets nobody change it; make the network outside"
     if weight.is_meta:
         return "on the meta device, where weights have no values"
-    for holder, name in owners[id(weight)]:
-        if dict(layouts(holder)).get(name) != layout:
-            return (
-                f"shared with the {name} of a module of class {kind(holder)}, which needs another weight than an"
-                " orthogonal one"
-            )
     return ""
 
 
