@@ -121,7 +121,7 @@ def test_rows_equal_autograd_by_hand(build: Callable[[], nn.Module], shape: tupl
         cosines = F.cosine_similarity(values[:, None], values[None], dim=2)
         assert row["one_minus_cosine"] == exactly(1 - float((cosines.sum() - B) / (B * (B - 1))))
         weights = [p for name, p in child.named_parameters() if "bias" not in name]
-        assert row["parameters"] == sum(weight.numel() for weight in weights)
+        assert row["weights"] == sum(weight.numel() for weight in weights if weight.dim() > 1)
         if weights:
             squares = sum(float((weight.grad**2).sum()) for weight in weights if weight.grad is not None)
             assert row["gradient_norm"] == exactly(math.sqrt(squares) / B)
@@ -223,6 +223,30 @@ def test_in_place_activations_measure_as_others_do() -> None:
     pd.testing.assert_frame_equal(measure(plain, x), measure(changing, x), rtol=0, atol=0)
 
 
+class OnView(nn.Module):
+    """Changes a view in place, and goes on with the tensor behind it or with the view."""
+
+    def __init__(self, act: nn.Module, behind: bool) -> None:
+        super().__init__()
+        self.first, self.act, self.last, self.behind = nn.Conv2d(2, 4, 1), act, nn.Linear(64, 3), behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.behind and self.act.inplace:
+            self.act(x.flatten(1))
+        else:
+            x = self.act(x.flatten(1))
+        out: Tensor = self.last(x.flatten(1))
+        return out
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_a_view_may_be_changed_in_place(behind: bool) -> None:
+    plain, changing, x = OnView(nn.ReLU(), behind), OnView(nn.ReLU(inplace=True), behind), torch.randn(IMAGES)
+    changing.load_state_dict(plain.state_dict())
+    pd.testing.assert_frame_equal(measure(plain, x), measure(changing, x), rtol=0, atol=0)
+
+
 def test_the_weight_of_a_parametrised_layer_is_the_one_that_is_used() -> None:
     x = torch.randn(B, 8).double()
     layer = nn.Linear(8, 8).double()
@@ -239,14 +263,14 @@ def test_the_weight_of_a_parametrised_layer_is_the_one_that_is_used() -> None:
         warnings.simplefilter("ignore", FutureWarning)
         hooked = nn.utils.weight_norm(copy.deepcopy(layer))
     older = measure(nn.Sequential(hooked), x)
-    assert older["gradient_norm"][0] == pytest.approx(free["gradient_norm"][0], rel=1e-12)
+    pd.testing.assert_frame_equal(older, free, rtol=1e-12)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_spectral_norm_in_training_mode_is_iterated_once(training: bool) -> None:
     module = nn.Sequential(parametrizations.spectral_norm(nn.Linear(8, 8)), nn.Tanh()).train(training)
     x, twin = torch.randn(B, 8), copy.deepcopy(module)
-    assert measure(module, x)["forward_norm"].iloc[-1] == pytest.approx(float((twin(x) ** 2).mean()), rel=1e-5)
+    assert measure(module, x)["forward_norm"].iloc[-1] == pytest.approx(float((twin(x).detach() ** 2).mean()), rel=1e-5)
 
 
 class Nested(nn.Module):
@@ -269,7 +293,7 @@ def test_every_output_has_a_gradient() -> None:
     assert list(frame["gradient_norm"][:2]) == pytest.approx(
         [float((first.T @ x).norm()) / B, 2 * float((second.T @ x).norm()) / B], rel=1e-12
     )
-    assert frame["forward_norm"].iloc[-1] == pytest.approx(float((module.first(x) ** 2).mean()), rel=1e-12)
+    assert frame["forward_norm"].iloc[-1] == pytest.approx(float((module.first(x).detach() ** 2).mean()), rel=1e-12)
 
 
 def test_samples_may_be_counted_by_another_dimension() -> None:
@@ -345,7 +369,7 @@ def test_a_module_that_calls_none_of_its_children_is_a_layer() -> None:
     by_function[0].weight, by_function[2] = module.child.weight, nn.Linear(8, 2).double()
     torch.manual_seed(0)
     assert frame["gradient_norm"][0] > 0
-    assert frame["parameters"][0] == 64
+    assert frame["weights"][0] == 64
 
 
 def test_recomputed_layers_are_measured_once() -> None:
@@ -354,6 +378,35 @@ def test_recomputed_layers_are_measured_once() -> None:
     frame = measure(module, x)
     assert list(frame["module"]) == [*(f"net.{name}" for name in plain["module"][:-1]), OUTPUT]
     np.testing.assert_array_equal(frame["gradient_norm"], plain["gradient_norm"])
+
+
+class Catches(nn.Module):
+    """Tries one layer, and takes another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(9, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            out: Tensor = self.first(x)
+        except RuntimeError:
+            out = self.second(x)
+        return out
+
+
+def test_a_call_that_fails_and_is_caught_is_none() -> None:
+    assert list(measure(Catches(), torch.randn(B, 8))["module"]) == ["second", OUTPUT]
+
+
+def test_tied_weights_have_a_gradient_in_each_layer() -> None:
+    embed, head = nn.Embedding(5, 8).double(), nn.Linear(8, 5, bias=False).double()
+    apart, tokens = nn.Sequential(embed, head), torch.randint(5, (B, 3))
+    with torch.no_grad():
+        head.weight.copy_(embed.weight)
+    tied = copy.deepcopy(apart)
+    tied[1].weight = tied[0].weight
+    pd.testing.assert_frame_equal(measure(tied, tokens), measure(apart, tokens), rtol=1e-12)
 
 
 def test_frozen_weights_have_gradients_too() -> None:
@@ -466,6 +519,7 @@ class Changing(nn.Module):
 
     def forward(self, tokens: Tensor, x: Tensor) -> Tensor:
         self.calls += 1
+        self.made = x.shape
         self.cache["last"] = self.calls
         self.steps = self.steps + 1
         self.net[0].weight.data.mul_(1.5)

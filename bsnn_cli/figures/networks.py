@@ -54,7 +54,7 @@ def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missin
     calls = layer_axis(max(summary["calls"] for summary in stored.networks))
     panels = []
     for quantity, words in QUANTITIES.items():
-        shown = [_of_matrices(table) if quantity == "gradient_norm" else table for table in tables]
+        shown = [table[table["weights"] > 0] if quantity == "gradient_norm" else table for table in tables]
         values = pd.concat([table[quantity] for table in shown]).dropna()
         low, high = decades([*values, 0.1, 10.0], LOWEST)
         axis = Axis(words, log=True, limits=(low, min(high, HIGHEST)))
@@ -67,15 +67,10 @@ def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missin
         "networks",
         panels,
         "Squared length per entry of what enters each layer, the same of its gradient, and the Frobenius norm of the "
-        "gradient of the layer's weights, against the call of the layer in the order of execution; weights of "
-        f"normalisations are left out.{shaded} {inputs} inputs, repeats (seeds): {repeats}.",
+        "gradient of the layer's weights, against the call of the layer in the order of execution; weights that are "
+        f"vectors, as those of normalisations, are left out.{shaded} {inputs} inputs, repeats (seeds): {repeats}.",
         f"{inputs} inputs, repeats: {repeats}",
         [Series(line.name, **line.looks) for line in lines],
         3,
         (DOUBLE, 2.4 + 0.16 * (len(lines) // 3)),
     )
-
-
-def _of_matrices(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of layers with weights that multiply signals, as `records.with_weights` does."""
-    return table[(table["parameters"] > 0) & ~table["kind"].str.contains("Norm")]

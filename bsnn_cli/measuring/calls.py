@@ -38,10 +38,9 @@ class Call:
         values: what is measured in the forward pass, by the names of `CallRecord`.
         takes_signal: whether a tensor of a floating dtype enters.
         edge: of the graph, where this tensor enters; None without a graph, as for integers.
-        size: number of its entries.
         weights: leaves of the graph in place of the weights, without biases.
         derivative: all f'(h), float32 on the CPU, if they are wanted and it is an activation.
-        inner: whether other layers are called inside: then it is none itself.
+        counts: whether it is a row: no other layer is called inside, and it returns.
     """
 
     module: str
@@ -50,20 +49,27 @@ class Call:
     values: dict[str, float] = field(default_factory=dict)
     takes_signal: bool = False
     edge: GradientEdge | None = None
-    size: int = 0
     weights: list[Tensor] = field(default_factory=list)
     derivative: Tensor | None = None
-    inner: bool = False
+    counts: bool = True
 
 
 @dataclass
 class _Frame:
-    """A call that has not returned yet; `call` is None inside of a layer."""
+    """A call that has not returned yet.
+
+    Attributes:
+        call: None inside of a layer.
+        restore: puts back the parameters.
+        h: what enters an activation.
+        view: what the module would have changed in place, had it not been given a copy.
+    """
 
     module: nn.Module
     call: Call | None
     restore: Callable[[], None] = lambda: None
     h: Tensor | None = None
+    view: Tensor | None = None
 
 
 class Recorder:
@@ -97,7 +103,7 @@ class Recorder:
     @property
     def calls(self) -> list[Call]:
         """The calls of layers so far."""
-        return [call for call in self._calls if not call.inner]
+        return [call for call in self._calls if call.counts]
 
     def attach(self) -> None:
         """Register the hooks; to be removed with all else that a measurement changes in the module."""
@@ -122,11 +128,11 @@ class Recorder:
             return None
         return x.movedim(self.batch_dim, 0).reshape(self.batch, -1)
 
-    def _enter(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _enter(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         outer = self._stack[-1] if self._stack else None
         if outer is not None and (outer.call is None or outer.module in self.leaves):
             self._stack.append(_Frame(module, None))
-            return
+            return None
         index = self.counts[module] = self.counts.get(module, -1) + 1
         call = Call(self.names[module], type_name(module), index)
         self._calls.append(call)
@@ -134,12 +140,17 @@ class Recorder:
         self._stack.append(frame)
         x = next(signals([arguments, named]), None)
         if x is not None:
-            call.takes_signal, call.size = True, x.numel()
+            call.takes_signal = True
             call.values |= self.signal(x)
             call.edge = get_gradient_edge(x) if x.requires_grad else None
             if module in self.activations:
                 frame.h = x.detach().clone()  # it may be changed in place
         call.weights, frame.restore = aliased(module, module in self.leaves)
+        if x is not None and arguments and x is arguments[0] and _changes_a_view(module, x):
+            # The edge of a view is none of the graph any more once the view is changed in place.
+            frame.view = x
+            return (x.clone(), *arguments[1:]), named
+        return None
 
     def place_of(self, error: Exception) -> str:
         """Return the qualified name of the module in which an error was raised; empty for the network itself."""
@@ -149,15 +160,19 @@ class Recorder:
     def _leave(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
         frame = self._stack[-1]
         error = sys.exc_info()[1] if output is None else None
-        if error is not None and frame.call is not None and (self._failure is None or self._failure[0] is not error):
-            self._failure = error, frame.call.module
-        if frame.call is not None:
-            f = next(signals(output), None)
-            if frame.h is not None and f is not None:
-                self._measure_slopes(frame.call, frame.h, f.detach(), self.activations[module])
+        f = next(signals(output), None)
+        if frame.call is not None and error is not None:
+            frame.call.counts = False
+            if self._failure is None or self._failure[0] is not error:  # not yet told by a module inside
+                self._failure = error, frame.call.module
+        elif frame.call is not None and frame.h is not None and f is not None:
+            self._measure_slopes(frame.call, frame.h, f.detach(), self.activations[module])
         self._stack.pop().restore()
+        if frame.view is not None and isinstance(output, Tensor):
+            with torch.enable_grad():
+                frame.view.copy_(output)
         if frame.call is not None and self._stack and self._stack[-1].call is not None:
-            self._stack[-1].call.inner = True
+            self._stack[-1].call.counts = False
 
     def _measure_slopes(self, call: Call, h: Tensor, f: Tensor, activation: Elementwise) -> None:
         derivative = wide(activation.derivative(h))
@@ -186,6 +201,10 @@ def layer_names(module: nn.Module) -> dict[nn.Module, str]:
 def type_name(module: nn.Module) -> str:
     """Return the name of a module's class, of a parametrised one as it was before."""
     return str(parametrize.type_before_parametrizations(module).__name__)
+
+
+def _changes_a_view(module: nn.Module, x: Tensor) -> bool:
+    return bool(getattr(module, "inplace", False)) and x.requires_grad and x._is_view()
 
 
 def _children(module: nn.Module) -> list[nn.Module]:
@@ -228,7 +247,12 @@ def aliased(module: nn.Module, leaf: bool) -> tuple[list[Tensor], Callable[[], N
                 replace(own, name, tensor)
             ours = {id(own[name]) for name in computed}
         computed_by_hooks = {name: tensor for name, tensor in attributes.items() if _needs_gradient(tensor)}
-        parameters = {name: tensor for name, tensor in own.items() if tensor is not None and id(tensor) not in ours}
+        sources = tuple(f"{name}_" for name in computed_by_hooks)  # weight_g and weight_v, weight_orig
+        parameters = {
+            name: tensor
+            for name, tensor in own.items()
+            if tensor is not None and id(tensor) not in ours and not name.startswith(sources)
+        }
         for place, used in ((own, parameters), (attributes, computed_by_hooks)):
             for name, tensor in used.items():
                 if tensor.is_floating_point():

@@ -32,7 +32,7 @@ from bsnn_cli.measuring.verdict import judge
 Loss = Callable[[Any], Tensor]
 """Maps what a module returns to the mean loss of the batch, or to the loss of each sample (B,)."""
 
-COLUMNS = ("layer", "module", "kind", "call", "parameters")
+COLUMNS = ("layer", "module", "kind", "call", "weights")
 """Columns that identify a row, before those of quantities."""
 
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
@@ -74,11 +74,11 @@ def measure(
     Returns:
         One row for each call of a layer in the order of execution, the last one for the first tensor that the module
         returns. `module` is the qualified name, `kind` the class, `call` the index of the call of this module,
-        `parameters` the number of entries of its weights; the other columns are those of `layers.csv`, NaN where they
-        are not defined. `forward_norm` and `one_minus_cosine` are of the first tensor of a floating dtype that enters
-        the call, `backward_norm` of the gradient of the samples' losses at this tensor, over all ways from it to the
-        loss: where it also enters a residual connection, both branches count. `gradient_norm` is of the weights in
-        this call alone, without biases; of a parametrised layer, of the weight that is used.
+        `weights` the number of entries of its matrices and kernels; the other columns are those of `layers.csv`, NaN
+        where they are not defined. `forward_norm` and `one_minus_cosine` are of the first tensor of a floating dtype
+        that enters the call. `backward_norm` is of the gradient of the samples' losses at this tensor, over all ways
+        from it to the loss: where it also enters a residual connection, both branches count. `gradient_norm` is of the
+        weights in this call alone, without biases; of a parametrised layer, of the weight that is used.
 
     Raises:
         ConfigError: the module or its inputs cannot be measured, or one of the two passes fails.
@@ -97,9 +97,10 @@ def verdict(frame: pd.DataFrame) -> list[str]:
     """Judge a measured module in two to four sentences: signal, gradients, linearity and angles where they are lost.
 
     Args:
-        frame: as `measure` returns it.
+        frame: as `measure` returns it, or the `layers.csv` of a network; other columns do not matter.
     """
-    calls = [CallRecord(**{str(name): value for name, value in row.items()}) for row in frame.to_dict("records")]
+    fields = [entry.name for entry in dataclasses.fields(CallRecord)]
+    calls = [CallRecord(**dict(zip(fields, row, strict=True))) for row in frame[fields].itertuples(index=False)]
     summary = {name: value if math.isfinite(value) else None for name, value in vars(summarise_calls(calls)).items()}
     return judge(summary | {"depth": len(with_weights(calls))})
 
@@ -152,7 +153,7 @@ def measure_calls(
             _record(index, call, *found, batch)
             for index, (call, found) in enumerate(zip(calls, gradients, strict=True), 1)
         ]
-    last = CallRecord(layer=len(rows) + 1, module=OUTPUT, kind=type_name(module), call=0, parameters=0, **end)
+    last = CallRecord(layer=len(rows) + 1, module=OUTPUT, kind=type_name(module), call=0, weights=0, **end)
     unreached = [
         call.module or call.kind
         for call, (entering, _) in zip(calls, gradients, strict=True)
@@ -280,7 +281,7 @@ def _record(
         module=call.module,
         kind=call.kind,
         call=call.index,
-        parameters=sum(weight.numel() for weight in call.weights),
+        weights=sum(weight.numel() for weight in call.weights if weight.dim() > 1),
         **{"forward_norm": math.nan, "one_minus_cosine": math.nan} | call.values,
         backward_norm=backward,
         gradient_norm=gradient,

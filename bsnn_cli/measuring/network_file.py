@@ -6,6 +6,8 @@ activation does: its content, the name of the function and its arguments are wha
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from importlib.util import decode_source
@@ -19,6 +21,7 @@ from bsnn_cli.common.random_streams import stream
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.gpn import activation_file, custom
 from bsnn_cli.settings.config import NetworkConfig
+from bsnn_cli.settings.identity import network_name
 
 
 def source(config: NetworkConfig) -> str | None:
@@ -29,7 +32,7 @@ def source(config: NetworkConfig) -> str | None:
     """
     if config.path is None:
         return None
-    path, _ = _parts(config)
+    path = _file(config)
     try:
         return decode_source(path.read_bytes())
     except (OSError, UnicodeDecodeError, SyntaxError) as error:
@@ -37,48 +40,65 @@ def source(config: NetworkConfig) -> str | None:
         raise ConfigError(f"network={config.path}: cannot read {path}: {reason}") from error
 
 
-def fingerprint(text: str, config: NetworkConfig) -> str:
-    """Return sixteen hexadecimal digits of the file's content and the function's name, not of the file's place."""
-    return activation_file.fingerprint(text, _parts(config)[1])
-
-
-def builder(text: str, config: NetworkConfig) -> Callable[[int], tuple[nn.Module, Any]]:
-    """Execute the text, and return a function that maps a seed to the module and its inputs, None if it has none.
-
-    PyTorch's generator is seeded before each call, so that every seed gives weights of its own.
+def identified(config: NetworkConfig, text: str) -> NetworkConfig:
+    """Check the network of a config, add the fingerprint of its file, and leave out arguments that are the defaults.
 
     Raises:
-        ConfigError: the text cannot be executed, or has no such function, or the function does not take the arguments
-            of `network.kwargs`, fails, or returns something else.
+        ConfigError: the text cannot be executed or has no such function, or the function does not take the arguments.
     """
-    key, (path, name) = f"network={config.path}", _parts(config)
-    names = custom.executed(text, str(path), key)
+    defaults = inspect.signature(_function(config, text)).parameters
+    kwargs = {
+        name: value
+        for name, value in config.kwargs.items()
+        if name not in defaults or (type(value), value) != (type(defaults[name].default), defaults[name].default)
+    }
+    return dataclasses.replace(
+        config, kwargs=kwargs, fingerprint=activation_file.fingerprint(text, str(network_name(config)))
+    )
+
+
+def build(config: NetworkConfig, text: str, seed: int) -> tuple[nn.Module, Any]:
+    """Build the module and its inputs, None if it has none, with PyTorch's generator at a function of the seed.
+
+    Raises:
+        ConfigError: as `identified`; or the function fails, or returns something else.
+    """
+    key, name = f"network={config.path}", network_name(config)
+    torch.manual_seed(stream(seed, "network").initial_seed())
+    try:
+        made = _function(config, text)(**config.kwargs)
+    except ConfigError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{key}: {name} fails ({reason})") from error
+    module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        kind = type(made).__name__
+        raise ConfigError(f"{key}: {name} returns {kind}; it must return an nn.Module, or a module and its inputs")
+    return module, inputs
+
+
+def _function(config: NetworkConfig, text: str) -> Callable[..., Any]:
+    """Return the function that a config names, and make sure that it takes its arguments."""
+    key, name = f"network={config.path}", str(network_name(config))
+    path = _file(config)
+    names = _executed(text, str(path), key)
     function = names.get(name)
     if not callable(function):
         defined = ", ".join(known for known, value in names.items() if callable(value) and known[0] != "_")
         raise ConfigError(f"{key}: {path} defines no function {name}; there is {defined or 'none'}")
+    signature = inspect.signature(function)
     try:
-        signature = inspect.signature(function)
         signature.bind(**config.kwargs)
     except TypeError as error:
         raise ConfigError(f"{key}: {name}{signature}: {error}; arguments are given as network.kwargs.NAME=…") from error
-
-    def build(seed: int) -> tuple[nn.Module, Any]:
-        torch.manual_seed(stream(seed, "network").initial_seed())
-        try:
-            made = function(**config.kwargs)
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ConfigError(f"{key}: {name} fails ({reason})") from error
-        module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-        if not isinstance(module, nn.Module):
-            kind = type(made).__name__
-            raise ConfigError(f"{key}: {name} returns {kind}; it must return an nn.Module, or a module and its inputs")
-        return module, inputs
-
-    return build
+    return function
 
 
-def _parts(config: NetworkConfig) -> tuple[Path, str]:
-    file, _, function = str(config.path).rpartition(":")
-    return Path(file), function
+_executed = functools.cache(custom.executed)
+"""Executes each text once in a process, for all jobs of a sweep and all repeats."""
+
+
+def _file(config: NetworkConfig) -> Path:
+    return Path(str(config.path).rpartition(":")[0])

@@ -32,10 +32,9 @@ def measure(config: PropagateConfig, text: str, dataset: Dataset | None, device:
     Raises:
         ConfigError: the network cannot be built or measured, or its layers differ between repeats.
     """
-    build = network_file.builder(text, config.network)
     measurements: list[Measurement] = []
     for seed in range(config.seed, config.seed + config.propagate.repeats):
-        module, given = build(seed)
+        module, given = network_file.build(config.network, text, seed)
         module = module.to(device)
         loss = None
         if dataset is not None:

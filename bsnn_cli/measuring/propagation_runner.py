@@ -44,8 +44,7 @@ def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
     if text is None:
         config = dataclasses.replace(config, activation=custom.identified(config.activation))
     else:
-        network = dataclasses.replace(config.network, fingerprint=network_file.fingerprint(text, config.network))
-        config = dataclasses.replace(config, network=network)
+        config = dataclasses.replace(config, network=network_file.identified(config.network, text))
     device = choose_device(config.device)
     if config.propagate.source == "dataset":
         dataset = dataclasses.replace(config.dataset, fingerprint=data.fingerprint(config.dataset))

@@ -55,13 +55,13 @@ class CallRecord(LayerRecord):
         module: qualified name of the layer; `OUTPUT` in the last row.
         kind: name of its class.
         call: index of this call among those of the layer, from 0.
-        parameters: entries of its weights, without biases, whose gradient is `gradient_norm`; 0 if it has none.
+        weights: entries of its matrices and kernels; 0 if it has none, or only vectors, as normalisations do.
     """
 
     module: str
     kind: str
     call: int
-    parameters: int
+    weights: int
 
 
 OUTPUT = "(output)"
@@ -125,8 +125,8 @@ def summarise(rows: Sequence[LayerRecord]) -> Summary:
 def summarise_calls(rows: Sequence[CallRecord]) -> Summary:
     """Return the same numbers of any network.
 
-    Lengths begin with the first layer that takes a signal. Gradients are those of all weights but the gains of
-    normalisations, slopes those of the last activation.
+    Lengths begin with the first layer that takes a signal. Gradients are those of layers with matrices or kernels,
+    slopes those of the last activation.
     """
     *calls, end = rows
     first = next((row for row in rows if not math.isnan(row.forward_norm)), end)
@@ -136,8 +136,8 @@ def summarise_calls(rows: Sequence[CallRecord]) -> Summary:
 
 
 def with_weights(rows: Iterable[CallRecord]) -> list[CallRecord]:
-    """Return the calls whose weights multiply signals: those with weights, but of normalisations."""
-    return [row for row in rows if row.parameters and "Norm" not in row.kind]
+    """Return the calls of layers with matrices or kernels."""
+    return [row for row in rows if row.weights]
 
 
 def _summary(
