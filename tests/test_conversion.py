@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -123,6 +124,23 @@ class Scale(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return self.scale * h
+
+
+class Locked(nn.Module):
+    """Cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def forward(self, h: Tensor) -> Tensor:
+        return torch.tanh(h)
+
+
+def test_what_cannot_be_copied_is_left() -> None:
+    net = nn.Sequential(Locked(), nn.Tanh())
+    assert "cannot pickle" in left(normalise(net))["0"]
+    assert isinstance(net[1], GPN)
 
 
 def test_activations_of_a_user_are_replaced_where_they_can_be() -> None:

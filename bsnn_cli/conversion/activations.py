@@ -121,14 +121,15 @@ def _content(phi: Any) -> bytes:
 def solve(phi: Any, root: str, depth: int | None) -> Solution:
     """Return the normalised form of a module or function, None if it is linear, or the reason why there is none."""
     try:
-        twin = _single(_without_hooks(copy.deepcopy(phi))) if isinstance(phi, nn.Module) else phi
-        if isinstance(twin, nn.Module):
-            _require_one_function(twin)
-        solution = activations.normalise(twin, root)
-        variance = solution.second_moment - solution.mean**2
-        if math.isclose(variance, solution.derivative_second_moment, rel_tol=1e-12):
-            return None
-        return GPN(twin, root, depth)
+        with evaluating(activations.name_of(phi)):
+            twin = _single(_without_hooks(copy.deepcopy(phi))) if isinstance(phi, nn.Module) else phi
+            if isinstance(twin, nn.Module):
+                _require_one_function(twin)
+            solution = activations.normalise(twin, root)
+            variance = solution.second_moment - solution.mean**2
+            if math.isclose(variance, solution.derivative_second_moment, rel_tol=1e-12):
+                return None
+            return GPN(twin, root, depth)
     except ActivationError as error:
         return error
 
@@ -158,7 +159,7 @@ def _require_one_function(module: nn.Module) -> None:
     """Raise if a module is another function in training than in evaluation, as one that is random in training is."""
     name = activations.name_of(module)
     h = torch.linspace(-3, 3, MANY, dtype=torch.float64, device="cpu")
-    with evaluating(name), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         trained, evaluated = (in_double(module.train(mode))(h) for mode in (True, False))
         if not torch.equal(trained.nan_to_num(), evaluated.nan_to_num()):
             raise ActivationError(
