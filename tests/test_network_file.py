@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,14 @@ def cut():
             return self.last(self.first(x).detach())
 
     return Cut(), torch.randn(4, 5)
+
+def beside():
+    from beside_the_file import network
+
+    return network, torch.randn(4, 5)
+
+def ends():
+    raise SystemExit(3)
 
 def changing():
     depth = int(torch.randint(2, 5, ()))
@@ -172,6 +181,14 @@ def test_a_dataset_sends_images_and_the_cross_entropy(tmp_path: Path, propagate:
     assert json.loads((directory / "summary.json").read_text())["dataset"] == "digits"
 
 
+def test_the_file_imports_what_lies_beside_it(
+    tmp_path: Path, propagate: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_the_file.py").write_text("import torch\nnetwork = torch.nn.Linear(5, 2)")
+    assert propagate("network=my.py:beside").stdout.startswith("beside, 1 layer call: ")
+
+
 def test_what_has_no_weights_or_no_graph_is_measured(tmp_path: Path, propagate: Callable[..., Answer]) -> None:
     told = propagate("network=my.py:activation")
     assert "activation, 1 layer call: signal keeps" in told.stdout
@@ -192,6 +209,7 @@ BAD = {
     ("network.kwargs.dept=3",): "build(depth=3, width=12): got an unexpected keyword argument 'dept'",
     ("network.kwargs.width=a",): "build fails (TypeError",
     ("network=my.py:raises",): "network=my.py:raises: raises fails (ValueError: no way)",
+    ("network=my.py:ends",): "network=my.py:ends: ends fails (SystemExit: 3)",
     ("network=my.py:number",): "number returns int; it must return an nn.Module",
     ("network=my.py:fails",): "measure: the forward pass fails: Sequential, in 1 (RuntimeError: ",
     ("network=my.py:cnn",): "network=my.py:cnn: returns no inputs",

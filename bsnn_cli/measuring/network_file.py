@@ -1,7 +1,8 @@
 """Load a network of the user's own from a Python file: `bsnn propagate network=FILE.py:FUNCTION`.
 
 The function returns an `nn.Module`, or a module and its inputs. The file stands for itself, as that of a custom
-activation does: its content, the name of the function and its arguments are what a measurement is identified by.
+activation does: its content, the name of the function and its arguments are what a measurement is identified by, not
+what it imports.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from importlib.util import decode_source
 from pathlib import Path
@@ -64,12 +66,11 @@ def build(config: NetworkConfig, text: str, seed: int) -> tuple[nn.Module, Any]:
         ConfigError: as `identified`; or the function fails, or returns something else.
     """
     key, name = f"network={config.path}", network_name(config)
+    function = _function(config, text)
     torch.manual_seed(stream(seed, "network").initial_seed())
     try:
-        made = _function(config, text)(**config.kwargs)
-    except ConfigError:
-        raise
-    except Exception as error:
+        made = function(**config.kwargs)
+    except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"{key}: {name} fails ({reason})") from error
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
@@ -96,8 +97,11 @@ def _function(config: NetworkConfig, text: str) -> Callable[..., Any]:
     return function
 
 
-_executed = functools.cache(custom.executed)
-"""Executes each text once in a process, for all jobs of a sweep and all repeats."""
+@functools.cache
+def _executed(text: str, path: str, key: str) -> dict[str, object]:
+    """Execute a text, once for all jobs of a sweep and all repeats; it may import what lies beside its file."""
+    sys.path.append(str(Path(path).absolute().parent))
+    return custom.executed(text, path, key)
 
 
 def _file(config: NetworkConfig) -> Path:
