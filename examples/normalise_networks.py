@@ -69,7 +69,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 def summary(frame: pd.DataFrame) -> dict[str, str]:
     """Return the range of ‖x‖²/n, the gradient ‖∂E/∂x‖²/n at the first layer over that at the last, and of weights."""
-    steps, layers = frame[frame["module"] == "state"], frame[frame["parameters"] > 0]
+    steps, layers = frame[frame["module"] == "state"], frame[frame["weights"] > 0]
     signals = steps if len(steps) else layers
     forward, backward, weights = signals["forward_norm"], signals["backward_norm"], layers["gradient_norm"]
     return {
@@ -86,7 +86,7 @@ def draw(frames: dict[tuple[str, str], pd.DataFrame], path: str) -> None:
     for column, name in zip(axes.T, names, strict=True):
         for version, line in (("as built", "--"), ("GPN", "-")):
             layers = frames[name, version]
-            layers = layers[layers["kind"].isin(["Conv2d", "Linear"])]
+            layers = layers[layers["weights"] > 0]
             for panel, quantity in zip(column, ("forward_norm", "backward_norm"), strict=True):
                 places = range(1, len(layers) + 1)
                 panel.semilogy(places, layers[quantity], line, color="#0072B2", marker=".", label=version)

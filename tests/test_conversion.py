@@ -342,6 +342,17 @@ def test_numbers_depend_on_seed_and_name_alone() -> None:
     assert not torch.equal(first[1].weight, second[1].weight)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_device_has_no_part_in_it() -> None:
+    net, twin = cnn().cuda(), cnn()
+    normalise(net, constraint="unit_rows")
+    normalise(twin, constraint="unit_rows")
+    assert net[0].weight.is_cuda
+    torch.testing.assert_close(net[0].weight.cpu(), twin[0].weight, rtol=1e-6, atol=1e-7)
+    assert net[1].a == twin[1].a
+
+
 @pytest.mark.parametrize("mode", [torch.inference_mode(), torch.device("meta"), torch.no_grad()])
 @pytest.mark.parametrize("constraint", ["unit_rows", "orthogonal"])
 def test_the_modes_of_the_caller_have_no_part_in_it(mode: AbstractContextManager[None], constraint: str) -> None:
