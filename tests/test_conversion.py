@@ -594,7 +594,7 @@ class Gated(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate, self.swish, self.bend = nn.Sigmoid(), nn.SiLU(), nn.Tanh()
+        self.gate, self.swish, self.bend = nn.Sequential(nn.Linear(1, 1), nn.Sigmoid()), nn.SiLU(), nn.Tanh()
         self.first, self.second, self.scale = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.ones(4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -606,7 +606,7 @@ class Gated(nn.Module):
 def test_gates_are_left() -> None:
     net = nn.Sequential(Gated())
     reasons = left(normalise(net, strict=True))
-    assert set(reasons) == {"0.gate", "0.swish"}
+    assert set(reasons) == {"0.gate.1", "0.swish"}
     assert all(reason.startswith("a gate") for reason in reasons.values())
     assert isinstance(net[0].bend, GPN)
     net = torchvision.models.mobilenet_v3_small(num_classes=10)

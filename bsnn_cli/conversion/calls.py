@@ -92,7 +92,14 @@ def _gates(module: nn.Module, nodes: Iterable[fx.Node]) -> Iterator[nn.Module]:
         if node.op == "placeholder" or entering:
             signals.add(node)
         if len(entering) == 2 and _name(node.target) in ("mul", "imul", "multiply"):
-            yield from (module.get_submodule(str(other.target)) for other in entering if other.op == "call_module")
+            yield from (_last(module.get_submodule(str(x.target))) for x in entering if x.op == "call_module")
+
+
+def _last(module: nn.Module) -> nn.Module:
+    """Return the module that the output comes from."""
+    while isinstance(module, nn.Sequential) and len(module) > 0:
+        module = module[-1]
+    return module
 
 
 def _name(target: Any) -> str:
