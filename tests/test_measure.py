@@ -257,8 +257,8 @@ def test_the_weight_of_a_parametrised_layer_is_the_one_that_is_used() -> None:
     with torch.no_grad():
         unit.weight *= 3
     parametrize.register_parametrization(unit, "weight", UnitRows())
-    found = measure(nn.Sequential(unit), x)
-    pd.testing.assert_frame_equal(found, free, rtol=1e-12)
+    parametrised = measure(nn.Sequential(unit), x)
+    pd.testing.assert_frame_equal(parametrised, free, rtol=1e-12)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         hooked = nn.utils.weight_norm(copy.deepcopy(layer))

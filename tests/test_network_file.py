@@ -18,8 +18,10 @@ from bsnn_cli import measure, verdict
 from bsnn_cli.common.random_streams import stream
 from bsnn_cli.datasets import data
 from bsnn_cli.figures import figures
+from bsnn_cli.figures.figure import Figure
 from bsnn_cli.measuring.records import OUTPUT
-from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, NetworkConfig, PropagateConfig
+from bsnn_cli.results.store import Results
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, FiguresConfig, NetworkConfig, PropagateConfig
 from bsnn_cli.settings.identity import identity
 from tests.conftest import SMALL, Answer, given_once
 
@@ -257,12 +259,21 @@ def test_identities_without_a_network_are_as_before() -> None:
 def test_figures_tables_and_reports_live_with_it(
     tmp_path: Path, propagate: Callable[..., Answer], bsnn: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    propagate("-m", "network=my.py:build", "network.kwargs.depth=2,9", "propagate.repeats=2")
+    propagate("-m", "network=my.py:build", "network.kwargs.depth=10,9", "propagate.repeats=2")
     told = bsnn("figures", "only=networks", "formats=[png]")
     assert told.returncode == 0, told.stderr
     picture = tmp_path / "outputs/figures/networks.png"
     ink = (matplotlib.image.imread(picture)[..., :3] < 0.6).any(axis=2)
     assert 0.003 < ink.mean() < 0.5
+    tables = sorted((pd.read_csv(path / "layers.csv") for path in stored(tmp_path, "build")), key=len)
+    [drawn] = figures.build("networks", Results(tmp_path / "outputs"), FiguresConfig(only="networks"))
+    assert isinstance(drawn, Figure)
+    for panel, quantity in zip(drawn.panels, ("forward_norm", "backward_norm", "gradient_norm"), strict=True):
+        assert [series.name for series in panel.series] == ["build(depth=9)", "build(depth=10)"]
+        for series, table in zip(panel.series, tables, strict=True):
+            table = table.dropna(subset=[quantity])
+            np.testing.assert_array_equal(list(series.x), table["layer"])
+            np.testing.assert_array_equal(list(series.y), table[quantity])
     assert "repeats (seeds): 2" in (tmp_path / "outputs/figures/captions.md").read_text()
     assert bsnn("figures", "only=propagation").returncode == 2  # these are not the paper's
     assert "not measured yet: bsnn, " in bsnn("table", "kind=approaches").stdout

@@ -22,6 +22,7 @@ from bsnn_cli.figures.figure import (
     layer_axis,
 )
 from bsnn_cli.figures.signals import HIGHEST, LOWEST, Line
+from bsnn_cli.results.statistics import axis_order
 from bsnn_cli.results.store import Results
 from bsnn_cli.settings.config import FiguresConfig
 
@@ -34,7 +35,7 @@ QUANTITIES = {
 
 
 def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
-    """Norms of signals, of their gradients and of those of weights, of each network from a user's file.
+    """Draw the norms of signals, of their gradients and of those of weights, for each network from a user's file.
 
     Where there are none, this is said only to who asks for this figure: the others need no such network.
     """
@@ -42,16 +43,17 @@ def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missin
         if config.only == "networks":
             yield Missing("networks", "signals of networks of your own", "bsnn propagate network=FILE.py:FUNCTION")
         return
-    labels = Counter(summary["label"] for summary in stored.networks)
+    summaries = sorted(stored.networks, key=lambda summary: axis_order(summary["label"]))
+    labels = Counter(summary["label"] for summary in summaries)
     inks = itertools.cycle(COLOURS.values())
     dashes = [dash for dash in ("-", "--", "-.", ":") for _ in COLOURS]
     lines = []
-    for summary, ink, dash in zip(stored.networks, inks, itertools.cycle(dashes), strict=False):
+    for summary, ink, dash in zip(summaries, inks, itertools.cycle(dashes), strict=False):
         directory = Path(summary["directory"]).name
         name = summary["label"] if labels[summary["label"]] == 1 else f"{summary['label']}, {directory}"
         lines.append(Line(name, "", [summary], {"colour": ink, "dash": dash}))
     tables = [line.table() for line in lines]
-    calls = layer_axis(max(summary["calls"] for summary in stored.networks))
+    calls = layer_axis(max(summary["calls"] for summary in summaries))
     panels = []
     for quantity, words in QUANTITIES.items():
         shown = [table[table["weights"] > 0] if quantity == "gradient_norm" else table for table in tables]
@@ -60,8 +62,8 @@ def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missin
         axis = Axis(words, log=True, limits=(low, min(high, HIGHEST)))
         series = [line.series(table, quantity) for line, table in zip(lines, shown, strict=True)]
         panels.append(Panel(Axis("call $l$", limits=calls.limits, ticks=calls.ticks), axis, series))
-    inputs, repeats = (extent(summary[key] for summary in stored.networks) for key in ("inputs", "repeats"))
-    bands = any(summary["repeats"] > 1 for summary in stored.networks)
+    inputs, repeats = (extent(summary[key] for summary in summaries) for key in ("inputs", "repeats"))
+    bands = any(summary["repeats"] > 1 for summary in summaries)
     shaded = " Shaded: one sample standard deviation over the repeats, as a factor." if bands else ""
     yield Figure(
         "networks",

@@ -217,7 +217,7 @@ def aliased(module: nn.Module, leaf: bool) -> tuple[list[Tensor], Callable[[], N
     Args:
         module: about to be called.
         leaf: whether it is known to compute by itself. Otherwise parametrised weights, which its children may compute
-            in their own calls, are left alone.
+            in calls of theirs, are left alone.
 
     Returns:
         the leaves in place of weights, without biases; a function that puts the parameters back.
@@ -236,7 +236,8 @@ def aliased(module: nn.Module, leaf: bool) -> tuple[list[Tensor], Callable[[], N
         place[name] = leaves[id(tensor)]
 
     for owner in layer_names(module):
-        attributes, own, ours = vars(owner), vars(owner)["_parameters"], set[int]()
+        attributes, registered = vars(owner), vars(owner)["_parameters"]
+        computed: dict[str, Tensor] = {}
         if parametrize.is_parametrized(owner):
             if not leaf:
                 continue
@@ -244,16 +245,15 @@ def aliased(module: nn.Module, leaf: bool) -> tuple[list[Tensor], Callable[[], N
             kinds.append((owner, type(owner)))
             owner.__class__ = parametrize.type_before_parametrizations(owner)  # which has no such property
             for name, tensor in computed.items():
-                replace(own, name, tensor)
-            ours = {id(own[name]) for name in computed}
+                replace(registered, name, tensor)
         computed_by_hooks = {name: tensor for name, tensor in attributes.items() if _needs_gradient(tensor)}
         sources = tuple(f"{name}_" for name in computed_by_hooks)  # weight_g and weight_v, weight_orig
         parameters = {
             name: tensor
-            for name, tensor in own.items()
-            if tensor is not None and id(tensor) not in ours and not name.startswith(sources)
+            for name, tensor in registered.items()
+            if tensor is not None and name not in computed and not name.startswith(sources)
         }
-        for place, used in ((own, parameters), (attributes, computed_by_hooks)):
+        for place, used in ((registered, parameters), (attributes, computed_by_hooks)):
             for name, tensor in used.items():
                 if tensor.is_floating_point():
                     replace(place, name, tensor)

@@ -150,8 +150,8 @@ def measure_calls(
         calls = recorder.calls
         gradients = _backward(module, output, loss, calls, batch, seed)
         rows = [
-            _record(index, call, *found, batch)
-            for index, (call, found) in enumerate(zip(calls, gradients, strict=True), 1)
+            _record(index, call, entering, of_weights, batch)
+            for index, (call, (entering, of_weights)) in enumerate(zip(calls, gradients, strict=True), 1)
         ]
     last = CallRecord(layer=len(rows) + 1, module=OUTPUT, kind=type_name(module), call=0, weights=0, **end)
     unreached = [
@@ -234,11 +234,11 @@ def _backward(
     if not roots or not [*edges, *weights]:
         return [(None, None) for _ in calls]
     try:
-        found = iter(torch.autograd.grad(roots, [*edges, *weights], gradients, allow_unused=True))
+        computed = iter(torch.autograd.grad(roots, [*edges, *weights], gradients, allow_unused=True))
     except Exception as error:
         raise ConfigError(f"measure: the backward pass fails: {type_name(module)} ({_reason(error)})") from error
-    entering = [None if call.edge is None else next(found) for call in calls]
-    return [(x, [next(found) for _ in call.weights]) for x, call in zip(entering, calls, strict=True)]
+    entering = [None if call.edge is None else next(computed) for call in calls]
+    return [(x, [next(computed) for _ in call.weights]) for x, call in zip(entering, calls, strict=True)]
 
 
 def _top(output: Any, loss: Loss | None, batch: int, seed: int) -> tuple[list[Tensor], list[Tensor]]:
