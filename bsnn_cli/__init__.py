@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bsnn_cli.conversion.normalise import normalise
     from bsnn_cli.gpn.activations import gpn_coefficients
     from bsnn_cli.gpn.module import GPN
     from bsnn_cli.measuring.coordinates import coordinate_check
@@ -26,6 +27,7 @@ __all__ = [
     "load_run",
     "load_runs",
     "measure",
+    "normalise",
     "verdict",
 ]
 
@@ -38,6 +40,7 @@ _HOMES = {
     "load_run": ("runs.loading", "load_run"),
     "load_runs": ("runs.loading", "load_all"),
     "measure": ("measuring.modules", "measure"),
+    "normalise": ("conversion.normalise", "normalise"),
     "verdict": ("measuring.modules", "verdict"),
 }
 

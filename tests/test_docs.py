@@ -172,6 +172,11 @@ def test_the_examples_print_what_they_promise(
     assert orthogonal_gpn == pytest.approx(1, abs=0.1)
     assert orthogonal < 0.1
     assert abs(trained_gpn - 1) > 0.5
+    for network in ("CNN of 100 layers", "12 transformer MLPs"):
+        as_built, gpn = re.findall(rf"{network} +(?:as built|GPN) +([\d.e-]+) to ([\d.e-]+)", printed)
+        assert float(as_built[0]) < 0.01
+        assert 0.5 < float(gpn[0]) <= float(gpn[1]) < 2
+    assert (tmp_path / "normalised_resnet18.png").stat().st_size > 10_000
     [ours] = re.findall(r"test accuracy ([\d.]+) %, of 355 images", printed)
     [theirs] = re.findall(r"the run says +([\d.]+) %", printed)
     assert ours == theirs

@@ -21,6 +21,7 @@ ROOMS = {
     "gpn": {"errors", "settings"},  # activations, their normalisation and their theory
     "datasets": BASE,
     "networks": BASE | {"gpn", "datasets"},  # what is trained, and how
+    "conversion": BASE | {"gpn", "networks"},  # anybody's network into its GPN version
     "runs": BASE | {"gpn", "datasets", "networks"},  # run directories, fleets, sweeps
     "measuring": BASE | {"gpn", "datasets", "networks", "runs"},  # `bsnn propagate` and `bsnn theory`
     "timing": BASE | {"datasets", "networks", "runs"},  # `bsnn bench`

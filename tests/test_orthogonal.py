@@ -124,6 +124,32 @@ def test_each_output_unit_has_a_row_of_length_one(module: nn.Module, dim: int | 
     torch.testing.assert_close(made, nn.functional.normalize(torch.movedim(weight, dim or 0, 0).flatten(1)))
 
 
+def test_a_transposed_convolution_with_groups_has_rows_in_each_of_them() -> None:
+    module = nn.ConvTranspose2d(4, 6, 3, groups=2)
+    parametrize.register_parametrization(module, "weight", UnitRows(dim=1, groups=2))
+    for group in module.weight.detach().chunk(2):  # each makes three of the six channels from two of the four inputs
+        torch.testing.assert_close(group.square().sum((0, 2, 3)), torch.ones(3))
+    with pytest.raises(ValueError, match=r"UnitRows\(groups=3\)"):
+        parametrize.register_parametrization(nn.ConvTranspose2d(4, 6, 3), "weight", UnitRows(dim=1, groups=3))
+
+
+@pytest.mark.parametrize(("n", "columns"), [(5, 1), (50, 20), (20, 20)])
+def test_some_columns_of_haar_are_orthonormal(n: int, columns: int) -> None:
+    Q = haar(n, stream(0, "test"), torch.float64, columns)
+    assert Q.shape == (n, columns)
+    assert torch.dist(Q.T @ Q, torch.eye(columns, dtype=torch.float64)) < 1e-12 * n
+    if columns == n:
+        assert torch.equal(Q, haar(n, stream(0, "test"), torch.float64))
+
+
+def test_a_single_column_is_uniform_on_the_sphere() -> None:
+    """In three dimensions each of its coordinates is uniform on [-1, 1]; without the signs, one would be negative."""
+    generator = stream(0, "columns")
+    Q = torch.stack([haar(3, generator, torch.float64, 1) for _ in range(3_000)])
+    for row in range(3):
+        assert stats.kstest(Q[:, row, 0].numpy(), "uniform", args=(-1, 2)).pvalue > 1e-3
+
+
 @pytest.mark.parametrize(
     ("module", "dim"),
     [(nn.Conv2d(4, 6, 3), None), (nn.ConvTranspose2d(4, 6, 3), None), (nn.BatchNorm1d(4), 0), (nn.Linear(4, 6), 2)],

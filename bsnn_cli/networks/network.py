@@ -31,33 +31,44 @@ class UnitRows(nn.Module):
 
     A row of a convolution is all that one output channel is computed from. The weight does not tell whether the
     convolution is transposed, so `dim` has to: 0 for `Conv1d`, `Conv2d` and `Conv3d`, grouped or not, and `Bilinear`;
-    1 for a transposed convolution without groups. With groups, none of its dimensions counts the output channels.
+    1 for a transposed convolution, of which `groups` has to be told as well: its first dimension counts the inputs of
+    all groups, and each group has rows of its own.
 
     >>> layer = nn.Conv2d(64, 64, 3)
     >>> _ = parametrize.register_parametrization(layer, "weight", UnitRows(dim=0))
+    >>> layer = nn.ConvTranspose2d(64, 64, 3, groups=4)
+    >>> _ = parametrize.register_parametrization(layer, "weight", UnitRows(dim=1, groups=4))
 
     Args:
         dim: dimension of the weight that counts output units; None: the first of a matrix, and nothing else is taken.
+        groups: of the convolution; for `dim=0` any number gives the same.
     """
 
-    def __init__(self, dim: int | None = None) -> None:
+    def __init__(self, dim: int | None = None, groups: int = 1) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.groups = dim, groups
 
     def forward(self, V: Tensor) -> Tensor:
         """Return W, of the shape of V.
 
         Raises:
-            ValueError: V is no matrix, and `dim` does not say where its rows are; or it has no such dimension.
+            ValueError: V is no matrix, and `dim` does not say where its rows are; or it has no such dimension, or the
+                groups do not divide the first one.
         """
         rows = 0 if self.dim is None and V.dim() == 2 else self.dim
-        if V.dim() < 2 or rows not in range(V.dim()):
+        if V.dim() < 2 or rows is None or rows not in range(V.dim()):
             raise ValueError(
                 f"UnitRows(dim={self.dim}): does not say where the rows of a weight of shape {tuple(V.shape)} are;"
                 " dim=0 takes the filters of a convolution, dim=1 those of a transposed one"
             )
-        others = [dim for dim in range(V.dim()) if dim != rows]
-        return cast(Tensor, V / torch.linalg.vector_norm(V, dim=others, keepdim=True))
+        if self.groups < 1 or V.shape[0] % self.groups:
+            raise ValueError(
+                f"UnitRows(groups={self.groups}): does not divide the first dimension of a weight of shape"
+                f" {tuple(V.shape)}; give the groups of the convolution"
+            )
+        grouped = V.reshape(self.groups, V.shape[0] // self.groups, *V.shape[1:])
+        others = [dim for dim in range(1, grouped.dim()) if dim != rows + 1]
+        return cast(Tensor, grouped / torch.linalg.vector_norm(grouped, dim=others, keepdim=True)).flatten(0, 1)
 
     def right_inverse(self, W: Tensor) -> Tensor:
         """Return the V that an assigned W stands for: W itself."""

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 
-def haar(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+def haar(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32, columns: int | None = None) -> Tensor:
     """Draw an (n, n) matrix uniformly from the orthogonal group (assumption 2 of the paper's theorems).
+
+    With `columns`, at most n, draw the first columns of one: an (n, columns) matrix, uniform on the Stiefel manifold.
 
     Householder QR of a Gaussian matrix fixes the signs of R's diagonal by convention, which biases Q. Moving those
     signs into Q makes the factorisation unique and Q Haar distributed (Mezzadri 2007).
     """
-    reflectors, tau = torch.geqrf(torch.randn(n, n, generator=generator, dtype=dtype))  # R stands above the diagonal
+    gaussian = torch.randn(n, columns or n, generator=generator, dtype=dtype)
+    reflectors, tau = torch.geqrf(gaussian)  # R stands above the diagonal
     signs = torch.where(reflectors.diagonal() < 0, -1.0, 1.0).to(dtype)
     q: Tensor = torch.linalg.householder_product(reflectors, tau)
     return q.mul_(signs)
