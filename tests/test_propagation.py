@@ -407,3 +407,35 @@ def test_the_verdict_names_what_happens(name: str, root: str | None, words: list
     numbers = {key: value if math.isfinite(value) else None for key, value in vars(full_depth(name, root)).items()}
     text = "; ".join(judge(numbers | {"depth": L}))
     assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    ("norm", "ratio", "words"),
+    [
+        (1.02, 1.7, ["signal keeps its length: ‖x‖²/n = 1.02 (within a factor of 3)",
+                     "gradients keep their size: 1.70× (within a factor of 3)"]),
+        (5.0, 3.19, ["signal grows: ‖x‖²/n = 5.00 (above 3)", "gradients differ: 3.19× (above 3)"]),
+        (0.2, 12.0, ["signal shrinks: ‖x‖²/n = 0.20 (below 1/3)", "gradients explode: 12× (above 10)"]),
+        (0.05, 1.0, ["signal vanishes: ‖x‖²/n = 0.05 (below 1/10)", "gradients keep their size: 1.00×"]),
+        (20.0, 1.0, ["signal explodes: ‖x‖²/n = 20 (above 10)", "gradients keep their size"]),
+    ],
+)  # fmt: skip
+def test_a_verdict_states_its_thresholds(norm: float, ratio: float, words: list[str]) -> None:
+    sentences = judge(
+        {
+            "forward_norm_last": norm,
+            "gradient_norm_ratio": ratio,
+            "gradient_norm_max": 1.0,
+            "gradient_norm_first": 1.0,
+            "gradient_norm_last": 1 / ratio,
+            "zero_gradients": 0,
+            "one_minus_cosine_last": 0.5,
+            "saturated": 0.0,
+            "derivative_std": 1.0,
+            "derivative_mean": 1.0,
+            "pseudo_linearity": 0.5,
+            "depth": L,
+        }
+    )
+    assert len(sentences) == 2
+    assert all(sentence.startswith(word) for sentence, word in zip(sentences, words, strict=True)), sentences

@@ -7,8 +7,9 @@ from typing import Any
 
 from bsnn_cli.settings.choices import parameter_in_use, tailored_as_usual
 
-GROWTH = 10.0
-"""A length per unit, or a ratio of gradients, counts as kept within this factor of 1."""
+KEPT, LOST = 3.0, 10.0
+"""A length per unit, or a ratio of gradients, counts as kept within the first factor of 1; beyond the second it
+vanishes or explodes."""
 
 ALIKE = 0.005
 """Below this mean 1 − c inputs are hard to tell apart: the plain and normalised ReLU's fate after 200 layers."""
@@ -55,13 +56,19 @@ def _signal(summary: Mapping[str, Any]) -> str:
         return "signal explodes: beyond the range of the numbers"
     if norm == 0:
         return "signal vanishes: exactly 0 at the end"
-    text = f"‖x‖²/n = {norm:.2g}" if norm < 1 / GROWTH or norm > GROWTH else f"‖x‖²/n = {norm:.2f}"
-    if norm > GROWTH:
-        return f"signal explodes: {text}"
+    if norm > LOST:
+        return f"signal explodes: ‖x‖²/n = {norm:.2g} (above {LOST:g})"
     linear = _is_linear(summary)
-    if norm < 1 / GROWTH:
-        return f"signal vanishes: {text}" + (f", the network is linear {linear}" if linear else "")
-    return f"signal keeps its length: {text}" + (f", but the network is linear {linear}" if linear else "")
+    if norm < 1 / LOST:
+        text = f"signal vanishes: ‖x‖²/n = {norm:.2g} (below 1/{LOST:g})"
+        return text + (f", the network is linear {linear}" if linear else "")
+    if norm < 1 / KEPT:
+        text = f"signal shrinks: ‖x‖²/n = {norm:.2f} (below 1/{KEPT:g})"
+    elif norm > KEPT:
+        text = f"signal grows: ‖x‖²/n = {norm:.2f} (above {KEPT:g})"
+    else:
+        text = f"signal keeps its length: ‖x‖²/n = {norm:.2f} (within a factor of {KEPT:g})"
+    return text + (f", but the network is linear {linear}" if linear else "")
 
 
 def _is_linear(summary: Mapping[str, Any]) -> str:
@@ -83,11 +90,13 @@ def _gradients(summary: Mapping[str, Any]) -> str:
     if ratio is None:
         return f"gradients vanish: {summary['zero_gradients']:.0f} of {summary['depth']} layers have exactly 0"
     first, last = summary["gradient_norm_first"], summary["gradient_norm_last"]
-    if ratio > GROWTH:
-        return f"gradients {'explode' if first > last else 'vanish'}: {ratio:.3g}×"
+    if ratio > LOST:
+        return f"gradients {'explode' if first > last else 'vanish'}: {ratio:.3g}× (above {LOST:g})"
     if largest < SMALL:
-        return f"gradients vanish: ‖∂E/∂W‖ at most {largest:.2g}"
-    return f"gradients keep their size: {ratio:.2f}×"
+        return f"gradients vanish: ‖∂E/∂W‖ at most {largest:.2g} (below {SMALL:g})"
+    if ratio > KEPT:
+        return f"gradients differ: {ratio:.2f}× (above {KEPT:g})"
+    return f"gradients keep their size: {ratio:.2f}× (within a factor of {KEPT:g})"
 
 
 SMALL = 1e-6
