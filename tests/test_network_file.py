@@ -223,7 +223,7 @@ BAD = {
     ("activation=tanh",): "activation: network=my.py:build brings its own network",
     ("model.depth=3",): "model: network=my.py:build brings its own network",
     ("run=outputs",): "run: network=my.py:build brings its own network",
-    ("network.pth=my.py:build",): "network.pth: no such key; did you mean network.path?",
+    ("network.pth=my.py:build",): "network.pth: no such key; did you mean network.path=my.py:build?",
     ("network=null", "network.kwargs.depth=3"): "network.kwargs: means nothing without network=FILE.py:FUNCTION",
     ("network=null", "network.shape=[3]"): "network.shape: means nothing without network=FILE.py:FUNCTION",
 }
