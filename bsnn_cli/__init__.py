@@ -14,16 +14,31 @@ if TYPE_CHECKING:
     from bsnn_cli.networks.network import UnitRows
     from bsnn_cli.runs.loading import load_all as load_runs
     from bsnn_cli.runs.loading import load_dataset, load_run
+    from bsnn_cli.theory.moments import gaussian_moments
+    from bsnn_cli.theory.prediction import Prediction, predict
 
-__all__ = ["GPN", "UnitRows", "gpn_coefficients", "load_dataset", "load_run", "load_runs"]
+__all__ = [
+    "GPN",
+    "Prediction",
+    "UnitRows",
+    "gaussian_moments",
+    "gpn_coefficients",
+    "load_dataset",
+    "load_run",
+    "load_runs",
+    "predict",
+]
 
 _HOMES = {
     "GPN": ("gpn.module", "GPN"),
+    "Prediction": ("theory.prediction", "Prediction"),
     "UnitRows": ("networks.network", "UnitRows"),
+    "gaussian_moments": ("theory.moments", "gaussian_moments"),
     "gpn_coefficients": ("gpn.activations", "gpn_coefficients"),
     "load_dataset": ("runs.loading", "load_dataset"),
     "load_run": ("runs.loading", "load_run"),
     "load_runs": ("runs.loading", "load_all"),
+    "predict": ("theory.prediction", "predict"),
 }
 
 
