@@ -394,7 +394,7 @@ def _pair(f: Transfer, common: float, opposed: float) -> tuple[Tensor, Tensor, T
 
 
 def slope_product(f: Transfer, variance: float, covariance: float) -> float:
-    """Return E[f'(h₁) f'(h₂)] for Gaussian h₁, h₂ of this variance and covariance, which is below it and not minus it."""
+    """Return E[f'(h₁) f'(h₂)] for Gaussian h₁, h₂ of this variance, and a covariance of a smaller absolute value."""
     if f.slope is None:
         raise TypeError("this Transfer has no slope, which gradients need")
     common, opposed = (variance + covariance) / 2, (variance - covariance) / 2
@@ -462,9 +462,7 @@ def followed(q: float) -> bool:
     return 0 < q < math.inf and abs(math.log(q)) < MOST
 
 
-def fate_of_length(
-    f: Transfer, depth: int, width: int, start: float = 1.0, weights: Weights = ORTHOGONAL
-) -> Fate:
+def fate_of_length(f: Transfer, depth: int, width: int, start: float = 1.0, weights: Weights = ORTHOGONAL) -> Fate:
     """Predict the squared length per unit ‖x‖²/n over layers of one width, for an input of exactly `start`."""
     predicted, deviation, shift = np.empty(depth), np.zeros(depth), np.zeros(depth)
     q, finite = start, FiniteWidth(width, 1)
@@ -502,9 +500,7 @@ def fate_of_angle(
     return Fate(predicted, deviation, shift)
 
 
-def fate_of_gradient(
-    f: Transfer, depth: int, width: int, start: float = 1.0, weights: Weights = ORTHOGONAL
-) -> Fate:
+def fate_of_gradient(f: Transfer, depth: int, width: int, start: float = 1.0, weights: Weights = ORTHOGONAL) -> Fate:
     """Predict ‖∂E/∂h‖² at the preactivations h of each layer, relative to ‖∂E/∂x‖² at what leaves the last layer.
 
     The gradient at the top has a random direction. Going down, it is multiplied by f' and by the transposed weights,

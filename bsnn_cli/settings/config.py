@@ -284,7 +284,8 @@ class TheoryConfig:
     width: int = option(500, "of these layers", at_least(2), unit="units")
     networks: int = option(16, "over which what is measured is averaged", at_least(1))
     weights: str = option(
-        "orthogonal", "of the layers over depth: σ_w times orthogonal, or Gaussian of variance σ_w²/n",
+        "orthogonal",
+        "of the layers over depth: σ_w times orthogonal, or Gaussian of variance σ_w²/n",
         one_of(*WEIGHTS_KINDS),
     )
     sigma_w: float = option(1.0, "scale σ_w of these weights", above(0))

@@ -1,7 +1,7 @@
 """Find the lengths that layers keep, and from where lengths go to them, in infinitely wide networks.
 
-A layer maps the squared length per unit q to F(σ_w² q + σ_b²), F(v) = E[f(√v z)²]. Its fixed points are looked for where
-log F − log q changes sign, or touches 0, over a grid of log q.
+A layer maps the squared length per unit q to F(σ_w² q + σ_b²), F(v) = E[f(√v z)²]. Its fixed points are looked for
+where log F − log q changes sign, or touches 0, over a grid of log q.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bsnn_cli.errors import ActivationError, ConfigError
-from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating
+from bsnn_cli.gpn.functions import Phi, evaluating
 from bsnn_cli.gpn.gaussian import IntegrationError, moment_rule
 from bsnn_cli.gpn.kinks import kinks
 from bsnn_cli.theory.activation import Given, given

@@ -8,7 +8,6 @@ from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from bsnn_cli.errors import ActivationError, ConfigError
@@ -114,7 +113,8 @@ def predict(
         depth: layers; "_gpn_d" is tailored to them.
         width: units n of every layer, at least 2.
         weights: "orthogonal": W is σ_w times a random orthogonal matrix; "gaussian": its entries are N(0, σ_w²/n).
-        sigma_w, sigma_b: σ_w, and σ_b of biases N(0, σ_b²).
+        sigma_w: σ_w, above 0.
+        sigma_b: σ_b of biases N(0, σ_b²); 0 for none.
         start: ‖x‖²/n of the inputs.
         networks: how many random networks of this width are simulated beside the prediction. Their weights are
             Haar-uniform or Gaussian exactly, though none is drawn (`simulation`).
@@ -186,7 +186,9 @@ def destination(points: list[FixedPoint], start: float) -> FixedPoint:
     for point in points:
         if point.stability != "neutral" and point.basin_low <= start <= point.basin_high:
             return point
-    return FixedPoint(start, next((point.slope for point in points if point.stability == "neutral"), math.nan), "neutral")
+    return FixedPoint(
+        start, next((point.slope for point in points if point.stability == "neutral"), math.nan), "neutral"
+    )
 
 
 def correlation_slopes(f: Transfer, q: float, weights: Weights) -> tuple[float, float]:
@@ -253,7 +255,11 @@ def inside(layers: pd.DataFrame, quantity: str) -> bool:
 def describe(prediction: Prediction) -> str:
     """Return a prediction as a short text: some layers, the fixed points of lengths, and a verdict."""
     p, weights = prediction, prediction.weights
-    scales = "" if (weights.sigma_w, weights.sigma_b) == (1, 0) else f", σ_w = {weights.sigma_w:g}, σ_b = {weights.sigma_b:g}"
+    scales = (
+        ""
+        if (weights.sigma_w, weights.sigma_b) == (1, 0)
+        else f", σ_w = {weights.sigma_w:g}, σ_b = {weights.sigma_b:g}"
+    )
     names = {"length": "‖x‖²/n", "one_minus_cosine": "1 − c", "gradient": "gradient"}
     rows = p.layers[p.layers.layer.isin([*SHOWN, p.depth])]
     table = pd.DataFrame({"layer": rows.layer})
@@ -287,7 +293,7 @@ def verdict(prediction: Prediction) -> list[str]:
         "chaotic": f"χ₁ = {p.correlation_slope_at_1:.4g} > 1: chaotic. "
         + ("Nearly equal signals part and gradients explode" if kept else "Gradients explode")
         + ", by a factor in every layer.",
-        "edge": "χ₁ = 1: on the edge of chaos. Gradients keep their norm on average; angles close slowly or not at all.",
+        "edge": "χ₁ = 1: the edge of chaos. Gradients keep their norm on average; angles close slowly or not at all.",
     }
     lines.append(decided[p.phase])
     lines.append(

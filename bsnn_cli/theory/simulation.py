@@ -53,7 +53,8 @@ def simulate(
 
     Args:
         f: the activation, with its slope.
-        width, depth: of the networks.
+        width: units of every layer.
+        depth: layers.
         networks: how many.
         seed: of inputs and weights.
         starts: ‖x‖²/n of inputs whose lengths are followed.

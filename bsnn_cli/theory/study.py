@@ -10,6 +10,7 @@ from torch import Tensor
 from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import Activation, get
 from bsnn_cli.gpn.meanfield import (
+    COLLAPSED,
     Fate,
     Weights,
     basin,
@@ -31,6 +32,9 @@ STARTS = (0.5, 1.0, 2.0)
 
 ROUNDING = 1e-9
 """Relative; bands of what is exact, such as the length under a linear activation, have no width."""
+
+RESOLVED = 100
+"""Angles that are predicted to be within this multiple of `COLLAPSED` are too near to 0 to be measured."""
 
 TELLING = 1e6
 """A band whose upper end exceeds this multiple of its lower one says nothing: lengths may leave the basin."""
@@ -94,23 +98,23 @@ def study(config: TheoryConfig) -> pd.DataFrame:
 def depth_view(activations: Sequence[Activation], config: TheoryConfig) -> Iterator[Row]:
     """Yield rows of signals over depth, predicted and measured: φ itself, upper root, lower root."""
     weights, first = law(config), STARTS.index(1.0)
-    sizes = {"depth": config.depth, "width": config.width, "weights": weights}
+    depth, width = config.depth, config.width
     for form in [Form(phi, root) for phi in activations for root in (None, "upper", "lower")]:
         f = form.transfer()
-        measured = simulate(f, config.width, config.depth, config.networks, config.seed, STARTS, first, weights)
+        measured = simulate(f, width, depth, config.networks, config.seed, STARTS, first, weights)
         labels = form.labels() | {"case": "none" if form.root else "gpn", "width": config.width}
         labels |= {"chi": float(variance_step(f, 1.0).jacobian[0, 0]), "trials": config.networks}
         labels |= {"basin": basin(f)} if form.root else {}
         labels |= {"weights": weights.kind, "sigma_w": weights.sigma_w, "sigma_b": weights.sigma_b}
         followed = [
-            ("length", start, fate_of_length(f, start=start, **sizes), lengths)
+            ("length", start, fate_of_length(f, depth, width, start, weights), lengths)
             for start, lengths in zip(STARTS, measured.lengths, strict=True)
         ]
-        followed.append(("angle", 1.0, fate_of_angle(f, **sizes), measured.separations))
-        followed.append(("gradient", 1.0, fate_of_gradient(f, **sizes), measured.gradients))
+        followed.append(("angle", 1.0, fate_of_angle(f, depth, width, weights=weights), measured.separations))
+        followed.append(("gradient", 1.0, fate_of_gradient(f, depth, width, weights=weights), measured.gradients))
         for what, start, fate, values in followed:
             yield from _over_layers(labels | {"what": what, "start": start}, fate, values, config.networks)
-        jacobian = spectrum(f, config.depth, weights=weights)
+        jacobian = spectrum(f, depth, weights=weights)
         for what in ("mean", "variance", "largest"):
             for layer, predicted in enumerate(getattr(jacobian, what)):
                 yield labels | {"what": f"jacobian_{what}", "layer": layer + 1, "start": 1.0, "predicted": predicted}
@@ -137,7 +141,7 @@ def law(config: TheoryConfig) -> Weights:
 
 
 def summary(config: TheoryConfig) -> list[str]:
-    """Return what is predicted and measured for the one activation of a study in the form that was asked for, if any."""
+    """Return what is predicted and measured for the activation of a study, if there is one, in the form asked for."""
     if config.activation is None:
         return []
     f = of_config(config.activation)
@@ -164,10 +168,10 @@ def describe(results: pd.DataFrame) -> str:
             for name in names
         ]
     )
-    followed = results[results.layer.notna()]
+    followed = results[results.measured.notna()]
     last = followed[followed.layer == followed.layer.max()]
     depths = pd.DataFrame(
-        [_fate_in_words(group) for _, group in last.groupby(["activation", "root"], dropna=False, sort=False)]
+        [_fate_in_words(group) for _, group in followed.groupby(["activation", "root"], dropna=False, sort=False)]
     )
     (n, m), end = widths_of(counted), last.iloc[0]
     return "\n".join(
@@ -176,8 +180,9 @@ def describe(results: pd.DataFrame) -> str:
             f"({first.trials:.0f} draws each), where the theorems hold, and with one assumption broken:",
             theorems.to_string(index=False),
             "",
-            f"After {end.layer:.0f} layers of {end.width:.0f} units: ‖x‖²/n of an input that starts at {max(STARTS):g}",
-            "and 1 − cosine of two that start orthogonal. Predicted at infinite width / geometric mean measured over",
+            f"Over {end.layer:.0f} layers of {end.width:.0f} units: ‖x‖²/n at the end of an input that starts at",
+            f"{max(STARTS):g}, 1 − cosine there of two that start orthogonal, and the squared norm at the bottom of a",
+            "gradient that is 1 at the top. Predicted at infinite width / geometric mean measured over",
             f"{end.trials:.0f} networks. The band is where that must lie, at every layer:",
             depths.to_string(index=False),
         ]
@@ -190,14 +195,15 @@ def widths_of(rows: pd.DataFrame) -> tuple[int, int]:
 
 
 def _fate_in_words(rows: pd.DataFrame) -> Row:
-    """Return one line of the depth view, from its rows at the last layer."""
-    length = rows[(rows.what == "length") & (rows.start == max(STARTS))].iloc[0]
-    angle = rows[rows.what == "angle"].iloc[0]
-    inside = rows.measured.between(rows.band_low * (1 - ROUNDING), rows.band_high * (1 + ROUNDING)).all()
+    """Return one line of the depth view, from its rows at all layers."""
+    length = rows[(rows.what == "length") & (rows.start == max(STARTS))].iloc[-1]
+    angle, gradient = rows[rows.what == "angle"].iloc[-1], rows[rows.what == "gradient"].iloc[0]
+    inside = rows.measured.between(rows.band_low * (1 - ROUNDING), rows.band_high * (1 + ROUNDING))
+    resolved = (rows.predicted > RESOLVED * COLLAPSED) | (rows.what != "angle")
     if (rows.band_high > TELLING * rows.band_low).any():
         judgement = "unstable at 1" if length.chi > 1 else "too wide to tell"
     else:
-        judgement = "yes" if inside else "no"
+        judgement = "yes" if inside[resolved].all() else "no"
     return {
         "activation": length.activation,
         "root": length.root if length.gpn else "not normalised",
@@ -205,5 +211,6 @@ def _fate_in_words(rows: pd.DataFrame) -> Row:
         "basin": f"{length.basin:.3g}" if length.gpn else "–",
         "‖x‖²/n": f"{length.predicted:.3g} / {length.measured:.3g}",
         "1 − c": f"{angle.predicted:.3g} / {angle.measured:.3g}",
+        "gradient": f"{gradient.predicted:.3g} / {gradient.measured:.3g}",
         "inside the band": judgement,
     }
