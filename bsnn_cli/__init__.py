@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bsnn_cli.figures.predictions import plot
     from bsnn_cli.gpn.activations import gpn_coefficients
     from bsnn_cli.gpn.module import GPN
     from bsnn_cli.networks.network import UnitRows
@@ -26,6 +27,7 @@ __all__ = [
     "load_dataset",
     "load_run",
     "load_runs",
+    "plot",
     "predict",
 ]
 
@@ -38,6 +40,7 @@ _HOMES = {
     "load_dataset": ("runs.loading", "load_dataset"),
     "load_run": ("runs.loading", "load_run"),
     "load_runs": ("runs.loading", "load_all"),
+    "plot": ("figures.predictions", "plot"),
     "predict": ("theory.prediction", "predict"),
 }
 

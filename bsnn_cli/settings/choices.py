@@ -127,6 +127,8 @@ FIGURES = (
     "theorems",
     "lengths",
     "angles",
+    "gradients",
+    "phase_diagram",
     "bench",
     "constraint",
     "roots",

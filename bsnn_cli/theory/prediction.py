@@ -297,14 +297,14 @@ def verdict(prediction: Prediction) -> list[str]:
     }
     lines.append(decided[p.phase])
     lines.append(
-        f"After {p.depth} layers 1 − c = {last.one_minus_cosine:.3g} is left of 1; the squared singular values of the"
-        f" Jacobian have mean {last.jacobian_mean:.3g} and variance/mean² {last.jacobian_variance:.3g}."
+        f"After {p.depth} layers two inputs at right angles have 1 − c = {last.one_minus_cosine:.3g}; the squared"
+        f" singular values of the Jacobian have mean {last.jacobian_mean:.3g} and variance/mean² {last.jacobian_variance:.3g}."
     )
     if p.networks:
         outside = [name for name in QUANTITIES if not inside(p.layers, name)]
         lines.append(
             f"Measured in {p.networks} networks: "
-            + (f"{', '.join(outside)} leaves its band." if outside else "inside the bands at every layer.")
+            + (f"outside its band somewhere: {', '.join(outside)}." if outside else "inside the bands at every layer.")
         )
     return lines
 
