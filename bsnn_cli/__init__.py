@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bsnn_cli.figures.predictions import plot
     from bsnn_cli.gpn.activations import gpn_coefficients
     from bsnn_cli.gpn.module import GPN
+    from bsnn_cli.gpn.shaped import dks, tat
     from bsnn_cli.networks.network import UnitRows
     from bsnn_cli.runs.loading import load_all as load_runs
     from bsnn_cli.runs.loading import load_dataset, load_run
@@ -22,6 +23,7 @@ __all__ = [
     "GPN",
     "Prediction",
     "UnitRows",
+    "dks",
     "gaussian_moments",
     "gpn_coefficients",
     "load_dataset",
@@ -29,12 +31,14 @@ __all__ = [
     "load_runs",
     "plot",
     "predict",
+    "tat",
 ]
 
 _HOMES = {
     "GPN": ("gpn.module", "GPN"),
     "Prediction": ("theory.prediction", "Prediction"),
     "UnitRows": ("networks.network", "UnitRows"),
+    "dks": ("gpn.shaped", "dks"),
     "gaussian_moments": ("theory.moments", "gaussian_moments"),
     "gpn_coefficients": ("gpn.activations", "gpn_coefficients"),
     "load_dataset": ("runs.loading", "load_dataset"),
@@ -42,6 +46,7 @@ _HOMES = {
     "load_runs": ("runs.loading", "load_all"),
     "plot": ("figures.predictions", "plot"),
     "predict": ("theory.prediction", "predict"),
+    "tat": ("gpn.shaped", "tat"),
 }
 
 

@@ -36,11 +36,11 @@ def phase_diagram(stored: Results, config: FiguresConfig) -> Iterator[Figure | M
         "phase_diagram",
         panels,
         "The edge of chaos of the paper's six activations, on which the slope χ₁ = σ_w² E[f'(√v z)²] of the "
-        "correlation map at equal signals is 1: to its left signals become parallel and gradients vanish (ordered), to its right "
-        "nearly equal signals part and gradients explode (chaotic). Dotted: lengths there are not stable. ReLU and "
-        "LReLU have an edge of a single point. Left: each φ has its edge elsewhere. Right: GPN puts all of them at "
-        "(1, 0), plain orthogonal weights without biases, at signals of ‖x‖²/n = 1; from there the edge goes on to "
-        "larger biases. Infinite width; orthogonal and Gaussian weights alike.",
+        "correlation map at equal signals is 1: to its left signals become parallel and gradients vanish (ordered), "
+        "to its right nearly equal signals part and gradients explode (chaotic). Dotted: lengths there are not "
+        "stable. ReLU and LReLU have an edge of a single point. Left: each φ has its edge elsewhere. Right: GPN puts "
+        "all of them at (1, 0), plain orthogonal weights without biases, at signals of ‖x‖²/n = 1; from there the edge "
+        "goes on to larger biases. Infinite width; orthogonal and Gaussian weights alike.",
         "infinite width; dotted: lengths are not stable",
         [Series(label(name), activation=name) for name in PAPER_ACTIVATIONS],
         2,

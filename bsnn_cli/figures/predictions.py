@@ -29,6 +29,9 @@ TITLES = {"length": "length", "one_minus_cosine": "angle", "gradient": "gradient
 DOTS = 25
 """At most, of a measured quantity."""
 
+LEAST = 1e-300
+"""Smaller values run out of their panel."""
+
 
 def plot(prediction: Prediction, path: str | Path | None = None) -> matplotlib.figure.Figure:
     """Draw a prediction over the layers, with what was measured if it has that, and write it to a file if one is given.
@@ -85,10 +88,10 @@ def _panel(prediction: Prediction, quantity: str) -> Panel:
     layers, name = prediction.layers, _colour(prediction)
     band: dict[str, Any] = {"low": layers[f"{quantity}_low"], "high": layers[f"{quantity}_high"]}
     series = [Series("predicted", layers["layer"], layers[quantity], name, **band)]
-    seen = [*layers[quantity]]
+    seen = [*layers[quantity], *layers[f"{quantity}_low"], *layers[f"{quantity}_high"]]
     if prediction.networks:
         points = layers.iloc[:: -(-prediction.depth // DOTS)]
         series.append(Series("measured", points["layer"], points[f"{quantity}_measured"], name, dash="", marker="o"))
         seen += [*points[f"{quantity}_measured"]]
-    y = Axis(LABELS[quantity], log=True, limits=decades([value for value in seen if value > 0], margin=0.1))
+    y = Axis(LABELS[quantity], log=True, limits=decades(seen, least=LEAST, margin=0.1))
     return Panel(layer_axis(prediction.depth), y, series, TITLES[quantity])

@@ -298,7 +298,8 @@ def verdict(prediction: Prediction) -> list[str]:
     lines.append(decided[p.phase])
     lines.append(
         f"After {p.depth} layers two inputs at right angles have 1 − c = {last.one_minus_cosine:.3g}; the squared"
-        f" singular values of the Jacobian have mean {last.jacobian_mean:.3g} and variance/mean² {last.jacobian_variance:.3g}."
+        f" singular values of the Jacobian have mean {last.jacobian_mean:.3g},"
+        f" variance/mean² {last.jacobian_variance:.3g}."
     )
     if p.networks:
         outside = [name for name in QUANTITIES if not inside(p.layers, name)]
