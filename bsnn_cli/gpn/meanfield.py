@@ -40,6 +40,9 @@ REACH = 10.0
 WIDEST = 2.5
 """Panels, in standard deviations, on which 16 nodes resolve the density."""
 
+NARROWEST = 1e-8
+"""Panels, in standard deviations, that need not be cut: so few units are there that nothing depends on them."""
+
 FINEST = 2.0**-10
 """Grain below which f is refused."""
 
@@ -254,7 +257,7 @@ def _edges(scale: float, grain: float) -> list[float]:
     """Return ends of panels on [0, REACH], in units of `scale`, on each of which 16 nodes resolve f and the density."""
     edges = [0.0]
     while edges[-1] < REACH:
-        edges.append(min(edges[-1] + WIDEST, max(grain / scale, 2 * edges[-1]), REACH))
+        edges.append(min(edges[-1] + WIDEST, max(grain / scale, NARROWEST, 2 * edges[-1]), REACH))
     return edges
 
 
@@ -361,7 +364,8 @@ def gradient_step(f: Transfer, q: float, weights: Weights = ORTHOGONAL) -> Step:
     squares, z, densities = _single(f, v)
     d, _ = slopes(f, v)
     step = _step([squares, d], [z], densities, [weights.share(q)], weights.orthogonal)
-    step.noise[1, 1] += 2 * (float((densities * d * d).sum()) / step.state[1] ** 2 - 1)
+    if step.state[1] > 0:
+        step.noise[1, 1] += 2 * (float((densities * d * d).sum()) / step.state[1] ** 2 - 1)
     return step
 
 

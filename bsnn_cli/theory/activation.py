@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from bsnn_cli.errors import ActivationError
@@ -38,6 +41,13 @@ class Given:
         return meanfield.prepared(self.phi, self.slope)
 
 
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """Make new tensors on the CPU and let autograd follow them, whatever the caller has switched."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        yield
+
+
 def given(activation: str | Activation | Phi | Given, depth: int = USUAL_DEPTH) -> Given:
     """Take a name, a module or a function as an activation.
 
@@ -52,7 +62,8 @@ def given(activation: str | Activation | Phi | Given, depth: int = USUAL_DEPTH) 
     if isinstance(activation, Given):
         return activation
     if isinstance(activation, str):
-        return _named(activation, depth)
+        with computing():
+            return _named(activation, depth)
     if isinstance(activation, Activation):
         return Given(activation.name, activation.phi, activation.derivative, activation.name)
     if not callable(activation):
@@ -61,7 +72,7 @@ def given(activation: str | Activation | Phi | Given, depth: int = USUAL_DEPTH) 
             " elementwise function of tensors"
         )
     name = _module_name(activation) if isinstance(activation, nn.Module) else name_of(activation)
-    with evaluating(name):
+    with evaluating(name), computing():
         phi = in_double(activation)
         require_elementwise(name, phi)
     return Given(name, phi, meanfield.slope_of(phi, phi))

@@ -10,7 +10,7 @@ from bsnn_cli.errors import ActivationError, ConfigError
 from bsnn_cli.gpn.functions import Phi, evaluating, second_derivative
 from bsnn_cli.gpn.gaussian import IntegrationError, moment_rule
 from bsnn_cli.gpn.kinks import corners, kinks
-from bsnn_cli.theory.activation import Given, given
+from bsnn_cli.theory.activation import Given, computing, given
 
 
 def gaussian_moments(activation: str | Phi | Given, variance: float = 1.0) -> dict[str, float]:
@@ -38,7 +38,7 @@ def gaussian_moments(activation: str | Phi | Given, variance: float = 1.0) -> di
     def pair(z: Tensor) -> tuple[Tensor, Tensor]:
         return f.phi(scale * z), scale * f.slope(scale * z).detach()
 
-    with evaluating(f.name):
+    with evaluating(f.name), computing():
         try:
             rule = moment_rule(lambda z: f.phi(scale * z), pair)
         except IntegrationError as error:

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.gpn.functions import Phi, evaluating
+from bsnn_cli.gpn.functions import Phi
 from bsnn_cli.gpn.meanfield import Weights, gradient_step, variance_map
-from bsnn_cli.theory.activation import Given, given
+from bsnn_cli.theory.activation import Given, computing, given
 from bsnn_cli.theory.moments import gaussian_moments
 
 VARIANCES = tuple(np.geomspace(1e-4, 1e3, 141).tolist())
@@ -49,7 +49,7 @@ def edge(activation: str | Phi | Given, variances: Iterable[float] = VARIANCES) 
     f = given(activation)
     gaussian_moments(f)  # what has none is told so
     rows = []
-    with evaluating(f.name):
+    with computing():
         maps = f.transfer()
         for v in variances:
             if not 0 < v < math.inf:

@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from bsnn_cli.errors import ActivationError, ConfigError
-from bsnn_cli.gpn.functions import Phi, evaluating
+from bsnn_cli.gpn.functions import Phi
 from bsnn_cli.gpn.meanfield import (
     Fate,
     Transfer,
@@ -23,7 +23,7 @@ from bsnn_cli.gpn.meanfield import (
     slopes,
     variance_step,
 )
-from bsnn_cli.theory.activation import Given, given
+from bsnn_cli.theory.activation import Given, computing, given
 from bsnn_cli.theory.fixed_points import LARGEST, LEAST, FixedPoint, fixed_points
 from bsnn_cli.theory.moments import gaussian_moments
 from bsnn_cli.theory.simulation import Signals, simulate
@@ -135,7 +135,7 @@ def prediction(
     moments = gaussian_moments(f, weights.variance(start))
     if moments["E[f²]"] == 0:
         raise ActivationError(f"activation {f.name}: is 0 for all preactivations, so no signal is left to follow")
-    with evaluating(f.name):
+    with computing():
         maps = f.transfer()
         points = fixed_points(maps, weights)
         arrived = destination(points, start)

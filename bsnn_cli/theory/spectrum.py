@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from bsnn_cli.gpn.meanfield import ORTHOGONAL, Transfer, Weights, fate_of_length, slopes
+from bsnn_cli.gpn.meanfield import MOST, ORTHOGONAL, Transfer, Weights, fate_of_length, slopes
 
-MOMENTS = np.linspace(math.log(1e-7), math.log(1e4), 400)
+MOMENTS = np.linspace(math.log(1e-7), math.log(1e7), 500)
 """Grid of log m."""
 
 DISTANCES = np.linspace(-36, 18, 800)
@@ -60,8 +60,8 @@ def spectrum(f: Transfer, depth: int, start: float = 1.0, weights: Weights = ORT
         total_mean += math.log(layer_mean)
         total_variance += layer_variance
         inverse = inverse + factor
-        mean[layer], variance[layer] = math.exp(total_mean), total_variance
-        largest[layer] = math.exp(_minimum(inverse) / 2)
+        mean[layer], variance[layer] = _exp(total_mean), total_variance
+        largest[layer] = _exp(_minimum(inverse) / 2)
     return Spectrum(mean, variance, largest)
 
 
@@ -86,6 +86,10 @@ def _layer(f: Transfer, v: float, weights: Weights) -> tuple[float, float, np.nd
         factor = factor + np.logaddexp(0, MOMENTS)
         variance += 1
     return scale * mean, variance, factor
+
+
+def _exp(logarithm: float) -> float:
+    return math.exp(logarithm) if logarithm < MOST else math.inf
 
 
 def _minimum(values: np.ndarray) -> float:
