@@ -281,6 +281,33 @@ def test_what_is_beyond_floats_ends_as_zero_or_infinity() -> None:
     assert dead.length.iloc[-1] == 0
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("activation", "depth", "length", "phase"),
+    [
+        (nn.PReLU(), 10, 0, "ordered"),
+        (nn.ReLU(inplace=True), 10, 0, "ordered"),
+        (lambda h: h**2 - 1, 30, math.inf, "chaotic"),
+        (torch.exp, 5, math.inf, "chaotic"),
+        (lambda h: 0 * h + 2, 5, 4, "ordered"),
+        (nn.Hardswish(), 10, 0, "ordered"),
+    ],
+)
+def test_activations_of_all_sorts_are_followed_without_a_warning(
+    activation: Network, depth: int, length: float, phase: str
+) -> None:
+    prediction = bsnn_cli.predict(activation, depth, networks=2, width=20)
+    assert (prediction.length, prediction.phase) == (pytest.approx(length), phase)
+    assert str(prediction)
+    assert bsnn_cli.plot(prediction).axes
+
+
+def test_hard_tanh_brings_lengths_down_to_where_it_is_a_line() -> None:
+    prediction = bsnn_cli.predict(nn.Hardtanh(), 3)
+    assert 0.01 < prediction.length < 0.1
+    assert bsnn_cli.predict(nn.Hardtanh(), 3, start=1e-3).length == 1e-3
+
+
 def test_a_plot_is_written_and_shows_prediction_and_measurement(gpn: Prediction, tmp_path: Path) -> None:
     figure = bsnn_cli.plot(gpn, tmp_path / "tanh.png")
     assert (tmp_path / "tanh.png").stat().st_size > 10_000

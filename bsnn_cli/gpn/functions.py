@@ -61,7 +61,7 @@ def second_derivative(phi: Phi, h: Tensor) -> Tensor:
     if not slope.requires_grad:
         return torch.zeros_like(h)
     (second,) = torch.autograd.grad(slope.sum(), h, allow_unused=True)
-    return torch.zeros_like(h) if second is None else second
+    return torch.zeros_like(h) if second is None else second.detach()
 
 
 def require_elementwise(name: str, phi: Phi) -> None:

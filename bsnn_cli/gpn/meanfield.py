@@ -364,8 +364,7 @@ def gradient_step(f: Transfer, q: float, weights: Weights = ORTHOGONAL) -> Step:
     squares, z, densities = _single(f, v)
     d, _ = slopes(f, v)
     step = _step([squares, d], [z], densities, [weights.share(q)], weights.orthogonal)
-    if step.state[1] > 0:
-        step.noise[1, 1] += 2 * (float((densities * d * d).sum()) / step.state[1] ** 2 - 1)
+    step.noise[1, 1] += 2 * (float((densities * (d / step.state[1]) ** 2).sum()) - 1)
     return step
 
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -43,8 +44,11 @@ class Given:
 
 @contextlib.contextmanager
 def computing() -> Iterator[None]:
-    """Make new tensors on the CPU and let autograd follow them, whatever the caller has switched."""
-    with torch.inference_mode(False), torch.device("cpu"):
+    """Make new tensors on the CPU and let autograd follow them, whatever the caller has switched.
+
+    What grows beyond floats is followed as infinite, without a warning.
+    """
+    with torch.inference_mode(False), torch.device("cpu"), np.errstate(over="ignore", invalid="ignore"):
         yield
 
 

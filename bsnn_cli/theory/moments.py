@@ -36,7 +36,7 @@ def gaussian_moments(activation: str | Phi | Given, variance: float = 1.0) -> di
     scale = math.sqrt(variance)
 
     def pair(z: Tensor) -> tuple[Tensor, Tensor]:
-        return f.phi(scale * z), scale * f.slope(scale * z).detach()
+        return f.phi(scale * z).detach(), scale * f.slope(scale * z).detach()
 
     with evaluating(f.name), computing():
         try:

@@ -19,12 +19,13 @@ from bsnn_cli.gpn.meanfield import (
     fate_of_angle,
     fate_of_gradient,
     fate_of_length,
+    length_growth,
     slope_product,
     slopes,
     variance_step,
 )
 from bsnn_cli.theory.activation import Given, computing, given
-from bsnn_cli.theory.fixed_points import LARGEST, LEAST, FixedPoint, fixed_points
+from bsnn_cli.theory.fixed_points import KEPT, LARGEST, LEAST, FixedPoint, fixed_points
 from bsnn_cli.theory.moments import gaussian_moments
 from bsnn_cli.theory.simulation import Signals, simulate
 from bsnn_cli.theory.spectrum import spectrum
@@ -140,7 +141,7 @@ def prediction(
     with computing():
         maps = f.transfer()
         points = fixed_points(maps, weights)
-        arrived = destination(points, start)
+        arrived = destination(points, start, length_growth(maps, math.log(start), weights))
         at_length = min(max(arrived.q, math.exp(LEAST)), math.exp(LARGEST))
         chi_1, chi_0 = correlation_slopes(maps, at_length, weights)
         layers = over_layers(maps, depth, width, weights, start, networks, seed)
@@ -177,8 +178,8 @@ def _slope(f: Transfer, q: float, weights: Weights) -> float:
     return float(variance_step(f, q, weights).jacobian[0, 0])
 
 
-def destination(points: list[FixedPoint], start: float) -> FixedPoint:
-    """Return the fixed point that a length goes to in infinitely wide networks.
+def destination(points: list[FixedPoint], start: float, growth: float) -> FixedPoint:
+    """Return the fixed point that a length goes to in infinitely wide networks, from what a layer changes its log by.
 
     A length that layers keep, and one that goes nowhere (a cycle), counts as a fixed point itself.
     """
@@ -186,11 +187,9 @@ def destination(points: list[FixedPoint], start: float) -> FixedPoint:
         if abs(point.q - start) < 1e-9 * start:
             return point
     for point in points:
-        if point.stability != "neutral" and point.basin_low <= start <= point.basin_high:
+        if abs(growth) > KEPT and point.basin_low <= start <= point.basin_high:
             return point
-    return FixedPoint(
-        start, next((point.slope for point in points if point.stability == "neutral"), math.nan), "neutral"
-    )
+    return FixedPoint(start, math.nan, "neutral")
 
 
 def correlation_slopes(f: Transfer, q: float, weights: Weights) -> tuple[float, float]:

@@ -54,7 +54,8 @@ def spectrum(f: Transfer, depth: int, start: float = 1.0, weights: Weights = ORT
         if key not in layer_of:
             layer_of[key] = _layer(f, weights.variance(q), weights)
         layer_mean, layer_variance, factor = layer_of[key]
-        if layer_mean == 0:
+        if not 0 < layer_mean < math.inf:  # nothing passes, or f' is beyond floats
+            mean[layer:] = largest[layer:] = layer_mean
             variance[layer:] = math.nan
             break
         total_mean += math.log(layer_mean)
@@ -71,8 +72,8 @@ def _layer(f: Transfer, v: float, weights: Weights) -> tuple[float, float, np.nd
     d, density = slope[density > 0], density[density > 0]
     mean = float(density @ d)
     scale = weights.sigma_w**2
-    if mean == 0:
-        return 0.0, math.nan, np.zeros_like(MOMENTS)
+    if not 0 < mean < math.inf:
+        return (math.inf if mean != 0 else 0.0), math.nan, np.zeros_like(MOMENTS)
     variance = float(density @ (d / mean - 1) ** 2)
     top = d.max()
     ratio = d / top

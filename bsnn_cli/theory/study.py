@@ -21,7 +21,7 @@ from bsnn_cli.gpn.meanfield import (
 )
 from bsnn_cli.settings.choices import AUTO_ROOT
 from bsnn_cli.settings.config import TheoryConfig
-from bsnn_cli.theory.activation import of_config
+from bsnn_cli.theory.activation import computing, of_config
 from bsnn_cli.theory.prediction import DEVIATIONS, prediction
 from bsnn_cli.theory.simulation import simulate
 from bsnn_cli.theory.spectrum import spectrum
@@ -91,7 +91,8 @@ def study(config: TheoryConfig) -> pd.DataFrame:
     """
     chosen = [get(name) for name in AUTO_ROOT] if config.activation is None else [custom.activation(config.activation)]
     root = "auto" if config.activation is None else config.activation.root
-    rows = [*probabilities(chosen, root, config), *depth_view(chosen, config)]
+    with computing():
+        rows = [*probabilities(chosen, root, config), *depth_view(chosen, config)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"layer": "Int64"})
 
 
