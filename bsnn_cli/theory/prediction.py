@@ -49,6 +49,7 @@ class Prediction:
 
     Attributes:
         name: of f.
+        base: the name of φ where f is a known one or made of it, for its colour; else "".
         depth, width, weights, start, networks: as they were asked for.
         layers: a row for each layer l from 1; every quantity X at infinite width, with X_low and X_high around it.
             `length`: ‖x‖²/n after the layer. `one_minus_cosine`: of two inputs that start at right angles.
