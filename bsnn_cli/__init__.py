@@ -10,31 +10,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bsnn_cli.conversion.normalise import normalise
+    from bsnn_cli.figures.predictions import plot
     from bsnn_cli.gpn.activations import gpn_coefficients
     from bsnn_cli.gpn.module import GPN
+    from bsnn_cli.gpn.shaped import dks, tat
     from bsnn_cli.measuring.coordinates import coordinate_check
     from bsnn_cli.measuring.modules import measure, verdict
     from bsnn_cli.networks.network import UnitRows
     from bsnn_cli.runs.loading import load_all as load_runs
     from bsnn_cli.runs.loading import load_dataset, load_run
+    from bsnn_cli.theory.moments import gaussian_moments
+    from bsnn_cli.theory.prediction import Prediction, predict
 
 __all__ = [
     "GPN",
+    "Prediction",
     "UnitRows",
     "coordinate_check",
+    "dks",
+    "gaussian_moments",
     "gpn_coefficients",
     "load_dataset",
     "load_run",
     "load_runs",
     "measure",
     "normalise",
+    "plot",
+    "predict",
+    "tat",
     "verdict",
 ]
 
 _HOMES = {
     "GPN": ("gpn.module", "GPN"),
+    "Prediction": ("theory.prediction", "Prediction"),
     "UnitRows": ("networks.network", "UnitRows"),
     "coordinate_check": ("measuring.coordinates", "coordinate_check"),
+    "dks": ("gpn.shaped", "dks"),
+    "gaussian_moments": ("theory.moments", "gaussian_moments"),
     "gpn_coefficients": ("gpn.activations", "gpn_coefficients"),
     "load_dataset": ("runs.loading", "load_dataset"),
     "load_run": ("runs.loading", "load_run"),
@@ -42,6 +55,9 @@ _HOMES = {
     "measure": ("measuring.modules", "measure"),
     "normalise": ("conversion.normalise", "normalise"),
     "verdict": ("measuring.modules", "verdict"),
+    "plot": ("figures.predictions", "plot"),
+    "predict": ("theory.prediction", "predict"),
+    "tat": ("gpn.shaped", "tat"),
 }
 
 

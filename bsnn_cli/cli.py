@@ -102,20 +102,22 @@ def gpn(config: GpnConfig) -> None:
 
 
 def theory(config: TheoryConfig) -> None:
-    """Check the theorems numerically, and what becomes of lengths and angles over depth."""
+    """Check the theorems numerically, and predict and measure signals and gradients over depth."""
     from pathlib import Path
 
     from omegaconf import OmegaConf
 
     from bsnn_cli.common.files import write_text
-    from bsnn_cli.measuring import theory as theorems
+    from bsnn_cli.networks.workers import intra_op_threads
+    from bsnn_cli.theory import study
 
     path = Path(config.output_root) / "theory" / "theory.csv"
     path.with_name("config.yaml").unlink(missing_ok=True)
-    results = theorems.study(config)
+    with intra_op_threads(1):  # tensors are small: several threads would mostly wait for each other
+        results, summary = study.study(config), study.summary(config)
     write_text(path, results.to_csv(index=False))
     write_text(path.with_name("config.yaml"), OmegaConf.to_yaml(OmegaConf.structured(config)))  # last: all is there
-    print(theorems.describe(results))
+    print("\n\n".join([study.describe(results), *summary]))
     print(f"  {path}")
 
 

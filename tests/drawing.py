@@ -106,7 +106,7 @@ def theorised(root: Path) -> pd.DataFrame:
                         {"what": f"theorem_{number}", "case": case, "activation": name, "width": width, "epsilon": 0.1,
                          "estimate": estimate, "low": 0.0, "high": 1.0, "trials": 7}
                     )  # fmt: skip
-        for what, starts in (("length", (0.5, 2.0)), ("angle", (1.0,))):
+        for what, starts in (("length", (0.5, 2.0)), ("angle", (1.0,)), ("gradient", (1.0,))):
             for start in starts:
                 for root_of_b in (None, "upper", "lower"):
                     for layer in (1, 2, 3):

@@ -69,9 +69,11 @@ def test_all_figures_leave_nothing_of_those_that_are_gone(tmp_path: Path) -> Non
     figures.draw(settings(tmp_path, only="activations", formats=["png"]))
     assert (tmp_path / "figures" / "curves_mnist.pdf").exists()
     figures.draw(settings(tmp_path, formats=["png"]))
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"activations.png", "own.png", "captions.md"}
+    without_numbers = ["activations", "phase_diagram"]
+    drawn = {f"{name}.png" for name in without_numbers}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {*drawn, "own.png", "captions.md"}
     assert (tmp_path / "outside.png").exists()
-    assert list(captions.captions(tmp_path / "figures")) == ["activations"]
+    assert list(captions.captions(tmp_path / "figures")) == without_numbers
 
 
 def test_what_captions_do_not_name_is_not_exported(tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_every_figure_and_activation_is_known() -> None:
     assert len(set(COLOURS.values())) == len(COLOURS)
 
 
-@pytest.mark.parametrize("name", [name for name in FIGURES if name != "activations"])
+@pytest.mark.parametrize("name", [name for name in FIGURES if name not in ("activations", "phase_diagram")])
 def test_nothing_stored_names_a_command_that_the_program_takes(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         figures.draw(settings(tmp_path, only=name))

@@ -19,14 +19,15 @@ ROOMS = {
     "common": {"errors"},  # files, the machine, the terminal, random streams
     "settings": {"errors"},  # every key: its default, its rule, its place in a command line
     "gpn": {"errors", "settings"},  # activations, their normalisation and their theory
+    "theory": BASE | {"gpn"},  # what random networks do to signals, predicted and simulated: `bsnn theory`
     "datasets": BASE,
     "networks": BASE | {"gpn", "datasets"},  # what is trained, and how
     "conversion": BASE | {"gpn", "networks"},  # anybody's network into its GPN version
     "runs": BASE | {"gpn", "datasets", "networks"},  # run directories, fleets, sweeps
-    "measuring": BASE | {"gpn", "datasets", "networks", "runs"},  # `bsnn propagate` and `bsnn theory`
+    "measuring": BASE | {"gpn", "datasets", "networks", "runs"},  # `bsnn propagate`
     "timing": BASE | {"datasets", "networks", "runs"},  # `bsnn bench`
     "results": BASE | {"runs", "measuring"},  # tables of what is stored
-    "figures": BASE | {"gpn", "measuring", "timing", "results"},
+    "figures": BASE | {"gpn", "theory", "measuring", "timing", "results"},
     "report": BASE | {"gpn", "runs", "measuring", "results", "figures"},
     "reproduce": BASE | {"gpn", "datasets", "networks", "runs", "measuring", "report"},  # `bsnn reproduce`, a module
 }

@@ -232,7 +232,7 @@ def test_theorems_draw_the_stored_probabilities(tmp_path: Path) -> None:
             np.testing.assert_array_equal(line.get_xdata(), own["width"])
 
 
-@pytest.mark.parametrize("name", ["lengths", "angles"])
+@pytest.mark.parametrize("name", ["lengths", "angles", "gradients"])
 def test_depth_view_draws_predictions_as_lines_and_measurements_as_dots(name: str, tmp_path: Path) -> None:
     table = theorised(tmp_path)
     [picture], _ = built(tmp_path, name)
@@ -246,6 +246,35 @@ def test_depth_view_draws_predictions_as_lines_and_measurements_as_dots(name: st
         np.testing.assert_array_equal(drawn, stored)
     dots = sorted(tuple(line.get_ydata()) for line in ax.get_lines() if line.get_marker() == "o")
     assert dots == sorted(tuple(path["measured"]) for _, path in own.groupby(["root", "start"], dropna=False))
+
+
+def test_figures_of_theory_name_the_weights_and_what_older_files_lack(tmp_path: Path) -> None:
+    table = theorised(tmp_path)
+    [picture], _ = built(tmp_path, "gradients")
+    assert "n = 16 units with orthogonal weights" in picture.caption
+    path = tmp_path / "theory" / "theory.csv"
+    table.assign(weights="gaussian", sigma_w=1.5, sigma_b=0.1).to_csv(path, index=False)
+    [picture], _ = built(tmp_path, "gradients")
+    assert "n = 16 units with Gaussian weights (σ_w = 1.5, σ_b = 0.1)" in picture.caption
+    table[table["what"] != "gradient"].to_csv(path, index=False)
+    command = f"bsnn theory output_root={tmp_path}"
+    assert built(tmp_path, "gradients") == (
+        [],
+        [Missing("gradients", "theory.csv has no gradients; they are", command)],
+    )
+
+
+def test_the_phase_diagram_needs_no_numbers_and_gpn_begins_at_one(tmp_path: Path) -> None:
+    [picture], missing = built(tmp_path, "phase_diagram")
+    assert missing == []
+    plain, normalised = picture.figure.axes
+    [tanh] = lines(plain, "tanh_gpn")
+    assert (tanh.get_xdata()[0], tanh.get_ydata()[0]) == (pytest.approx(1, abs=3e-4), pytest.approx(0, abs=1e-7))
+    for name in ("tanh", "elu", "selu", "gelu"):
+        [line] = lines(normalised, f"{name}_gpn")
+        assert (line.get_xdata()[0], line.get_ydata()[0]) == (pytest.approx(1, abs=1e-9), 0)
+    dots = [line for line in plain.get_lines() if line.get_marker() in ("o", "x")]
+    assert [tuple(dot.get_xydata()[0]) for dot in dots] == [(pytest.approx(2), 0), (pytest.approx(2 / 1.0001), 0)]
 
 
 def test_activations_need_no_numbers_and_show_the_published_constants(tmp_path: Path) -> None:

@@ -23,13 +23,14 @@ from bsnn_cli.gpn import custom, meanfield
 from bsnn_cli.gpn.activations import ACTIVATIONS, get, normalise
 from bsnn_cli.gpn.module import GPN
 from bsnn_cli.gpn.tailored import WIDE, Tailoring, has_corner, solve, tailored
-from bsnn_cli.measuring.theory import DEVIATIONS, STARTS, measure
 from bsnn_cli.networks.network import Network
 from bsnn_cli.runs.runner import member
 from bsnn_cli.settings.choices import PAPER_ACTIVATIONS, TAILORED_BY, UNTAILORED
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 from bsnn_cli.settings.validation import resolve
+from bsnn_cli.theory.prediction import DEVIATIONS
+from bsnn_cli.theory.simulation import simulate
 from tests.conftest import SMALL, Answer, run_bsnn
 from tests.handmade import frame, run, seeds
 from tests.test_fleet import CLASSES, INPUTS, assert_same, batches, make_fleet
@@ -61,10 +62,9 @@ def test_the_solution_has_the_separation_and_both_gpn_conditions(name: str, dept
 def test_networks_of_500_units_keep_what_is_predicted_inside_the_band(depth: int) -> None:
     width, networks = 500, 8
     transfers = [meanfield.transfer(tailored(get(name), 0.3, depth)) for name in NAMES]
-    _, angles = measure(transfers, width, depth, networks, seed=0)
-    for name, f, angle in zip(NAMES, transfers, angles, strict=True):
+    for name, f in zip(NAMES, transfers, strict=True):
         low, high = meanfield.fate_of_angle(f, depth, width).band(networks, DEVIATIONS)
-        measured = angle.log().mean(1).exp().numpy()
+        measured = simulate(f, width, depth, networks, seed=0).separations.log().mean(1).exp().numpy()
         assert ((low <= measured) & (measured <= high)).all(), name
         assert high[-1] < 3 * low[-1], name  # a band that says something: GPN alone ends far below it
         if depth == 200:
@@ -144,8 +144,8 @@ def test_a_share_keeps_the_basin_that_a_gain_narrows(name: str) -> None:
 def test_long_inputs_run_away_under_a_gain_and_come_back_under_a_share() -> None:
     with pytest.warns(UserWarning, match="what is longer runs away"):
         narrow = meanfield.transfer(tailored(get("silu"), 0.29, 200, "gain"))
-    lengths, _ = measure([narrow, meanfield.transfer(tailored(get("silu"), 0.3, 200))], 100, 200, 16, seed=0)
-    longest = lengths[:, STARTS.index(2.0)].amax((1, 2))
+    wide = meanfield.transfer(tailored(get("silu"), 0.3, 200))
+    longest = [simulate(f, 100, 200, 16, seed=0, starts=(2.0,)).lengths.max() for f in (narrow, wide)]
     assert longest[0] > 1e6
     assert longest[1] < 10
 

@@ -12,27 +12,13 @@ from scipy.stats import ks_2samp
 from bsnn_cli.gpn.activations import ACTIVATIONS
 from bsnn_cli.gpn.meanfield import COLLAPSED, fate_of_angle, fate_of_length, transfer
 from bsnn_cli.gpn.module import GPN
-from bsnn_cli.measuring.theory import (
-    COLUMNS,
-    DEVIATIONS,
-    ROUNDING,
-    STARTS,
-    depth_view,
-    describe,
-    deviation,
-    measure,
-    on_sphere,
-    orthonormal,
-    per_unit,
-    probabilities,
-    rotate_partner,
-    study,
-    widths,
-    wilson,
-)
 from bsnn_cli.networks.orthogonal import haar
 from bsnn_cli.settings.choices import AUTO_ROOT, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import ActivationConfig, TheoryConfig
+from bsnn_cli.theory.prediction import DEVIATIONS
+from bsnn_cli.theory.simulation import on_sphere, orthonormal, per_unit, rotate_partner, simulate
+from bsnn_cli.theory.study import COLUMNS, ROUNDING, STARTS, depth_view, describe, study
+from bsnn_cli.theory.theorems import deviation, probabilities, widths, wilson
 from tests.conftest import Answer, run_bsnn
 
 WIDTHS = TheoryConfig(smallest_width=32, largest_width=512, trials=400)
@@ -155,11 +141,11 @@ def inside(rows: pd.DataFrame) -> pd.Series:
 
 
 @pytest.mark.parametrize("name", AUTO_ROOT)
-@pytest.mark.parametrize("what", ["length", "angle"])
+@pytest.mark.parametrize("what", ["length", "angle", "gradient"])
 def test_fate_over_depth_is_as_predicted_at_every_layer(followed: pd.DataFrame, what: str, name: str) -> None:
     rows = followed[(followed.what == what) & (followed.activation == name)]
     assert len(rows) == (3 * len(STARTS) if what == "length" else 3) * DEPTHS.depth
-    resolved = rows[(rows.predicted > 100 * COLLAPSED) | (what == "length")]
+    resolved = rows[(rows.predicted > 100 * COLLAPSED) | (what != "angle")]
     assert inside(resolved).all()
     assert (rows.measured_low <= rows.measured * (1 + ROUNDING)).all()
     assert (rows.measured <= rows.measured_high * (1 + ROUNDING)).all()
@@ -221,12 +207,16 @@ def test_networks_of_drawn_matrices_are_inside_the_band() -> None:
         assert ((low <= values) & (values <= high)).all()
 
 
-def test_weights_are_the_same_for_every_activation_and_signals_for_every_composition() -> None:
-    pair = measure([transfer("tanh"), transfer("elu")], 20, 3, 4, 0)
-    alone = measure([transfer("elu")], 20, 3, 4, 0)
-    assert torch.equal(pair[0][1], alone[0][0])
-    assert torch.equal(pair[1][1], alone[1][0])
-    assert not torch.equal(alone[0], measure([transfer("elu")], 20, 3, 4, 1)[0])
+def test_weights_are_a_function_of_the_seed_alone() -> None:
+    """So are they for every activation, and in a deeper network, layer by layer."""
+    tanh, deep = simulate(transfer("identity"), 20, 3, 4, 0), simulate(transfer("identity"), 20, 5, 4, 0)
+    assert torch.equal(tanh.separations, deep.separations[:3])
+    assert torch.equal(
+        simulate(transfer("elu"), 20, 3, 4, 0).lengths, simulate(transfer("elu"), 20, 5, 4, 0).lengths[:, :3]
+    )
+    assert not torch.equal(
+        simulate(transfer("elu"), 20, 3, 4, 0).lengths, simulate(transfer("elu"), 20, 3, 4, 1).lengths
+    )
 
 
 def test_study_of_one_activation_has_its_rows_alone_and_leaves_threads_alone() -> None:
@@ -247,7 +237,7 @@ def test_study_of_one_activation_has_its_rows_alone_and_leaves_threads_alone() -
     assert set(theorem.root) == {"lower"}
     text = describe(rows)
     assert "n = 32 to 64" in text
-    assert "After 4 layers of 30 units" in text
+    assert "Over 4 layers of 30 units" in text
     assert " yes" in text
     pd.testing.assert_frame_equal(rows, study(config))
 
@@ -258,10 +248,12 @@ def test_the_command_writes_its_rows(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = pd.read_csv(tmp_path / "here" / "theory" / "theory.csv")
     assert tuple(rows.columns) == COLUMNS
-    # TSC and its counter-example, four cases of two theorems, at two widths; three lengths and an angle of three forms.
-    assert len(rows) == 2 * (2 + 4 * 2) + 4 * 3 * 3
+    # TSC and its counter-example, four cases of two theorems, at two widths; three lengths, an angle, a gradient and
+    # three facts about the Jacobian, of three forms.
+    assert len(rows) == 2 * (2 + 4 * 2) + 8 * 3 * 3
     assert set(rows.layer.dropna()) == {1, 2, 3}
     assert "here/theory/theory.csv" in done.stdout
+    assert "tanh_gpn: 3 layers of 20 units, orthogonal weights; bands: geometric mean over 2 networks" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -296,7 +288,11 @@ def test_a_band_that_has_grown_to_all_there_is_says_nothing(chi: float, high: fl
         for number in (1, 2)
         for case in ("none", "haar", "shell", "gpn")
     ]
-    rows += [row | {"layer": 1}, row | {"layer": 1, "what": "angle", "start": 1.0, "band_low": 0.9, "band_high": 1.2}]
+    rows += [row | {"layer": 1}]
+    rows += [
+        row | {"layer": 1, "what": what, "start": 1.0, "band_low": 0.9, "band_high": 1.2}
+        for what in ("angle", "gradient")
+    ]
     line = describe(pd.DataFrame(rows, columns=list(COLUMNS))).splitlines()[-1]
     assert line.endswith(words)
     assert " 2 " in line

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.figures import bench, comparisons, networks, signals, theory, trained
+from bsnn_cli.figures import bench, comparisons, networks, phases, signals, theory, trained
 from bsnn_cli.figures.figure import DOUBLE, Axis, Figure, Missing, Panel, Series, Text, label
 from bsnn_cli.figures.printing import save
 from bsnn_cli.gpn import activations as named
@@ -118,6 +118,8 @@ BUILDERS: dict[str, Builder] = {
     "theorems": theory.theorems,
     "lengths": theory.lengths,
     "angles": theory.angles,
+    "gradients": theory.gradients,
+    "phase_diagram": phases.phase_diagram,
     "bench": bench.bench,
     "constraint": comparisons.constraint,
     "roots": comparisons.roots,

@@ -216,8 +216,7 @@ def save(figures: Sequence[Figure], directory: Path, formats: Sequence[str], afr
             drawn = render(figure)
             for form in formats:
                 path = directory / f"{figure.name}.{form}"
-                with settings():
-                    write_atomically(path, functools.partial(drawn.savefig, format=form, metadata=UNDATED[form]))
+                _save(drawn, path, form)
                 drawn.set_layout_engine("none")  # the layout of the first format serves the others
                 written.append(path)
         texts = {figure.name: figure.caption for figure in figures}
@@ -229,3 +228,20 @@ def save(figures: Sequence[Figure], directory: Path, formats: Sequence[str], afr
     except OSError as error:
         raise RunDirectoryError(f"output_root: cannot write {directory}: {error.strerror}") from error
     return written
+
+
+def write(drawn: matplotlib.figure.Figure, path: Path, form: str) -> None:
+    """Write one drawn figure to a file.
+
+    Raises:
+        RunDirectoryError: the file cannot be written.
+    """
+    try:
+        _save(drawn, path, form)
+    except OSError as error:
+        raise RunDirectoryError(f"path: cannot write {path}: {error.strerror}") from error
+
+
+def _save(drawn: matplotlib.figure.Figure, path: Path, form: str) -> None:
+    with settings():
+        write_atomically(path, functools.partial(drawn.savefig, format=form, metadata=UNDATED[form]))

@@ -27,6 +27,7 @@ LENGTHS = (1e-4, 1e4)
 """Shown."""
 
 ANGLES = (1e-4, 2.0)
+GRADIENTS = (1e-4, 1e4)
 
 UNSEEN = 0.012
 """Two probabilities that differ by less are closer than a line is wide."""
@@ -143,10 +144,23 @@ def angles(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]
     )
 
 
+def gradients(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:  # noqa: ARG001 - of any size
+    """Norm of a gradient on its way down, predicted and measured."""
+    yield over_depth(
+        stored.theory,
+        "gradient",
+        Axis("$\\|\\partial E/\\partial h^l\\|^2$", log=True, limits=GRADIENTS),
+        "Squared norm of a gradient at the preactivations of a layer, relative to the gradient that enters at the top, "
+        "of random direction; it goes from right to left. GPN keeps its mean, while its logarithm does a random walk: "
+        "the longer the way, the more of them are below the mean. Without GPN it vanishes or explodes.",
+    )
+
+
 def over_depth(table: pd.DataFrame | None, quantity: str, y: Axis, caption: str) -> Figure | Missing:
     """Return predictions (lines) and measurements (points) against the layer, a panel for each activation."""
-    if table is None:
-        return Missing(f"{quantity}s", "theory.csv is", "bsnn theory")
+    if table is None or not (table["what"] == quantity).any():
+        what = "theory.csv is" if table is None else f"theory.csv has no {quantity}s; they are"
+        return Missing(f"{quantity}s", what, "bsnn theory")
     rows = table[table["what"] == quantity]
     names = in_order(rows)
     depth = int(rows["layer"].max())
@@ -163,21 +177,36 @@ def over_depth(table: pd.DataFrame | None, quantity: str, y: Axis, caption: str)
             form = "" if plain else "-GPN, " + ("depth-aware, " if base(name) != name else "") + f"{root} root"
             series += follow(path.sort_values("layer"), base(name), f"{label(base(name))}{form}", dash)
         panels.append(Panel(x, y, series, heading(name)))
-    n, networks = rows["width"].iloc[0], rows["trials"].iloc[0]
+    n, networks, weights = rows["width"].iloc[0], rows["trials"].iloc[0], law(rows)
     columns = min(4, len(names))
     return Figure(
         f"{quantity}s",
         panels,
-        f"{caption} Lines: predicted at infinite width; dots: geometric mean over {networks:.0f} random orthogonal "
-        f"networks of n = {n:.0f} units; shaded: where the dots must lie by the theory of fluctuations at this width, "
-        "left out for the root of b that is not in use (dotted, open dots), as are values below a panel. "
-        f"L = {depth} layers.",
+        f"{caption} Lines: predicted at infinite width; dots: geometric mean over {networks:.0f} random "
+        f"networks of n = {n:.0f} units with {weights}; shaded: where the dots must lie by the theory of fluctuations "
+        "at this width, left out for the root of b that is not in use (dotted, open dots), as are values below a "
+        f"panel. L = {depth} layers.",
         f"n = {n:.0f} units, geometric mean over {networks:.0f} networks; lines: infinite width",
         OVER_DEPTH_LEGEND,
         columns,
         (DOUBLE, 0.6 + 1.35 * -(-len(names) // columns)),
         point=2.4,
     )
+
+
+def law(rows: pd.DataFrame) -> str:
+    """Return the weights of the networks of some rows of `theory.csv` in words; older files have orthogonal ones."""
+    if "weights" not in rows or pd.isna(rows["weights"].iloc[0]):
+        return "orthogonal weights"
+    first = rows.iloc[0]
+    return law_in_words(first["weights"], first["sigma_w"], first["sigma_b"])
+
+
+def law_in_words(kind: str, sigma_w: float, sigma_b: float) -> str:
+    """Return the law of weights and biases for a caption."""
+    scales = [f"σ_w = {sigma_w:.4g}"] if sigma_w != 1 or kind == "gaussian" else []
+    scales += [f"σ_b = {sigma_b:.4g}"] if sigma_b != 0 else []
+    return f"{'Gaussian' if kind == 'gaussian' else kind} weights" + (f" ({', '.join(scales)})" if scales else "")
 
 
 def follow(path: pd.DataFrame, activation: str, name: str, dash: str) -> list[Series]:

@@ -51,6 +51,19 @@ def autograd_pair(phi: Phi, h: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), derivative
 
 
+def second_derivative(phi: Phi, h: Tensor) -> Tensor:
+    """Return φ''(h) by autograd, applied twice; what autograd does not follow counts as constant."""
+    h = h.detach().requires_grad_()
+    value = phi(h.clone())
+    if not value.requires_grad:
+        return torch.zeros_like(h)
+    (slope,) = torch.autograd.grad(value.sum(), h, create_graph=True)
+    if not slope.requires_grad:
+        return torch.zeros_like(h)
+    (second,) = torch.autograd.grad(slope.sum(), h, allow_unused=True)
+    return torch.zeros_like(h) if second is None else second.detach()
+
+
 def require_elementwise(name: str, phi: Phi) -> None:
     """Raise unless φ maps each of some float64 places by itself, and always in the same way."""
     h = torch.linspace(-3, 3, 64, dtype=torch.float64, device="cpu")

@@ -37,6 +37,9 @@ ROUNDING = 4e-15
 DIGITS = 13
 """Decimals at most to which a kink is rounded."""
 
+BESIDE = 1e-9
+"""Distance from a kink at which slopes tell a corner from a weaker kink, relative to its place or to 1."""
+
 MOST_KINKS = 512
 """More are refused: integrals over pairs of signals would take minutes."""
 
@@ -65,6 +68,18 @@ def kinks(phi: Phi, gain: float = 1.0) -> tuple[float, ...]:
     gaps = [math.inf, *(after[0] - before[1] for before, after in pairwise(brackets)), math.inf]
     rooms = [min(ROOM, *around) / 2 for around in pairwise(gaps)]
     return tuple(_place(phi, low, high, room) for (low, high), room in zip(brackets, rooms, strict=False))
+
+
+def corners(slope: Phi, places: tuple[float, ...]) -> list[float]:
+    """Return those kinks of φ at which φ' itself jumps, from φ'; elsewhere a higher derivative does."""
+    found = []
+    for place in places:
+        step = BESIDE * max(1.0, abs(place))
+        beside = torch.tensor([place - step, place + step], dtype=torch.float64, device="cpu")
+        left, right = slope(beside).detach().tolist()
+        if abs(left - right) > 1e-6 * max(abs(left), abs(right)):
+            found.append(place)
+    return found
 
 
 def _brackets(rule: Rule) -> list[tuple[float, float]]:

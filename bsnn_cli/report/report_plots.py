@@ -29,7 +29,8 @@ SIGNS = {"\\|": "‖", "\\partial ": "∂", "\\varphi": "φ", "\\geq": "≥", "\
 """Mathematics of labels, as the page writes it."""
 
 STARTS = {"signals": ["Tanh", "SELU"], "slopes": ["Tanh", "SELU"], "lengths": ["Tanh", "GELU"],
-          "angles": ["Tanh", "GELU"], "theorems": ["Tanh", "ReLU", "ELU", "SELU", "GELU"]}  # fmt: skip
+          "angles": ["Tanh", "GELU"], "gradients": ["Tanh", "GELU"],
+          "theorems": ["Tanh", "ReLU", "ELU", "SELU", "GELU"]}  # fmt: skip
 """Groups that are switched on at first; in other plots all are."""
 
 
@@ -51,6 +52,7 @@ def plots(stored: Results) -> dict[str, Plot]:
         "theorems": theory.theorems(stored, config),
         "lengths": theory.lengths(stored, config),
         "angles": theory.angles(stored, config),
+        "gradients": theory.gradients(stored, config),
         "trained": [figure for size in sizes for figure in trained.trained_signals(stored, *size)],
         "roots": signals.root_signals(stored, both_roots, list(AUTO_ROOT)),
     }

@@ -63,6 +63,9 @@ def tailored_as_usual(name: str, parameter: str | None) -> bool:
     return parameter_in_use(name, parameter) == TAILORED_BY.get(name, parameter)
 
 
+WEIGHTS_KINDS = ("orthogonal", "gaussian")
+"""Laws of the weights that theory knows."""
+
 PAPER_ACTIVATIONS = tuple(name for name, entry in NAMED_ACTIVATIONS.items() if entry.published is not None)
 """Rows of the published tables, in their order."""
 
@@ -124,6 +127,8 @@ FIGURES = (
     "theorems",
     "lengths",
     "angles",
+    "gradients",
+    "phase_diagram",
     "bench",
     "constraint",
     "roots",

@@ -10,7 +10,16 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, DEFAULT_SEPARATION, FIGURES, FORMATS, NORM_GROUPS
+from bsnn_cli.settings.choices import (
+    AUTO_ROOT,
+    CUSTOM,
+    DATASETS,
+    DEFAULT_SEPARATION,
+    FIGURES,
+    FORMATS,
+    NORM_GROUPS,
+    WEIGHTS_KINDS,
+)
 from bsnn_cli.settings.options import Rule, above, at_least, between, half_open, one_of, option, some_of
 from bsnn_cli.settings.profiles import ReportConfig, ReproduceConfig
 
@@ -294,7 +303,7 @@ class GpnConfig:
 
 @dataclass(kw_only=True)
 class TheoryConfig:
-    """The paper's theorems by Monte Carlo over widths, and lengths and angles over depth, predicted and measured."""
+    """The paper's theorems by Monte Carlo over widths, and signals and gradients over depth, predicted and measured."""
 
     activation: ActivationConfig | None = option(None, "one of the group, such as mish; null: all of them")
     smallest_width: int = option(32, "of the theorems; doubled up to the largest", at_least(1), unit="units")
@@ -303,9 +312,16 @@ class TheoryConfig:
     epsilon: float | None = option(
         None, "deviation ε that counts; null: 2/√n₀, n₀ the geometric mean of the widths", above(0)
     )
-    depth: int = option(200, "layers over which lengths and angles are followed", at_least(1), unit="layers")
+    depth: int = option(200, "layers over which signals are followed", at_least(1), unit="layers")
     width: int = option(500, "of these layers", at_least(2), unit="units")
-    networks: int = option(16, "over which lengths and angles are averaged", at_least(1))
+    networks: int = option(16, "over which what is measured is averaged", at_least(1))
+    weights: str = option(
+        "orthogonal",
+        "of the layers over depth: σ_w times orthogonal, or Gaussian of variance σ_w²/n",
+        one_of(*WEIGHTS_KINDS),
+    )
+    sigma_w: float = option(1.0, "scale σ_w of these weights", above(0))
+    sigma_b: float = option(0.0, "standard deviation σ_b of their biases", at_least(0))
     seed: int = option(0, "of inputs and weights", SEED)
     output_root: str = option("outputs", "folder for everything that is written", path=True)
 

@@ -1,0 +1,1 @@
+"""Predictions for random networks of any activation, and simulations to hold them against."""
