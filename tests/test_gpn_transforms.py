@@ -190,7 +190,6 @@ class SeldomRandom(nn.Module):
         (torch.sign, "derivative is 0"),
         (torch.round, "derivative is 0"),
     ],
-    ids=str,
 )
 def test_what_is_random_or_not_elementwise_is_refused_with_the_reason(activation: nn.Module, words: str) -> None:
     for _ in range(5):  # not by luck
