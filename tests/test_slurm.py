@@ -1,4 +1,4 @@
-"""What would be submitted to a SLURM cluster, beside what submitit hands to a stub of sbatch."""
+"""The plan of jobs for a SLURM cluster, beside the script that submitit hands to a stub of sbatch."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from bsnn_cli.networks.orthogonal import haar
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the matrices (n_out, n_in) of a layer stand in its weight.
+    """The places of the matrices (n_out, n_in) of a layer in its weight.
 
     Attributes:
         blocks: how many there are, one below the other: groups of a convolution, gates of a cell.

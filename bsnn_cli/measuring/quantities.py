@@ -1,4 +1,4 @@
-"""What is measured of signals, gradients and slopes, of whatever network they come from.
+"""The quantities that are measured of signals, gradients and slopes, whatever network they come from.
 
 Sums are accumulated in float64; values of half precision are widened to float32 first.
 """

@@ -30,7 +30,7 @@ LEAST, LARGEST = math.log(1e-8), math.log(1e8)
 """Logarithms of q between which fixed points are looked for; lower down where biases lead there."""
 
 STEP = 0.1
-"""Of the grid; q = 1 is on it."""
+"""Distance of the points of the grid; q = 1 is one of them."""
 
 KEPT = 10 * RESOLVED
 """A length that a layer changes by less than this factor counts as kept."""

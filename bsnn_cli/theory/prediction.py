@@ -45,7 +45,7 @@ SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What random networks of an activation f do to signals, gradients and their Jacobian.
+    """The course of signals, gradients and the Jacobian through random networks of an activation f.
 
     Attributes:
         name: of f.

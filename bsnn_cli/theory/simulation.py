@@ -24,7 +24,7 @@ from bsnn_cli.gpn.meanfield import COLLAPSED, ORTHOGONAL, Transfer, Weights
 
 @dataclass(frozen=True)
 class Signals:
-    """What was measured in random networks of one activation; entry l − 1 is of layer l.
+    """The signals in random networks of one activation, as they were measured; entry l − 1 is of layer l.
 
     Attributes:
         lengths: ‖x‖²/n after the layer, of one input for each start, (start, layer, network).
