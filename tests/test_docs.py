@@ -224,6 +224,25 @@ def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
             assert f"{accuracy:.2f}" == theirs
 
 
+@pytest.mark.parametrize(("place", "dataset", "published"), [(0, "mnist", "mnist"), (1, "cifar10_jpeg", "cifar10")])
+def test_the_tables_of_whole_trainings_are_those_of_the_results(place: int, dataset: str, published: str) -> None:
+    """Test and training accuracy, ours beside the published ones."""
+    runs = pd.read_csv(CHECKOUT / "docs" / "results" / "paper" / "runs.csv", keep_default_na=False)
+    runs = runs[(runs["dataset"] == dataset) & (runs["seed"] == 0) & ~runs["batch_norm"]]
+    paper = statistics.published()
+    paper = paper[(paper["dataset"] == published) & ~paper["batch_norm"]]
+    page = (CHECKOUT / "docs" / "reproduction.md").read_text()
+    rows = re.findall(r"^\| (\w+) \|" + r" ([\d.]+) \(([\d.]+)\) \|" * 4 + "$", page, re.M)[6 * place : 6 * place + 6]
+    assert len(rows) == 6
+    for label, *cells in rows:
+        [name] = (key for key, text in ACTIVATION_LABELS.items() if text == label)
+        for gpn, numbers in ((False, cells[:4]), (True, cells[4:])):
+            run = runs[(runs["activation"] == name) & (runs["gpn"] == gpn)]
+            theirs = paper[(paper["activation"] == name) & (paper["gpn"] == gpn)].set_index("split")["published"]
+            ours = [float(run[f"{split}_accuracy"].item()) for split in ("test", "train")]
+            assert [f"{number:.2f}" for number in [*ours, theirs["test"], theirs["train"]]] == numbers
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (CHECKOUT / page).read_text()):
