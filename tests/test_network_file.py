@@ -193,7 +193,7 @@ def test_the_file_imports_what_lies_beside_it(
 
 def test_what_has_no_weights_or_no_graph_is_measured(tmp_path: Path, propagate: Callable[..., Answer]) -> None:
     told = propagate("network=my.py:activation")
-    assert "activation, 1 layer call: signal keeps" in told.stdout
+    assert "activation, 1 layer call: signal shrinks" in told.stdout
     assert "no gradients of weights" in told.stdout
     told = propagate("network=my.py:cut", "propagate.repeats=2")
     assert told.returncode == 0
