@@ -18,9 +18,8 @@ from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
 
 EVALUATION_BATCH = 500
-EVALUATION_BATCH_ON_GPU = 10_000
-"""Images at once: as many as stay in a core's cache, and as many that a GPU computes longer than its launches take. Of
-twelve networks 10,000 images in two parts took a second, mostly launches."""
+EVALUATION_BATCH_ON_GPU = 5000
+"""Images at once: as many as stay in a core's cache, and as many as fill a GPU."""
 
 
 class Trainer(Protocol):
