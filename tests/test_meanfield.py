@@ -14,8 +14,6 @@ from bsnn_cli.gpn.meanfield import (
     Step,
     Transfer,
     basin,
-    fate_of_angle,
-    fate_of_length,
     pair_step,
     separation,
     separation_map,
@@ -23,6 +21,7 @@ from bsnn_cli.gpn.meanfield import (
     variance_map,
     variance_step,
 )
+from bsnn_cli.theory.fates import fate_of_angle, fate_of_length
 
 SEPARATIONS = (1.9, 1.0, 0.3, 1e-2, 1e-4, 1e-8, 1e-12)
 

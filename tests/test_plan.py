@@ -142,6 +142,20 @@ def test_an_estimate_comes_from_stored_runs_of_the_same_shape(bsnn: Callable[...
     assert "; from a few steps timed now" in other.stdout
 
 
+def test_a_damaged_run_tells_nothing_about_times(bsnn: Callable[..., Answer]) -> None:
+    for seed in (0, 1):
+        assert bsnn("train", *SMALL, f"seed={seed}").returncode == 0
+    first, second = sorted(Path("outputs/runs").glob("*/*/*"))
+    (first / "config.yaml").write_text("model: [")
+    (second / "provenance.json").write_text("{")
+    plan_of_it = bsnn("train", *SMALL, "seed=2", "dry_run=true")
+    assert plan_of_it.returncode == 0, plan_of_it.stderr
+    assert "timed now" in plan_of_it.stdout
+    listed = bsnn("runs")
+    assert listed.returncode == 0, listed.stderr
+    assert f"warning: {first} is left out: {first}/config.yaml: cannot be read as a configuration" in listed.stderr
+
+
 def test_a_fleet_s_time_is_divided_and_what_was_resumed_tells_nothing(bsnn: Callable[..., Answer]) -> None:
     assert bsnn("train", *SMALL).returncode == 0
     [path] = Path("outputs/runs").glob("*/*/*/result.json")

@@ -29,6 +29,7 @@ from bsnn_cli.settings.choices import PAPER_ACTIVATIONS, TAILORED_BY, UNTAILORED
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 from bsnn_cli.settings.validation import resolve
+from bsnn_cli.theory import fates
 from bsnn_cli.theory.prediction import DEVIATIONS
 from bsnn_cli.theory.simulation import simulate
 from tests.conftest import SMALL, Answer, run_bsnn
@@ -63,7 +64,7 @@ def test_networks_of_500_units_keep_what_is_predicted_inside_the_band(depth: int
     width, networks = 500, 8
     transfers = [meanfield.transfer(tailored(get(name), 0.3, depth)) for name in NAMES]
     for name, f in zip(NAMES, transfers, strict=True):
-        low, high = meanfield.fate_of_angle(f, depth, width).band(networks, DEVIATIONS)
+        low, high = fates.fate_of_angle(f, depth, width).band(networks, DEVIATIONS)
         measured = simulate(f, width, depth, networks, seed=0).separations.log().mean(1).exp().numpy()
         assert ((low <= measured) & (measured <= high)).all(), name
         assert high[-1] < 3 * low[-1], name  # a band that says something: GPN alone ends far below it
@@ -416,7 +417,7 @@ def test_signals_of_a_tailored_network_stay_apart(bsnn: Callable[..., Answer], t
         path.parent.parent.name: yaml.safe_load(path.read_text())["one_minus_cosine_last"]
         for path in (tmp_path / "outputs" / "propagation").glob("*/*/summary.json")
     }
-    low, high = meanfield.fate_of_angle(meanfield.transfer(tailored(get("tanh"), 0.3, 50)), 50, 200).band(1, DEVIATIONS)
+    low, high = fates.fate_of_angle(meanfield.transfer(tailored(get("tanh"), 0.3, 50)), 50, 200).band(1, DEVIATIONS)
     assert low[-1] < separations["tanh_gpn_d"] < high[-1]
     assert separations["tanh_gpn"] < low[-1]
 

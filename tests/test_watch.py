@@ -81,6 +81,16 @@ def test_what_an_earlier_attempt_has_left_does_not_count(tmp_path: Path) -> None
     assert [state.status for state in later.states] == ["done", "failed"]
 
 
+def test_what_cannot_be_read_stops_no_sweep(tmp_path: Path) -> None:
+    configs, (damaged, absent) = runs(tmp_path, 0.1, 0.2)
+    state = Watch(configs, [damaged, absent], lambda _: True, afresh=True)
+    (damaged / "result.json").write_text("{")
+    absent.rmdir()
+    [line] = state.look()
+    assert line == f"1/2 selu_gpn optim.lr=0.1 s0: cannot be read (JSONDecodeError); see {damaged}"
+    assert state.line().startswith("0/2 done, 1 failed; selu_gpn optim.lr=0.2 s0: epoch 0/4")
+
+
 @pytest.mark.parametrize("engine", ["basic", "fleet", "joblib"])
 def test_a_log_of_a_sweep_has_a_line_for_each_run_that_ends(engine: str, tmp_path: Path) -> None:
     result = run_bsnn("train", "-m", f"hydra/launcher={engine}", *small("optim.lr=0.01,1e30"), cwd=tmp_path)

@@ -18,6 +18,7 @@ from typing import Any, cast
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from bsnn_cli.common.files import read_text, write_atomically, write_json, write_text
 from bsnn_cli.errors import RunDirectoryError, RunLockedError
@@ -253,7 +254,7 @@ def read_config(path: Path) -> TrainConfig:
         config = cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)))
         if config.activation.separation is not None and OmegaConf.select(stored, PARAMETER, default="") == "":
             config.activation.parameter = None  # its default has changed what it does
-    except (OmegaConfBaseException, OSError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise RunDirectoryError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from error
     expand_homes(config)
     return config

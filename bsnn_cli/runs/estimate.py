@@ -18,6 +18,7 @@ from typing import Any
 from bsnn_cli.common.files import read_text
 from bsnn_cli.common.machine import choose_device, cores
 from bsnn_cli.common.terminal import duration
+from bsnn_cli.errors import BsnnError
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.settings.choices import DATASETS
 from bsnn_cli.settings.config import TrainConfig
@@ -74,7 +75,7 @@ class Estimator:
         timed_now = any(step.runs == 0 for step in self._steps.values())
         sources = [f"{runs} stored run{'s' if runs > 1 else ''}"] if runs else []
         sources += ["a few steps timed now"] if timed_now else []
-        load = os.getloadavg()[0]
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         busy = f"; this machine is busy (load {load:.1f} on {cores()} processors)" if load > cores() + 0.5 else ""
         return f"from {' and '.join(sources)}{busy if timed_now else ''}" if sources else "nothing to run"
 
@@ -112,7 +113,7 @@ def stored(output_root: Path) -> dict[tuple[Any, ...], list[float]]:
             key = (*shape(config), origin["device"], threads)
             step = result.elapsed_s / (result.networks or 1) / steps_equivalent(config)
             seconds.setdefault(key, []).append(step)
-        except (OSError, ValueError, KeyError, TypeError):  # an older or damaged one tells nothing
+        except (BsnnError, OSError, ValueError, KeyError, TypeError):  # an older or damaged one tells nothing
             continue
     return seconds
 

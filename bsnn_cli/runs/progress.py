@@ -116,7 +116,7 @@ class ProgressLog:
         """Count an update; print the first estimate of the time left in a long first epoch."""
         self._done += tick.loss is not None
         if not self._estimated and tick.loss is not None and time.monotonic() - self._printed >= LINE_S:
-            losses = [loss for loss in tick.loss.tolist() if loss == loss]
+            losses = [loss for loss in tick.loss.tolist() if not math.isnan(loss)]
             self._print(f"step {self._done}", f"loss {sum(losses) / len(losses):.3f}" if losses else "loss NaN")
 
     def epoch(self, records: Sequence[EpochRecord]) -> None:

@@ -25,7 +25,10 @@ from bsnn_cli.settings.identity import activation_label
 from bsnn_cli.settings.options import options
 
 POLL_S = 1.0
-"""Seconds between two looks at the directories."""
+"""Seconds between two looks at the directories, at least."""
+
+LOOKING_SHARE = 0.05
+"""Share of the time that looking may take, where there are many runs or the file system is slow."""
 
 NAMED = 3
 """At most this many of the runs that are going on are named in the status line."""
@@ -87,7 +90,10 @@ class Watch:
     def _state(self, place: int) -> State:
         path = self.directories[place]
         has_ended = self._before[place] != written(path)
-        result = RunDirectory(path).result() if has_ended else None
+        try:
+            result = RunDirectory(path).result() if has_ended else None
+        except (OSError, ValueError, TypeError) as error:  # a sweep goes on whatever one of its directories holds
+            return State("failed", words=f"cannot be read ({type(error).__name__}); see {path}")
         if result is not None:
             took = duration(result.elapsed_s)
             if result.status == "diverged":
@@ -139,8 +145,13 @@ def names(configs: Sequence[TrainConfig]) -> list[str]:
 
 def written(directory: Path) -> list[int]:
     """Return the times at which the files were written that end a run; 0 for one that is absent."""
-    paths = [directory / file for file in ("result.json", "failed.json")]
-    return [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
+    times = []
+    for file in ("result.json", "failed.json"):
+        try:
+            times.append((directory / file).stat().st_mtime_ns)
+        except OSError:  # another process may remove it at any time
+            times.append(0)
+    return times
 
 
 def last_epoch(directory: Path) -> tuple[int, float]:
@@ -156,14 +167,18 @@ def watching(watch: Watch) -> Iterator[None]:
     """Print a line for each run that ends while the code inside is at work, and on a terminal a line on all of them."""
     stop, status = threading.Event(), StatusLine()
 
-    def look() -> None:
+    def look() -> float:
+        """Return the seconds that it took."""
+        begin = time.monotonic()
         for line in watch.look():
             say(line)
         status.show(watch.line())
+        return time.monotonic() - begin
 
     def follow() -> None:
-        while not stop.wait(POLL_S):
-            look()
+        took = 0.0
+        while not stop.wait(max(POLL_S, took / LOOKING_SHARE)):
+            took = look()
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

@@ -16,7 +16,6 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 
 from bsnn_cli.gpn.meanfield import (
-    MOST,
     ORTHOGONAL,
     RESOLVED,
     Transfer,
@@ -25,6 +24,7 @@ from bsnn_cli.gpn.meanfield import (
     variance_map,
     variance_step,
 )
+from bsnn_cli.theory.fates import MOST
 
 LEAST, LARGEST = math.log(1e-8), math.log(1e8)
 """Logarithms of q between which fixed points are looked for; lower down where biases lead there."""

@@ -13,18 +13,15 @@ from torch import Tensor
 from bsnn_cli.errors import ActivationError, ConfigError
 from bsnn_cli.gpn.functions import Phi
 from bsnn_cli.gpn.meanfield import (
-    Fate,
     Transfer,
     Weights,
-    fate_of_angle,
-    fate_of_gradient,
-    fate_of_length,
     length_growth,
     slope_product,
     slopes,
     variance_step,
 )
 from bsnn_cli.theory.activation import Given, computing, given
+from bsnn_cli.theory.fates import Fate, fate_of_angle, fate_of_gradient, fate_of_length
 from bsnn_cli.theory.fixed_points import KEPT, LARGEST, LEAST, FixedPoint, fixed_points
 from bsnn_cli.theory.moments import gaussian_moments
 from bsnn_cli.theory.simulation import Signals, simulate
@@ -61,7 +58,7 @@ class Prediction:
             the largest.
             X_low and X_high are where the geometric mean over `networks` (or one network, where there are none) lies:
             ± 4 standard errors of its logarithm to first order in 1/width, and beside that what does not average out
-            (`meanfield.Fate.band`). If the logarithm is Gaussian, 6 in 100,000 are outside. Means over 16 networks keep
+            (`fates.Fate.band`). If the logarithm is Gaussian, 6 in 100,000 are outside. Means over 16 networks keep
             to it; the logarithm of a single network has a longer tail, and of 100 units 5 in 10,000 were outside, of
             300 units 1 in 10,000.
         fixed_points: a row for each, with the columns of `FixedPoint`.

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from bsnn_cli.common.random_streams import stream
-from bsnn_cli.gpn.meanfield import COLLAPSED, ORTHOGONAL, Transfer, Weights
+from bsnn_cli.gpn.meanfield import ORTHOGONAL, Transfer, Weights
+from bsnn_cli.theory.fates import COLLAPSED
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from bsnn_cli.gpn.meanfield import MOST, ORTHOGONAL, Transfer, Weights, fate_of_length, slopes
+from bsnn_cli.gpn.meanfield import ORTHOGONAL, Transfer, Weights, slopes
+from bsnn_cli.theory.fates import MOST, fate_of_length
 
 MOMENTS = np.linspace(math.log(1e-7), math.log(1e7), 500)
 """Grid of log m."""

@@ -9,19 +9,11 @@ from torch import Tensor
 
 from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import Activation, get
-from bsnn_cli.gpn.meanfield import (
-    COLLAPSED,
-    Fate,
-    Weights,
-    basin,
-    fate_of_angle,
-    fate_of_gradient,
-    fate_of_length,
-    variance_step,
-)
+from bsnn_cli.gpn.meanfield import Weights, basin, variance_step
 from bsnn_cli.settings.choices import AUTO_ROOT
 from bsnn_cli.settings.config import TheoryConfig
 from bsnn_cli.theory.activation import computing, of_config
+from bsnn_cli.theory.fates import COLLAPSED, Fate, fate_of_angle, fate_of_gradient, fate_of_length
 from bsnn_cli.theory.prediction import DEVIATIONS, prediction
 from bsnn_cli.theory.simulation import simulate
 from bsnn_cli.theory.spectrum import spectrum
@@ -86,7 +78,7 @@ def study(config: TheoryConfig) -> pd.DataFrame:
         epsilon: ε; estimate, low, high: of the probability, with its 95 % Wilson interval; trials: independent draws.
         layer: counted from 1; start: value at the input.
         predicted: at infinite width; measured: geometric mean over `trials` networks of width n; measured_low,
-            measured_high: least and largest of them; band_low, band_high: where `measured` must lie (`meanfield.Fate`).
+            measured_high: least and largest of them; band_low, band_high: where `measured` must lie (`fates.Fate`).
         weights, sigma_w, sigma_b: law of the weights over depth (`meanfield.Weights`).
     """
     chosen = [get(name) for name in AUTO_ROOT] if config.activation is None else [custom.activation(config.activation)]
