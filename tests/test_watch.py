@@ -93,14 +93,15 @@ def test_what_cannot_be_read_stops_no_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["basic", "fleet", "joblib"])
 def test_a_log_of_a_sweep_has_a_line_for_each_run_that_ends(engine: str, tmp_path: Path) -> None:
-    result = run_bsnn("train", "-m", f"hydra/launcher={engine}", *small("optim.lr=0.01,1e30"), cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    lines = sorted(line.split(" ", 1)[1] for line in result.stderr.splitlines())
-    assert re.fullmatch(
-        r"selu_gpn optim.lr=0.01 s0: test \d+\.\d\d %, \d+ s; outputs/runs/digits/selu_gpn/\w+-s0", lines[0]
-    )
-    assert re.fullmatch(r"selu_gpn optim.lr=1e\+30 s0: diverged in epoch 1, .*", lines[1])
-    assert [line.split(" ")[0] for line in result.stderr.splitlines()] == ["1/2", "2/2"]
+    sweep = ["train", "-m", f"hydra/launcher={engine}", *small("optim.lr=0.01,1e30")]
+    for again in ([], ["force=true"])[: 2 if engine == "fleet" else 1]:
+        result = run_bsnn(*sweep, *again, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        lines = sorted(line.split(" ", 1)[1] for line in result.stderr.splitlines())
+        done = r"selu_gpn optim.lr=0.01 s0: test \d+\.\d\d %, \d+ s; outputs/runs/digits/selu_gpn/\w+-s0"
+        assert re.fullmatch(done, lines[0])
+        assert re.fullmatch(r"selu_gpn optim.lr=1e\+30 s0: diverged in epoch 1, .*", lines[1])
+        assert [line.split(" ")[0] for line in result.stderr.splitlines()] == ["1/2", "2/2"]
 
 
 def test_runs_are_watched_from_elsewhere(bsnn: Callable[..., Answer]) -> None:
