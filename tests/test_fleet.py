@@ -392,3 +392,24 @@ def test_equal_seeds_give_every_activation_the_same_start() -> None:
     assert not torch.equal(V[1], V[2])
     for layer, other in itertools.combinations(range(3), 2):
         assert not torch.equal(V[0, layer], V[0, other])
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_gains_start_at_one_or_uniformly_and_leave_all_else_as_it_is(norm: str) -> None:
+    depth, width = 4, 200
+    ones, uniform = (
+        Network(
+            ModelConfig(depth=depth, width=width, norm=norm, norm_init=start), ActivationConfig(), 7, 3, seed=2
+        ).state()
+        for start in ("ones", "uniform")
+    )
+    gains = torch.stack(list(uniform["norm.weight"]))
+    assert (torch.stack(list(ones["norm.weight"])) == 1).all()
+    assert ((gains >= 0) & (gains < 1)).all()
+    # Means of 800 draws from U(0, 1) have a standard deviation of 0.010, their largest distance to quantiles of 0.04.
+    assert gains.mean() == pytest.approx(0.5, abs=0.04)
+    assert gains.std() == pytest.approx(12**-0.5, abs=0.03)
+    assert len({tuple(layer.tolist()) for layer in gains}) == depth
+    for name in ones.keys() - {"norm.weight"}:
+        for first, second in zip(ones[name], uniform[name], strict=True):
+            assert torch.equal(first, second), name

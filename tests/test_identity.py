@@ -64,8 +64,9 @@ ANOTHER_VALUE: dict[str, Any] = {
     "optim.epochs": 7,
     "precision": "tf32",
 }
-WITHOUT_ANOTHER_VALUE = {"dataset.name", "activation.tailored_depth", "activation.parameter"}
-"""Only folders have a name of their own, only a separation counts layers or has a parameter (all tested below)."""
+WITHOUT_ANOTHER_VALUE = {"dataset.name", "activation.tailored_depth", "activation.parameter", "model.norm_init"}
+"""Only folders have a name of their own, only a separation counts layers or has a parameter, only a normalisation has
+gains (all tested below)."""
 
 
 def with_value(key: str, value: Any) -> TrainConfig:
@@ -109,6 +110,15 @@ def test_spelling_out_a_default_changes_nothing(kind: str) -> None:
     )
     assert identity(short) == identity(long) == identity(resolve(short))
     assert differences(short) == differences(resolve(long))
+
+
+def test_the_start_of_gains_counts_where_there_are_gains() -> None:
+    def started(norm: str, norm_init: str) -> str:
+        return identity(TrainConfig(model=ModelConfig(norm=norm, norm_init=norm_init)))
+
+    assert started("none", "uniform") == identity(TrainConfig())
+    for norm in ("batch", "layer", "group"):
+        assert started(norm, "uniform") != started(norm, "ones")
 
 
 def test_the_depth_an_activation_is_tailored_to_counts_where_it_is_not_the_networks() -> None:

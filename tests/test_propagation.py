@@ -157,6 +157,7 @@ VARIANTS = {
     "free glorot": ModelConfig(init="glorot_uniform", weights="free"),
     "free lecun": ModelConfig(init="lecun_normal", weights="free"),
     "batch": ModelConfig(norm="batch"),
+    "batch, uniform gains": ModelConfig(norm="batch", norm_init="uniform"),
     "layer": ModelConfig(norm="layer", weights="free"),
     "group": ModelConfig(norm="group"),
     "weight_norm": ModelConfig(weights="weight_norm", init="he_normal"),

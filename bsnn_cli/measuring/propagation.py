@@ -94,7 +94,7 @@ class Layers:
                 yield layer, self.layer
             return
         for layer, weight in zip(order, drawn.draw(self.model, self.seed, order, self.threads), strict=True):
-            parameters.initialise_layer(stored, weight, self.seed, layer)
+            parameters.initialise_layer(stored, weight, self.model, self.seed, layer)
             if layer in self.scales:
                 self.layer.scale(self.scales[layer])
             yield layer, self.layer

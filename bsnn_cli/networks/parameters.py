@@ -75,7 +75,7 @@ def initialise(state: State, model: ModelConfig, seed: int) -> None:
 
     def start(layer: int) -> None:
         values = {name: state[name][layer] for name in layer_shapes(model)}
-        initialise_layer(values, hidden_start(model, seed, layer), seed, layer)
+        initialise_layer(values, hidden_start(model, seed, layer), model, seed, layer)
 
     threads = torch.get_num_threads()
     with intra_op_threads(1):
@@ -99,12 +99,13 @@ def initialise_ends(state: State, model: ModelConfig, seed: int) -> None:
 
 
 @torch.no_grad()
-def initialise_layer(state: Mapping[str, Tensor], weight: Tensor, seed: int, layer: int) -> None:
+def initialise_layer(state: Mapping[str, Tensor], weight: Tensor, model: ModelConfig, seed: int, layer: int) -> None:
     """Fill what one hidden layer stores with its start, in place.
 
     Args:
         state: by the names of `layer_shapes`.
         weight: what `hidden_start` has drawn.
+        model: the choices of initialisation.
         seed: of the run.
         layer: counted from 0.
     """
@@ -117,6 +118,8 @@ def initialise_layer(state: Mapping[str, Tensor], weight: Tensor, seed: int, lay
     ):
         if name in state:
             state[name].fill_(value)
+    if model.norm_init == "uniform" and "norm.weight" in state:
+        state["norm.weight"].copy_(torch.rand(model.width, generator=stream(seed, "norm.weight", layer)))
     if "hidden.gain" in state:  # then W is the matrix drawn
         gain: Tensor = torch.linalg.vector_norm(weight, dim=1, keepdim=True, dtype=torch.float64)
         state["hidden.gain"].copy_(gain.to(weight.dtype))

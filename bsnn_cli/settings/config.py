@@ -133,6 +133,13 @@ class ModelConfig:
         one_of("none", "batch", "layer", "group"),
         result=True,
     )
+    norm_init: str = option(
+        "ones",
+        "start of the gain of a normalisation; uniform: drawn from U(0, 1), PyTorch's default for batch normalisation "
+        "before version 1.2",
+        one_of("ones", "uniform"),
+        result=True,
+    )
     weights: str = option(
         "unit_rows",
         "unit_rows: each row v/‖v‖ as in the paper; orthogonal: WᵀW = I kept; free: no constraint; weight_norm: rows "

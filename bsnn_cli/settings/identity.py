@@ -35,8 +35,9 @@ AnyConfig = TypeVar("AnyConfig", bound=TrainConfig | PropagateConfig)
 def canonical(config: AnyConfig) -> AnyConfig:
     """Return the config in its canonical form: values that only spell out a default become the default.
 
-    For example, `activation.root=lower` is what `auto` means for GELU, a root means nothing without GPN, and
-    `optim.epochs=50` is the protocol of MNIST. Gaussian signals pass neither a dataset nor an input layer.
+    For example, `activation.root=lower` is what `auto` means for GELU, a root means nothing without GPN, the start of
+    a gain nothing without normalisation, and `optim.epochs=50` is the protocol of MNIST. Gaussian signals pass neither
+    a dataset nor an input layer.
     """
     config = copy.deepcopy(config)
     activation = config.activation
@@ -47,6 +48,8 @@ def canonical(config: AnyConfig) -> AnyConfig:
     # A tailored φ may take another root by itself than φ does.
     if not activation.gpn or (activation.separation is None and activation.root == AUTO_ROOT.get(activation.name)):
         activation.root = "auto"
+    if config.model.norm == "none":
+        config.model.norm_init = ModelConfig().norm_init
     if isinstance(config, TrainConfig) and config.optim.epochs == DATASETS[config.dataset.kind].epochs:
         config.optim.epochs = None
     if isinstance(config, PropagateConfig) and config.propagate.source == "gaussian":
