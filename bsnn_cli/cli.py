@@ -73,7 +73,7 @@ def table(config: TableConfig) -> None:
     from bsnn_cli.results.store import Results
     from bsnn_cli.results.tables import write_tables
 
-    results, folder = Results(config.output_root), Path(config.output_root) / "tables"
+    results, folder = Results(config.output_root, config.where or ()), Path(config.output_root) / "tables"
     if config.kind == "accuracy":
         print(write_tables(results.runs, folder, config.rows, config.columns))
     else:
@@ -263,7 +263,7 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         os.chdir(HydraConfig.get().runtime.cwd)  # with hydra.job.chdir=true, paths would not be what was typed
         codes.append(attempt(lambda: VERBS[verb](composition.typed(verb, composed))))
 
-    composing = attempt(lambda: composition.run(verb, filters(arguments) if verb == "runs" else arguments, job))
+    composing = attempt(lambda: composition.run(verb, filters(verb, arguments), job))
     if composing != 0 or not codes:
         return composing
     return codes[0] if len(codes) == 1 else int(any(codes))

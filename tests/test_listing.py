@@ -97,6 +97,60 @@ def test_settings_choose_runs(
     assert sorted(accuracy for _, accuracy, _ in shown(root, *arguments.split(), capsys=capsys)) == accuracies
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("seed=7", "seed=7: no run; there are 0, 1"),
+        ("activation=tanh_gpn seed=7,8 model.depth=9", "seed=7,8: no run with activation=tanh_gpn; there are 0, 1"),
+        ("activation=tanh seed=1", "seed=1: no run with activation=tanh; there is only 0"),
+        ("activation=tanh_gnp", "activation=tanh_gnp: no run; there are relu, tanh, tanh_gpn"),
+        (
+            "activation.gpn=true activation=relu",
+            "activation=relu: no run with activation.gpn=true; there is only tanh_gpn",
+        ),
+        ("threads=2", "threads=2: no run; there is only null"),
+        ("dataset=digits optim.lr=0.1", "optim.lr=0.1: no run with dataset=digits; there is only 0.0001"),
+    ],
+)
+def test_what_matches_nothing_says_which_part_of_it(
+    arguments: str, told: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ("table", "figures"):
+        assert cli.dispatch([verb, f"output_root={root}", *arguments.split()]) == 2
+        assert capsys.readouterr().err == f"error: {told}\n"
+    assert cli.dispatch(["runs", f"output_root={root}", *arguments.split()]) == 0
+    assert capsys.readouterr() == ("nothing to show\n", f"{told}\n")
+    assert cli.dispatch(["runs", f"output_root={root}", "watch=true", *arguments.split()]) == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
+
+
+def test_a_key_that_no_run_has_is_answered_by_every_verb_that_filters(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ("runs", "table", "figures"):
+        for folder in (root, tmp_path):
+            assert cli.dispatch([verb, f"output_root={folder}", "optim.ll=3"]) == (verb != "runs" or folder == root) * 2
+            err = capsys.readouterr().err
+            if err:
+                assert err.startswith("error: optim.ll=3: there is no column optim.ll; near it: optim.lr")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("table row=model.depth", "row: no such key; did you mean rows=model.depth? `bsnn table --help` lists all"),
+        ("figures onyl=curves", "onyl: no such key; did you mean only=curves? `bsnn figures --help` lists all"),
+        ("runs fromat=csv", "fromat: no such key; did you mean format=csv? `bsnn runs --help` lists all"),
+        ("figures only=lengths seed=0", "seed=0: chooses among runs, and only=lengths shows none; leave it out"),
+    ],
+)
+def test_a_filter_is_not_taken_for_what_it_is_not(
+    words: str, told: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.dispatch([*words.split(), f"output_root={root}"]) == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
+
+
 def test_sorted_by_what_is_shown_and_by_what_is_not(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     by_accuracy = [accuracy for _, accuracy, _ in shown(root, "sort=test_accuracy", capsys=capsys)]
     assert by_accuracy == [12.5, 50, 60, 70, 80]
@@ -120,8 +174,8 @@ def test_an_unknown_name_is_answered_with_the_nearest(
 
 def test_keys_of_the_verb_and_flags_are_left_to_hydra() -> None:
     own = ["status=done", "format=csv", "output_root=x", "hydra.verbose=true", "--cfg", "+a=1", "sort=seed"]
-    assert filters(own) == own
-    assert filters(["--cfg", "job", "seed=0,1", "dataset=it's"]) == [
+    assert filters("runs", own) == own
+    assert filters("runs", ["--cfg", "job", "seed=0,1", "dataset=it's"]) == [
         "--cfg",
         "job",
         r"where=['seed=0,1','dataset=it\'s']",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,17 @@ import pandas as pd
 
 from bsnn_cli.common.files import read_text
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.runs import loading
+from bsnn_cli.runs import loading, selection
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.runs.watch import Watch, follow
-from bsnn_cli.settings.suggestions import nearest
 
 
 def overview(
     output_root: str, status: str | None = None, where: Sequence[str] = (), sort: str | None = None
 ) -> pd.DataFrame:
     """Return a row for each run, by directory unless sorted: what and how far it is, its last metrics, its directory.
+
+    Where no run is what is asked for, a line on standard error says why.
 
     Args:
         output_root: folder with the runs.
@@ -38,14 +39,18 @@ def overview(
     last = pd.DataFrame([_last_epoch(Path(directory)) for directory in table["directory"]])
     for metric in ("train_loss", "test_accuracy"):  # of runs that are not finished too
         table[metric] = last.get(metric)
-    table = table.assign(activation=_activation(table), dataset=table["dataset.name"])
-    if status is not None:
-        table = table[table["status"] == status]
-    for setting in where:
-        table = _matching(table, setting)
+    chosen = selection.with_names(selection.select(table, asked(status, where)))
+    if chosen.empty:
+        print(selection.mismatch(table, asked(status, where)), file=sys.stderr)
+    table = chosen
     if sort is not None:
         table = _sorted(table, sort)
     return _columns(table, status == "failed", None if sort is None else sort.removeprefix("-"))
+
+
+def asked(status: str | None, where: Sequence[str]) -> list[str]:
+    """Return all that is asked of runs as settings, the status first."""
+    return [*([] if status is None else [f"status={status}"]), *where]
 
 
 def watch(output_root: str, status: str | None = None, where: Sequence[str] = ()) -> None:
@@ -54,7 +59,7 @@ def watch(output_root: str, status: str | None = None, where: Sequence[str] = ()
     Raises:
         ConfigError: there is no such run.
     """
-    table = overview(output_root, status, where)
+    table = selection.require(loading.load_all(output_root), asked(status, where))
     if not len(table):
         raise ConfigError(f"output_root={output_root}: there is no such run to watch")
     directories = [RunDirectory(Path(directory)) for directory in table["directory"]]
@@ -89,40 +94,10 @@ def _columns(table: pd.DataFrame, failed: bool, extra: str | None) -> pd.DataFra
     return pd.DataFrame(columns).reset_index(drop=True) if len(table) else pd.DataFrame()
 
 
-def _activation(table: pd.DataFrame) -> pd.Series:
-    """Return activations as `activation=` takes them, such as `tanh_gpn`, with batch normalisation or without."""
-    tailored = table["activation.separation"].notna().map({True: "_d", False: ""})
-    return table["activation.name"] + table["activation.gpn"].map({True: "_gpn", False: ""}) + tailored
-
-
-def _matching(table: pd.DataFrame, setting: str) -> pd.DataFrame:
-    key, _, values = setting.partition("=")
-    wanted = [_comparable(value) for value in values.split(",")]
-    return table[[_comparable(value) in wanted for value in _column(table, setting, key)]]
-
-
-def _comparable(value: object) -> object:
-    """Return a value as a number where it is one, else as the command line writes it."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "null"
-    try:
-        return str(value).lower() if isinstance(value, bool) else float(str(value))
-    except ValueError:
-        return str(value)
-
-
 def _sorted(table: pd.DataFrame, sort: str) -> pd.DataFrame:
     key = sort.removeprefix("-")
-    column = _column(table, f"sort={sort}", key)
+    column = selection.column(table, f"sort={sort}", key)
     return table.loc[column.sort_values(ascending=key == sort, kind="stable", na_position="last").index]
-
-
-def _column(table: pd.DataFrame, argument: str, key: str) -> pd.Series:
-    if key not in table:
-        near = nearest(key, table.columns, n=3, cutoff=0.4)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise ConfigError(f"{argument}: there is no column {key}{hint}")
-    return table[key]
 
 
 def _last_epoch(directory: Path) -> dict[str, float]:

@@ -264,6 +264,9 @@ class PropagateConfig:
     progress: bool = option(True, "show a progress bar, on a terminal")
 
 
+WHERE = "only runs with these settings; entries can be given as such: model.depth=50 seed=0,1"
+
+
 @dataclass(kw_only=True)
 class TableConfig:
     """Accuracy tables from all finished runs, or the comparison of approaches from all measured signals."""
@@ -276,6 +279,7 @@ class TableConfig:
     )
     rows: str | None = option(None, "key of the rows, such as model.depth; null: the paper's layout")
     columns: str | None = option(None, "key of the columns; null: the paper's layout")
+    where: list[str] | None = option(None, WHERE)
     output_root: str = option("outputs", "folder with the runs; tables go to its folder `tables`", path=True)
 
 
@@ -287,6 +291,7 @@ class FiguresConfig:
     formats: list[str] | None = option(None, f"of the pictures; null: {', '.join(FORMATS)}", some_of(*FORMATS))
     depth: int = option(200, "of the networks whose signals are shown", at_least(1), unit="layers")
     width: int = option(500, "of these, but in figure width", at_least(1), unit="units")
+    where: list[str] | None = option(None, f"{WHERE}; then only figures of runs are drawn")
     output_root: str = option("outputs", "folder with the numbers; figures go to its folder `figures`", path=True)
 
 
@@ -331,9 +336,7 @@ class RunsConfig:
     """What has been run."""
 
     status: str | None = option(None, "show only these", one_of("done", "diverged", "failed", "interrupted", "running"))
-    where: list[str] | None = option(
-        None, "show only runs with these settings; entries can be given as such: model.depth=50 seed=0,1"
-    )
+    where: list[str] | None = option(None, WHERE)
     sort: str | None = option(
         None, "column or key to sort by, such as test_accuracy or model.depth; -KEY: largest first; null: by directory"
     )
