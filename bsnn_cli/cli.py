@@ -126,7 +126,11 @@ def runs(config: RunsConfig) -> None:
     from bsnn_cli.common.table import render
     from bsnn_cli.runs import listing
 
-    if config.prune:
+    if config.help is not None:
+        from bsnn_cli.report.stored_files import explained
+
+        print(explained(config.format))
+    elif config.prune:
         print(listing.prune(config.output_root, delete=config.yes))
     elif config.watch:
         listing.watch(config.output_root, config.status, config.where or [])

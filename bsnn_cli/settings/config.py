@@ -341,6 +341,9 @@ class RunsConfig:
         None, "column or key to sort by, such as test_accuracy or model.depth; -KEY: largest first; null: by directory"
     )
     format: str = option("text", "how to print", one_of("text", "markdown", "csv", "json"))
+    help: str | None = option(
+        None, "columns: explain every column and key of the files of results, and list no run", one_of("columns")
+    )
     watch: bool = option(False, "follow the runs until all of them have ended, or Ctrl-C")
     prune: bool = option(False, "say which files of finished and failed runs can go, and how much that frees")
     yes: bool = option(False, "with prune: delete them")
