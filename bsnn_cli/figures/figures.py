@@ -52,6 +52,9 @@ def draw(config: FiguresConfig) -> Drawn:
         RunDirectoryError: a file cannot be written, or runs contradict each other.
     """
     where = config.where or ()
+    for key, value in (("by", config.by), ("metric", config.metric)):
+        if value is not None and config.only != "curves":
+            raise ConfigError(f"{key}: is for curves alone; add only=curves")
     if where and config.only not in (None, *OF_RUNS):
         raise ConfigError(f"{where[0]}: chooses among runs, and only={config.only} shows none; leave it out")
     every = tuple(name for name in FIGURES if name in OF_RUNS) if where else FIGURES

@@ -49,10 +49,11 @@ def of_run(directory: str | Path) -> dict[str, Any]:
 
 
 def of_directory(directory: str | Path) -> dict[str, Any]:
-    """Return `FIELDS` of a directory with a `provenance.json`."""
+    """Return `FIELDS` of a directory with a `provenance.json`: those of its last session, begun with the first one."""
     path = Path(directory) / "provenance.json"
     content = json.loads(read_text(path)) if path.exists() else {}
-    return {name: content.get(name) for name in FIELDS}
+    first = next(iter(content.get("earlier_sessions", [])), content)
+    return {name: content.get(name) for name in FIELDS} | {"started": first.get("started")}
 
 
 def table(provenances: Iterable[Mapping[Any, Any]]) -> Table:

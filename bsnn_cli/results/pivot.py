@@ -46,7 +46,7 @@ def along(runs: pd.DataFrame, rows: str, columns: str) -> pd.DataFrame:
         raise ConfigError(f"columns={columns}: must differ from rows={rows}")
     covered = {key for axis in axes for key in (axis, *AXES.get(axis, []))}
     titles = [_block_title(run, covered) for run in runs.to_dict("records")]
-    row, column = (_axis(runs, axis, SEPARATION in axes) for axis in axes)
+    row, column = (axis_values(runs, axis, SEPARATION in axes) for axis in axes)
     frame = runs.assign(block=titles, row=row, column=column)
     keys = ["block", "row", "column", "dataset", "activation", "gpn", "batch_norm"]
     gpn_axes = {"activation", "activation.name", "activation.gpn"}
@@ -74,7 +74,7 @@ def axis_key(argument: str, key: str) -> str:
     return ALIASES.get(key, key)
 
 
-def _axis(runs: pd.DataFrame, key: str, named: bool) -> pd.Series:
+def axis_values(runs: pd.DataFrame, key: str, named: bool) -> pd.Series:
     """Return the value of each run on an axis; absent values are the string `none`.
 
     Args:

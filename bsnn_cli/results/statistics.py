@@ -132,23 +132,28 @@ def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
     return _statistics(runs, {split: _accuracy(runs, split) for split in SPLITS}, lost, versions, keys)
 
 
-def curves(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
-    """Return test accuracy against epoch, over the seeds of each configuration.
+def curves(
+    runs: pd.DataFrame, epochs: pd.DataFrame, metric: str = "test_accuracy", keys: Sequence[str] = CELL
+) -> pd.DataFrame:
+    """Return a metric against epoch, over the seeds of each group of runs.
 
     Args:
         runs: as `finished` returns them.
         epochs: of these runs, as `loading.load_epochs` reads them.
+        metric: a column of `epochs.csv`.
+        keys: columns whose values make a group.
 
     Returns:
-        One row per `CELL` and epoch: the keys, `epoch`, `mean` and `std` (sample) in percent, `n` (runs that got so
-        far: fewer at the end where some diverged). Std is NaN for n = 1.
+        One row per group and epoch in which it is measured: the keys, `epoch`, `mean` and `std` (sample), `n` (runs
+        that got so far: fewer at the end where some diverged). Std is NaN for n = 1.
 
     Raises:
-        RunDirectoryError: if a cell holds two runs of one seed, or runs of several configurations.
+        RunDirectoryError: if a group holds two runs of one seed, or runs of several configurations.
     """
-    _check_groups(runs, CELL)
-    rows = epochs.merge(runs[["directory", *CELL]], on="directory")
-    table = rows.groupby([*CELL, "epoch"])["test_accuracy"].agg(["mean", "std", "count"])
+    _check_groups(runs, list(keys))
+    rows = epochs.loc[epochs[metric].notna(), ["directory", "epoch", metric]]
+    rows = rows.merge(runs[["directory", *keys]], on="directory")
+    table = rows.groupby([*keys, "epoch"])[metric].agg(["mean", "std", "count"])
     return table.rename(columns={"count": "n"}).reset_index()
 
 

@@ -136,3 +136,16 @@ FIGURES = (
     "networks",
 )
 FORMATS = ("png", "svg", "pdf")
+
+METRICS = (
+    "train_loss",
+    "test_loss",
+    "validation_loss",
+    "train_accuracy",
+    "test_accuracy",
+    "validation_accuracy",
+    "learning_rate",
+    "orthogonality_error",
+    "elapsed_s",
+)
+"""Columns of `epochs.csv` that are drawn against the epoch."""

@@ -17,6 +17,7 @@ from bsnn_cli.settings.choices import (
     DEFAULT_SEPARATION,
     FIGURES,
     FORMATS,
+    METRICS,
     NORM_GROUPS,
     WEIGHTS_KINDS,
 )
@@ -291,6 +292,14 @@ class FiguresConfig:
     formats: list[str] | None = option(None, f"of the pictures; null: {', '.join(FORMATS)}", some_of(*FORMATS))
     depth: int = option(200, "of the networks whose signals are shown", at_least(1), unit="layers")
     width: int = option(500, "of these, but in figure width", at_least(1), unit="units")
+    by: str | None = option(
+        None,
+        "of curves: overlay the runs that differ in this key, such as optim.lr, activation or seed; null: GPN and "
+        "non-GPN",
+    )
+    metric: list[str] | None = option(
+        None, "of curves: what is drawn against the epoch; null: test_accuracy", some_of(*METRICS)
+    )
     where: list[str] | None = option(None, f"{WHERE}; then only figures of runs are drawn")
     output_root: str = option("outputs", "folder with the numbers; figures go to its folder `figures`", path=True)
 
