@@ -172,7 +172,8 @@ def lines_of(key: str, runs: pd.DataFrame) -> list[Line]:
         line = Line(value, in_legend(key, value), looks, groups[value])
         notes = [f"n = {len(line.runs)}"] if len(sizes) > 1 else []
         if line.diverged:
-            notes.append("diverged" if len(line.runs) == 1 else f"{line.diverged} of {len(line.runs)} diverged")
+            count = f"{line.diverged} " if line.diverged < len(line.runs) else "all " if len(line.runs) > 1 else ""
+            notes.append(f"{count}diverged")
         lines.append(replace(line, name=line.name + (f" ({', '.join(notes)})" if notes else "")))
     return lines
 
@@ -189,7 +190,9 @@ def looks_of(key: str, values: Sequence[Any]) -> list[dict[str, Any]]:
             return [{"activation": base, "dash": DASHES[form]} for base, form in forms]
     if key != "seed" and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         places = [DARKEST + (LIGHTEST - DARKEST) * place / max(1, len(values) - 1) for place in range(len(values))]
-        return [{"colour": to_hex(colormaps[SHADES](place))} for place in places]
+        dashes = itertools.cycle(STROKES if len(values) > MOST else STROKES[:1])  # neighbouring shades are alike
+        shades = [to_hex(colormaps[SHADES](place)) for place in places]
+        return [{"colour": shade, "dash": dash} for shade, dash in zip(shades, dashes, strict=False)]
     return [{"colour": PALETTE[n % MOST], "dash": STROKES[n // MOST]} for n in range(len(values))]
 
 

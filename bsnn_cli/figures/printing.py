@@ -20,6 +20,7 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from bsnn_cli.common.files import write_atomically
@@ -73,8 +74,8 @@ LONGEST = 120
 NOTE_HEIGHT, NOTE_LETTER = 0.17, 0.054
 """Inches below the axes for each line of the note on sizes, and width of its letters."""
 
-LEGEND_HANDLE, LEGEND_LETTER = 0.45, 0.057
-"""Width in inches of the sign of an entry of a legend with what keeps it apart, and of a letter."""
+LEGEND_HANDLE = 0.46
+"""Width in inches of the sign of an entry of a legend with what keeps it apart from others."""
 
 
 @contextmanager
@@ -127,9 +128,13 @@ def legend_columns(legend: Sequence[Series], width: float) -> int:
     The entries follow each other down the columns, of which the first ones hold one more where they do not come out
     even. A column is as wide as its longest entry.
     """
-    lengths = [len(entry.name) for entry in legend]
+    with settings():
+        widths = [
+            LEGEND_HANDLE + TextPath((0, 0), entry.name, size=SETTINGS["legend.fontsize"]).get_extents().width / 72
+            for entry in legend
+        ]
     for columns in range(len(legend), 1, -1):
-        if sum(LEGEND_HANDLE + LEGEND_LETTER * max(part) for part in np.array_split(lengths, columns)) <= width:
+        if sum(max(part) for part in np.array_split(widths, columns)) <= width:
             return columns
     return 1
 

@@ -75,7 +75,10 @@ def export(stored: Results, folder: Path, command: str) -> Path:
 def drawn(stored: Results) -> list[Path]:
     """Return the pictures of results that `captions.md` names, in the order in which the page shows them."""
     folder = stored.root / "figures"
-    names = sorted(captions(folder).keys() - WITHOUT_RESULTS, key=lambda name: (FIGURES.index(name) if name in FIGURES else len(FIGURES), name))
+    names = sorted(
+        captions(folder).keys() - WITHOUT_RESULTS,
+        key=lambda name: (FIGURES.index(name) if name in FIGURES else len(FIGURES), name),
+    )
     return [path for path in (folder / f"{name}.png" for name in names) if path.exists()]
 
 
