@@ -77,7 +77,7 @@ def spelled_out(verb: str, word: str) -> str:
     defaults = {key: default for key, _, default in options(VERBS[verb]())}
     lists = [key for key, entry, _ in options(VERBS[verb]()) if str(entry.type).startswith("list")]
     key, _, text = word.partition("=")
-    if key in lists and re.fullmatch(r"[^\[({'\"]+", text) and text != "null":
+    if key in lists and re.fullmatch(r"[^\[({'\"=]+", text) and text != "null":
         return f"{key}=[{text}]"
     if word.startswith("network=") and "network.path" in defaults:
         return word.replace("network", "network.path", 1)
