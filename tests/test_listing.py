@@ -11,7 +11,7 @@ from bsnn_cli import cli
 from bsnn_cli.common.files import write_text
 from bsnn_cli.runs import listing
 from bsnn_cli.runs.directory import RunDirectory, RunResult
-from bsnn_cli.settings.arguments import filters
+from bsnn_cli.settings.arguments import as_typed, filters
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
@@ -180,6 +180,13 @@ def test_keys_of_the_verb_and_flags_are_left_to_hydra() -> None:
         "job",
         r"where=['seed=0,1','dataset=it\'s']",
     ]
+
+
+def test_a_list_of_texts_needs_no_brackets() -> None:
+    assert as_typed("figures", "formats=png") == "formats=[png]"
+    assert as_typed("reproduce", "datasets=mnist,digits") == "datasets=[mnist,digits]"
+    for word in ("formats=[png]", "formats=null", "depth=3"):
+        assert as_typed("figures", word) == word
 
 
 def test_nothing_to_show_is_no_error(tmp_path: Path) -> None:

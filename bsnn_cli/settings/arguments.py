@@ -84,15 +84,17 @@ def spelled_out(verb: str, word: str) -> str:
 def as_typed(verb: str, word: str) -> str:
     """Return the word with quotes where its key takes a text and Hydra would read something else.
 
-    `output_root=2024_01` would become 202401, and `~/results` cannot be read.
+    `output_root=2024_01` would become 202401, and `~/results` cannot be read. A list of texts needs no brackets.
     """
     key, _, text = word.lstrip("+").partition("=")
     kinds = {name: str(entry.type) for name, entry, _ in options(VERBS[verb]())}
-    if not kinds.get(key, "").startswith("str") or re.search(r"[(\[{]", text):  # a call or a list of Hydra
+    kind = kinds.get(key, "")
+    if not kind.startswith(("str", "list[str]")) or re.search(r"[(\[{]", text):  # a call or a list of Hydra
         return word
     values = re.split(r"""((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,'"])+)""", text)  # and what is between them
     values[1::2] = [value if _is_text(value) else quoted(value) for value in values[1::2]]
-    return f"{word.partition('=')[0]}={''.join(values)}"
+    typed = "".join(values)
+    return f"{word.partition('=')[0]}={f'[{typed}]' if kind.startswith('list') and text != 'null' else typed}"
 
 
 def _is_text(word: str) -> bool:
