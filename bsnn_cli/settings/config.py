@@ -18,7 +18,9 @@ from bsnn_cli.settings.choices import (
     FIGURES,
     FORMATS,
     NORM_GROUPS,
+    SPLITS,
     WEIGHTS_KINDS,
+    metric_parts,
 )
 from bsnn_cli.settings.options import Rule, above, at_least, between, half_open, one_of, option, some_of
 from bsnn_cli.settings.profiles import ReportConfig, ReproduceConfig
@@ -264,6 +266,13 @@ class PropagateConfig:
     progress: bool = option(True, "show a progress bar, on a terminal")
 
 
+METRICS = ("accuracy", "loss", *(f"{split}_{name}" for split in SPLITS for name in ("accuracy", "loss")))
+METRIC = Rule(
+    f"one of {', '.join(METRICS)}, or epochs_to_P, such as epochs_to_90",
+    lambda text: metric_parts(text) is not None,
+    (*METRICS, "epochs_to_90"),
+)
+
 WHERE = "only runs with these settings; entries can be given as such: model.depth=50 seed=0,1"
 
 
@@ -280,6 +289,13 @@ class TableConfig:
     rows: str | None = option(None, "key of the rows, such as model.depth; null: the paper's layout")
     columns: str | None = option(None, "key of the columns; null: the paper's layout")
     where: list[str] | None = option(None, WHERE)
+    metric: str = option(
+        "accuracy",
+        "what is shown, at the end of training; epochs_to_P: the first epoch with an accuracy of P percent",
+        METRIC,
+    )
+    split: str = option("both", "of which data; both: test and training", one_of(*SPLITS, "both"))
+    format: str = option("text", "how to print", one_of("text", "markdown", "latex", "csv"))
     output_root: str = option("outputs", "folder with the runs; tables go to its folder `tables`", path=True)
 
 
