@@ -130,7 +130,8 @@ def theory(config: TheoryConfig) -> None:
 
 def runs(config: RunsConfig) -> None:
     """List runs with their status and metrics; free disk space."""
-    from bsnn_cli.common.table import render
+    import shutil
+
     from bsnn_cli.runs import listing
 
     if config.prune:
@@ -138,8 +139,8 @@ def runs(config: RunsConfig) -> None:
     elif config.watch:
         listing.watch(config.output_root, config.status, config.where or [])
     else:
-        table = listing.overview(config.output_root, config.status, config.where or [], config.sort)
-        print(render(table, config.format))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(listing.listing(config, width))
 
 
 def rerun(config: RerunConfig) -> None:

@@ -356,6 +356,9 @@ class RunsConfig:
     sort: str | None = option(
         None, "column or key to sort by, such as test_accuracy or model.depth; -KEY: largest first; null: by directory"
     )
+    columns: list[str] | None = option(
+        None, "columns or keys to show, such as seed,optim.lr,test_accuracy; null: what differs between the runs"
+    )
     format: str = option("text", "how to print", one_of("text", "markdown", "csv", "json"))
     watch: bool = option(False, "follow the runs until all of them have ended, or Ctrl-C")
     prune: bool = option(False, "say which files of finished and failed runs can go, and how much that frees")
