@@ -15,7 +15,7 @@ from bsnn_cli.common.files import write_text
 from bsnn_cli.common.table import Column, Table, to_terminal
 from bsnn_cli.runs import listing
 from bsnn_cli.runs.directory import RunDirectory, RunResult
-from bsnn_cli.settings.arguments import as_typed, filters
+from bsnn_cli.settings.arguments import filters, spelled_out
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, RunsConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
@@ -294,11 +294,11 @@ def on_terminal(command: list[str], width: int) -> str:
     return text.decode()
 
 
-def test_a_list_of_texts_needs_no_brackets() -> None:
-    assert as_typed("figures", "formats=png") == "formats=[png]"
-    assert as_typed("reproduce", "datasets=mnist,digits") == "datasets=[mnist,digits]"
+def test_a_list_needs_no_brackets() -> None:
+    assert spelled_out("figures", "formats=png") == "formats=[png]"
+    assert spelled_out("reproduce", "datasets=mnist,digits") == "datasets=[mnist,digits]"
     for word in ("formats=[png]", "formats=null", "depth=3"):
-        assert as_typed("figures", word) == word
+        assert spelled_out("figures", word) == word
 
 
 def test_nothing_to_show_is_no_error(tmp_path: Path) -> None:

@@ -62,7 +62,11 @@ def along(
     if axes[0] == axes[1]:
         raise ConfigError(f"columns={columns}: must differ from rows={rows}")
     rests = [_rest(run, _covered(axes, run)) for run in runs.to_dict("records")]
-    row, column = (_axis(runs, axis, next(other for other in axes if other != axis)) for axis in axes)
+    row, column = (axis_values(runs, axis, SEPARATION in axes) for axis in axes)
+    if "approach" in axes and "activation" not in axes:
+        followed = " (" + axis_values(runs, "activation", SEPARATION in axes) + ")"
+        row = row + followed if axes[0] == "approach" else row
+        column = column + followed if axes[1] == "approach" else column
     frame = runs.assign(block=[str(rest) for rest in rests], row=row, column=column)
     keys = ["block", "row", "column", "dataset", "activation", "gpn", "batch_norm"]
     cells = statistics.over_seeds(frame, keys, values)
@@ -107,21 +111,19 @@ def axis_key(argument: str, key: str) -> str:
     return ALIASES.get(key, key)
 
 
-def _axis(runs: pd.DataFrame, key: str, other: str) -> pd.Series:
+def axis_values(runs: pd.DataFrame, key: str, named: bool) -> pd.Series:
     """Return the value of each run on an axis; absent values are the string `none`.
 
     Args:
         runs: as `statistics.finished` returns them.
         key: of the axis.
-        other: the other axis. If that is what an activation is tailored to, labels leave it out; otherwise they say it
-            where it is not the default, as in `tanh_gpn_d 0.1`.
+        named: whether the other axis says what an activation is tailored to; otherwise its label does, where that is
+            not the default, as in `tanh_gpn_d 0.1`.
     """
     if key == "approach":
-        names = pd.Series([approaches.recognised(run) or NO_APPROACH for run in runs.to_dict("records")], runs.index)
-        return names if other == "activation" else names + " (" + _axis(runs, "activation", other) + ")"
+        return pd.Series([approaches.recognised(run) or NO_APPROACH for run in runs.to_dict("records")], runs.index)
     if key == "activation":
         silent = {"": "", f"{DEFAULT_SEPARATION:g}": "_d"}
-        named = other == SEPARATION
         tailored = runs["separation"].map(lambda value: silent.get(value, "_d" if named else f"_d {value}"))
         return runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""}) + tailored
     if key == SEPARATION:

@@ -72,9 +72,13 @@ def spelled_out(verb: str, word: str) -> str:
     """Return the word as Hydra wants it, where that is longer than what a user types.
 
     `network=` is short for `network.path=`. What `network.kwargs.depth=20` adds to a mapping, Hydra takes
-    with `++` only.
+    with `++` only. A key that takes a list takes its entries without brackets: `metric=train_loss,test_loss`.
     """
     defaults = {key: default for key, _, default in options(VERBS[verb]())}
+    lists = [key for key, entry, _ in options(VERBS[verb]()) if str(entry.type).startswith("list")]
+    key, _, text = word.partition("=")
+    if key in lists and re.fullmatch(r"[^\[({'\"]+", text) and text != "null":
+        return f"{key}=[{text}]"
     if word.startswith("network=") and "network.path" in defaults:
         return word.replace("network", "network.path", 1)
     mappings = tuple(f"{key}{end}" for key, default in defaults.items() if isinstance(default, dict) for end in ".=")
@@ -84,17 +88,15 @@ def spelled_out(verb: str, word: str) -> str:
 def as_typed(verb: str, word: str) -> str:
     """Return the word with quotes where its key takes a text and Hydra would read something else.
 
-    `output_root=2024_01` would become 202401, and `~/results` cannot be read. A list of texts needs no brackets.
+    `output_root=2024_01` would become 202401, and `~/results` cannot be read.
     """
     key, _, text = word.lstrip("+").partition("=")
     kinds = {name: str(entry.type) for name, entry, _ in options(VERBS[verb]())}
-    kind = kinds.get(key, "")
-    if not kind.startswith(("str", "list[str]")) or re.search(r"[(\[{]", text):  # a call or a list of Hydra
+    if not kinds.get(key, "").startswith("str") or re.search(r"[(\[{]", text):  # a call or a list of Hydra
         return word
     values = re.split(r"""((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,'"])+)""", text)  # and what is between them
     values[1::2] = [value if _is_text(value) else quoted(value) for value in values[1::2]]
-    typed = "".join(values)
-    return f"{word.partition('=')[0]}={f'[{typed}]' if kind.startswith('list') and text != 'null' else typed}"
+    return f"{word.partition('=')[0]}={''.join(values)}"
 
 
 def _is_text(word: str) -> bool:

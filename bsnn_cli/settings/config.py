@@ -18,6 +18,7 @@ from bsnn_cli.settings.choices import (
     FIGURES,
     FORMATS,
     NORM_GROUPS,
+    QUANTITIES,
     SPLITS,
     WEIGHTS_KINDS,
     metric_parts,
@@ -266,11 +267,10 @@ class PropagateConfig:
     progress: bool = option(True, "show a progress bar, on a terminal")
 
 
-METRICS = ("accuracy", "loss", *(f"{split}_{name}" for split in SPLITS for name in ("accuracy", "loss")))
 METRIC = Rule(
-    f"one of {', '.join(METRICS)}, or epochs_to_P, such as epochs_to_90",
+    f"one of {', '.join(QUANTITIES)}, or epochs_to_P, such as epochs_to_90",
     lambda text: metric_parts(text) is not None,
-    (*METRICS, "epochs_to_90"),
+    (*QUANTITIES, "epochs_to_90"),
 )
 
 WHERE = "only runs with these settings; entries can be given as such: model.depth=50 seed=0,1"
