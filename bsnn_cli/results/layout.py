@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from bsnn_cli.common.table import Cell, Column, Table
+from bsnn_cli.common.table import DASH, Cell, Column, Table
 from bsnn_cli.results import pivot, statistics
 from bsnn_cli.results.formats import dataset_label, entry, records, value_text
 from bsnn_cli.results.metrics import Metric
@@ -47,7 +47,7 @@ class Layout:
         rows: labels by value, in order.
         columns: headings by value, in order.
         keys: columns of `cells` that identify a number in a CSV file, besides the settings.
-        said: keys that rows and columns say.
+        said: keys that rows and columns say; of a row that follows no approach, its settings are in `rest` though.
         compared: among what the better number is sought, in words.
     """
 
@@ -121,17 +121,17 @@ def settings(layout: Layout, runs: pd.DataFrame) -> tuple[Varying, dict[str, str
         over epochs, there may be several, such as `50,100`.
     """
     rests = sorted(set(layout.cells["rest"]), key=lambda rest: (len(rest.settings), statistics.axis_order(rest)))
-    keys = dict.fromkeys([*COMMON, *(key for rest in rests for key in rest.settings)])
+    stated = dict.fromkeys(key for rest in rests for key in rest.settings)
     varying: dict[str, dict[Protocol, str]] = {}
     common: dict[str, str] = {}
-    for key in (key for key in keys if key not in layout.said):
-        stated = [str(rest.settings.get(key, "")) for rest in rests]
-        everywhere = _values(runs, key)
-        if len(set(stated)) == 1:
-            common[key] = stated[0] or everywhere
+    for key in dict.fromkeys([*(key for key in COMMON if key not in layout.said), *stated]):
+        values = {rest: rest.settings.get(key) for rest in rests}
+        if len({str(value) for value in values.values()}) == 1:
+            common[key] = _values(runs, key) if key not in stated else value_text(values[rests[0]])
             continue
-        usual = _values(runs[[key not in protocol.settings for protocol in runs["protocol"]]], key)
-        varying[key] = {rest: value_text(rest.settings.get(key, usual)) for rest in rests}
+        lacking = [key not in protocol.settings for protocol in runs["protocol"]]
+        usual = DASH if key in layout.said else _values(runs[lacking], key)
+        varying[key] = {rest: usual if value is None else value_text(value) for rest, value in values.items()}
     return varying, common
 
 

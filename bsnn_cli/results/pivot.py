@@ -106,7 +106,7 @@ def axis_key(argument: str, key: str) -> str:
         near = nearest(key, known, n=3, cutoff=0.4)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise ConfigError(
-            f"{argument}={key}: must be activation, dataset, seed or a dotted key such as model.depth{hint}"
+            f"{argument}={key}: must be activation, approach, dataset, seed or a dotted key such as model.depth{hint}"
         )
     return ALIASES.get(key, key)
 

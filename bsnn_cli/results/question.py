@@ -54,6 +54,8 @@ def ask(results: Results, folder: Path | None, question: TableConfig) -> Answer:
     """
     metric, splits = metrics.parse(question.metric, question.split)
     runs = statistics.finished(results.runs)
+    if splits == ["validation"]:
+        runs = runs[runs["dataset.validation"] > 0]
     values = {split: metrics.values(metric, split, runs, results.epochs) for split in splits}
     numbers = _with_numbers(values, runs, question)
     placed = _layout(runs, numbers, metric, question)
@@ -90,7 +92,7 @@ def _with_numbers(
         ConfigError: there is none, and what to do.
     """
     present = {split: values for split, values in numbers.items() if values.notna().any()}
-    if present or (runs["status"] == "diverged").all():
+    if present or (len(runs) and (runs["status"] == "diverged").all()):
         return present or numbers
     asked = f"metric={question.metric}" + (f" split={question.split}" if question.split in numbers else "")
     how = f"; {VALIDATION}" if "validation" in numbers else f"; {EVERY_EPOCH}" if "epochs_to" in asked else ""
