@@ -66,18 +66,25 @@ def propagate(config: PropagateConfig) -> None:
 
 
 def table(config: TableConfig) -> None:
-    """Write tables of all finished runs or measurements, beside the paper's."""
+    """Print tables of finished runs or measurements, and write those of all of them, beside the paper's."""
     from pathlib import Path
 
     from bsnn_cli.results.kinds import KINDS
+    from bsnn_cli.results.question import ask
     from bsnn_cli.results.store import Results
-    from bsnn_cli.results.tables import write_tables
 
-    results, folder = Results(config.output_root, config.where or ()), Path(config.output_root) / "tables"
-    if config.kind == "accuracy":
-        print(write_tables(results.runs, folder, config.rows, config.columns))
-    else:
+    results = Results(config.output_root, config.where or ())
+    folder = None if config.where else Path(config.output_root) / "tables"  # where the tables are of all runs
+    if config.kind != "accuracy":
         print(KINDS[config.kind](results, folder))
+        return
+    answer = ask(results, folder, config)
+    if config.format == "text":
+        print(answer)
+        return
+    print(answer.text)
+    for remark in answer.remarks:  # the output may go into a file
+        print(remark, file=sys.stderr)
 
 
 def figures(config: FiguresConfig) -> None:
@@ -123,7 +130,8 @@ def theory(config: TheoryConfig) -> None:
 
 def runs(config: RunsConfig) -> None:
     """List runs with their status and metrics; free disk space."""
-    from bsnn_cli.common.table import render
+    import shutil
+
     from bsnn_cli.runs import listing
 
     if config.help is not None:
@@ -135,8 +143,8 @@ def runs(config: RunsConfig) -> None:
     elif config.watch:
         listing.watch(config.output_root, config.status, config.where or [])
     else:
-        table = listing.overview(config.output_root, config.status, config.where or [], config.sort)
-        print(render(table, config.format))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(listing.listing(config, width))
 
 
 def rerun(config: RerunConfig) -> None:

@@ -140,6 +140,16 @@ def test_runs_that_differ_in_more_are_in_other_pictures(tmp_path: Path) -> None:
     assert legend(pictures(tmp_path, by="activation.gpn")[0]) == ["gpn = false", "gpn = true"]
 
 
+def test_approaches_stand_beside_each_other_each_with_its_activation(tmp_path: Path) -> None:
+    run(tmp_path, [10.0, 20.0], approach="bsnn")
+    run(tmp_path, [10.0, 30.0], activation="relu", approach="batch_norm", model__norm="batch", model__weights="free",
+        model__init="he_normal")  # fmt: skip
+    [picture] = pictures(tmp_path, by="approach")
+    assert legend(picture) == ["bsnn (Tanh-GPN)", "batch_norm (ReLU)"]
+    assert curves(picture.figure.axes[0]) == [[10.0, 20.0], [10.0, 30.0]]
+    assert "by approach: MNIST, the paper's protocol except optim.epochs=2" in picture.caption
+
+
 @pytest.mark.parametrize("kind", ["number", "word"])
 def test_no_panel_has_more_lines_than_can_be_told_apart(tmp_path: Path, kind: str) -> None:
     for n in range(14):
@@ -182,7 +192,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
         "by=model.depth: all 6 finished runs have 200; they differ in optim.lr, seed"
     )
     assert refused(tmp_path, by="optim.lrr").startswith(
-        "by=optim.lrr: must be activation, dataset, seed or a dotted key"
+        "by=optim.lrr: must be activation, approach, dataset, seed or a dotted key"
     )
     assert refused(tmp_path, metric=["validation_loss"]) == (
         "metric=validation_loss: no run has measured it (dataset.validation=0.1 sets samples aside); there are "
@@ -272,9 +282,9 @@ def test_settings_in_common_are_told_in_words() -> None:
     protocol = overlays.Protocol
     for items, text, parts in (
         ((), "the paper's protocol", ["", "", ""]),
-        ((("activation.gpn", True),), "GPN, the paper's protocol", ["", "gpn", ""]),
+        ((("activation.gpn", "true"),), "GPN, the paper's protocol", ["", "GPN", ""]),
         (
-            (("dataset", "mnist"), ("activation.name", "tanh"), ("activation.gpn", True),
+            (("dataset", "mnist"), ("activation.name", "tanh"), ("activation.gpn", "true"),
              ("activation.separation", "0.3"), ("model.depth", 50)),
             "Tanh-GPN-d 0.3 on MNIST, the paper's protocol except model.depth=50",
             ["mnist", "tanh_gpn_d_0.3", "model.depth=50"],

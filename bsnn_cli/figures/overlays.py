@@ -20,7 +20,7 @@ from bsnn_cli.figures import metrics
 from bsnn_cli.figures.figure import COLOURS, DASHES, DOUBLE, Figure, Panel, Series, dataset_label, extent, label
 from bsnn_cli.figures.printing import file_name, legend_rows
 from bsnn_cli.results import pivot, statistics
-from bsnn_cli.results.formats import records
+from bsnn_cli.results.formats import records, value_text
 from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import split_label
 from bsnn_cli.settings.config import TrainConfig
@@ -77,7 +77,7 @@ def overlays(stored: Results, by: str, chosen: Sequence[str]) -> Iterator[Figure
     key = pivot.axis_key("by", by)
     runs = stored.finished
     settings = pd.Series([shared(run, key) for run in records(runs)], index=runs.index, dtype=object)
-    runs = runs.assign(value=pivot.axis_values(runs, key, named=False))
+    runs = runs.assign(value=values_of(runs, key))
     values = sorted(set(runs["value"]), key=statistics.axis_order)
     if len(values) == 1:
         raise ConfigError(f"by={by}: {same(runs, key, values[0])}")
@@ -97,11 +97,17 @@ def overlays(stored: Results, by: str, chosen: Sequence[str]) -> Iterator[Figure
 
 def shared(run: dict[Any, Any], key: str) -> Protocol:
     """Return all settings of a run, but for its seed, that the key does not cover."""
-    axes = {"dataset": run["dataset"], "activation.name": run["activation"], "activation.gpn": bool(run["gpn"])}
-    axes |= {statistics.SEPARATION: run["separation"]} if run["separation"] else {}
-    axes |= {"model.norm": "batch"} if run["batch_norm"] else {}
-    covered = {key, *pivot.AXES.get(key, [])}
-    return Protocol(tuple(item for item in (axes | run["protocol"].settings).items() if item[0] not in covered))
+    covered = pivot.covered_by([key], run)
+    norm = (("model.norm", "batch"),) if run["batch_norm"] and "model.norm" not in covered else ()
+    return Protocol((*pivot.rest_of(run, covered).items, *norm))
+
+
+def values_of(runs: pd.DataFrame, key: str) -> pd.Series:
+    """Return the value of each run; of an approach with the activation behind it, which is its own."""
+    values = pivot.axis_values(runs, key, named=False)
+    if key == "approach":
+        return values + " (" + pivot.axis_values(runs, "activation", named=False).map(activation_label) + ")"
+    return values
 
 
 def varied(runs: pd.DataFrame, *besides: str) -> list[str]:
@@ -116,7 +122,7 @@ def same(runs: pd.DataFrame, key: str, value: Any) -> str:
     n, others = len(runs), varied(runs, key)
     who = f"all {n} finished runs have" if n > 1 else "the only finished run has"
     rest = f"; they differ in {', '.join(others)}" if others else ""
-    return f"{who} {written(value)}" + (rest or "; run others, or choose others by their settings")
+    return f"{who} {value_text(value)}" + (rest or "; run others, or choose others by their settings")
 
 
 def overlay(key: str, settings: Protocol, runs: pd.DataFrame, epochs: pd.DataFrame, chosen: Sequence[str]) -> Figure:
@@ -164,7 +170,7 @@ def lines_of(key: str, runs: pd.DataFrame) -> list[Line]:
     if len(values) > MOST * len(STROKES):
         raise ConfigError(
             f"by={key}: has {len(values)} values, and a picture shows at most {MOST * len(STROKES)}; choose some, such "
-            f"as {key}={','.join(map(written, values[:3]))}"
+            f"as {key}={','.join(map(value_text, values[:3]))}"
         )
     sizes = {len(group) for group in groups.values()}
     lines = []
@@ -199,18 +205,18 @@ def looks_of(key: str, values: Sequence[Any]) -> list[dict[str, Any]]:
 def in_legend(key: str, value: Any) -> str:
     """Return a value as a legend names it, such as `lr = 0.001`, `Tanh-GPN` or `MNIST`."""
     if key == "activation":
-        name, _, tailored = value.partition(" ")
-        return label(name) + (f" {tailored}" if tailored else "")
+        return activation_label(value)
+    if key == "approach":
+        return str(value)
     if key == "dataset":
         return dataset_label(value)
-    return f"{key.rpartition('.')[2]} = {written(value)}"
+    return f"{key.rpartition('.')[2]} = {value_text(value)}"
 
 
-def written(value: Any) -> str:
-    """Return a value of the configuration as a command line writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.12g}" if isinstance(value, (int, float)) else str(value)
+def activation_label(value: str) -> str:
+    """Return an activation of `pivot.axis_values` as a legend names it, such as `Tanh-GPN-d 0.1`."""
+    name, _, tailored = value.partition(" ")
+    return " ".join(part for part in (label(name), tailored) if part)
 
 
 def split(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
@@ -222,45 +228,44 @@ def split(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
 
 
 class Common:
-    """What runs have in common: the network, the dataset and the rest of the protocol; read as text for a caption.
+    """What runs have in common: network, dataset and protocol. As a text it is for a caption.
 
     Args:
         settings: as `shared` returns them.
+
+    Attributes:
+        network: such as `tanh_gpn`, or `GPN` where runs differ in φ; empty where they differ in both.
+        separation: what depth-aware GPN is tailored to, or empty.
+        dataset: its name, or empty.
+        norm: whether there is batch normalisation.
+        protocol: all else that differs from the paper's protocol.
     """
 
     def __init__(self, settings: Protocol) -> None:
-        self.rest = settings.settings
-        keys = ("dataset", "activation.name", "activation.gpn", statistics.SEPARATION)
-        self.dataset, self.name, self.gpn, self.separation = (self.rest.pop(key, None) for key in keys)
-        self.norm = self.rest.pop("model.norm") if self.rest.get("model.norm") == "batch" else None
-
-    @property
-    def protocol(self) -> str:
-        """The settings besides network and dataset that differ from the paper's protocol."""
-        return str(Protocol(tuple(self.rest.items())))
+        rest = settings.settings
+        keys = ("activation.name", "activation.gpn", statistics.SEPARATION, "dataset")
+        name, gpn, self.separation, self.dataset = (str(rest.pop(key, "")) for key in keys)
+        form = ("_gpn_d" if self.separation else "_gpn") if gpn == "true" else ""
+        self.network = f"{name}{form}" if name else {"true": "GPN", "false": "non-GPN", "": ""}[gpn]
+        self.norm = rest.get("model.norm") == "batch"
+        self.protocol = statistics.without(settings, *keys, *(["model.norm"] if self.norm else []))
 
     @property
     def parts(self) -> list[str]:
         """Of the name of a file: dataset, activation such as `tanh_gpn-bn`, protocol."""
-        form = {None: "", True: "gpn" + ("_d" if self.separation else ""), False: "" if self.name else "non-gpn"}[
-            self.gpn
-        ]
-        network = "_".join(part for part in (self.name, form, self.separation) if part)
+        network = "_".join(part for part in (self.network, self.separation) if part)
         return [
-            self.dataset or "",
+            self.dataset,
             "-".join(part for part in (network, "bn" if self.norm else "") if part),
-            self.protocol,
+            str(self.protocol),
         ]
 
     def __str__(self) -> str:
-        form = "_gpn_d" if self.separation else "_gpn" if self.gpn else ""
-        network = {True: "GPN", False: "non-GPN", None: ""}[self.gpn] if self.name is None else label(self.name + form)
-        network = " ".join(part for part in (network, self.separation) if part)
-        dataset = dataset_label(self.dataset) if self.dataset else ""
-        where = " on ".join(part for part in (network, dataset) if part)
-        where += " with batch normalisation" if self.norm else ""
+        network = " ".join(part for part in (label(self.network), self.separation) if part)
+        where = " on ".join(part for part in (network, dataset_label(self.dataset)) if part)
+        normalised = "with batch normalisation" if self.norm else ""
         apart = f"the paper's protocol except {self.protocol}" if self.protocol else "the paper's protocol"
-        return ", ".join(part.strip() for part in (where, apart) if part)
+        return ", ".join(part for part in (f"{where} {normalised}".strip(), apart) if part)
 
 
 def averaged(key: str, lines: Sequence[Line], counts: str) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.runs.directory import RunResult
+from bsnn_cli.settings import approaches
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.options import options
 from bsnn_cli.settings.suggestions import nearest
@@ -23,8 +24,8 @@ def select(table: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
 
     Args:
         table: a row for each run, as `loading.load_all` reads them.
-        where: settings such as `model.depth=50`, or `seed=0,1` for one of the values. `activation` and `dataset` are
-            named as a command line names them.
+        where: settings such as `model.depth=50`, or `seed=0,1` for one of the values; `activation`, `dataset` and
+            `approach` as `with_names` names them.
 
     Raises:
         ConfigError: there is no such setting or column.
@@ -59,7 +60,7 @@ def mismatch(table: pd.DataFrame, where: Sequence[str]) -> str:
             before = select(table, where[:place])
             key = entry.partition("=")[0]
             values = sorted({_comparable(value) for value in column(with_names(before), entry, key)}, key=_order)
-            texts = [_typed(value) for value in values]
+            texts = [typed(value) for value in values]
             rest = f" and {len(texts) - LISTED} more" if len(texts) > LISTED else ""
             there = f"there {'is only' if len(texts) == 1 else 'are'} {', '.join(texts[:LISTED])}{rest}"
             among = f" with {' '.join(where[:place])}" if place else ""
@@ -68,12 +69,17 @@ def mismatch(table: pd.DataFrame, where: Sequence[str]) -> str:
 
 
 def with_names(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with `activation` and `dataset` as a command line names them, such as `tanh_gpn`."""
+    """Return the runs with `activation`, `dataset` and `approach` as a command line names them.
+
+    An approach is recognised by the settings of the network, whether or not the command line named it.
+    """
     if table.empty:
         return table
     tailored = table["activation.separation"].notna().map({True: "_d", False: ""})
     gpn = table["activation.gpn"].map({True: "_gpn", False: ""})
-    return table.assign(activation=table["activation.name"] + gpn + tailored, dataset=table["dataset.name"])
+    followed = [approaches.recognised(run) for run in table.to_dict("records")]
+    named = table.assign(activation=table["activation.name"] + gpn + tailored, dataset=table["dataset.name"])
+    return named.assign(approach=pd.Series(followed, table.index, dtype=object))
 
 
 def column(table: pd.DataFrame, argument: str, key: str) -> pd.Series:
@@ -102,9 +108,10 @@ def _comparable(value: object) -> str | float:
         return text.lower() if text.lower() in ("true", "false", "null") else text
 
 
-def _typed(value: str | float) -> str:
-    """Return a value of `_comparable` as a user types it."""
-    return value if isinstance(value, str) else f"{value:.12g}"
+def typed(value: object) -> str:
+    """Return a value of a setting as a user types it."""
+    comparable = _comparable(value)
+    return comparable if isinstance(comparable, str) else f"{comparable:.12g}"
 
 
 def _order(value: str | float) -> tuple[bool, float, str]:

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 
+@functools.cache
 def preset(name: str) -> dict[str, Any]:
     """Return what an approach says about the network, by the field names of `ModelConfig`; nothing for a user's own."""
     path = files("bsnn_cli.configs") / "approach" / f"{name}.yaml"
     if not path.is_file():
         return {}
     return dict(cast(DictConfig, OmegaConf.create(path.read_text(encoding="utf-8"))).model)
+
+
+def recognised(settings: Mapping[Any, Any]) -> str | None:
+    """Return the approach that a network follows: the one it is named after, or whose preset it agrees with.
+
+    Without GPN, the default network is like bsnn in all else, and follows none.
+
+    Args:
+        settings: of a run, by dotted key.
+    """
+    if isinstance(settings["approach"], str):
+        return settings["approach"]
+    for path in sorted((files("bsnn_cli.configs") / "approach").iterdir(), key=lambda path: path.name):
+        name = path.name.removesuffix(".yaml")
+        agrees = all(settings[f"model.{key}"] == value for key, value in preset(name).items())
+        if path.name != name and agrees and (name != "bsnn" or settings["activation.gpn"]):
+            return name
+    return None
 
 
 def contradictions(config: Any) -> list[str]:

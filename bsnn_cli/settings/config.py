@@ -19,7 +19,10 @@ from bsnn_cli.settings.choices import (
     FORMATS,
     METRICS,
     NORM_GROUPS,
+    QUANTITIES,
+    SPLITS,
     WEIGHTS_KINDS,
+    metric_parts,
 )
 from bsnn_cli.settings.options import Rule, above, at_least, between, half_open, one_of, option, some_of
 from bsnn_cli.settings.profiles import ReportConfig, ReproduceConfig
@@ -265,6 +268,12 @@ class PropagateConfig:
     progress: bool = option(True, "show a progress bar, on a terminal")
 
 
+METRIC = Rule(
+    f"one of {', '.join(QUANTITIES)}, or epochs_to_P, such as epochs_to_90",
+    lambda text: metric_parts(text) is not None,
+    (*QUANTITIES, "epochs_to_90"),
+)
+
 WHERE = "only runs with these settings; entries can be given as such: model.depth=50 seed=0,1"
 
 
@@ -281,6 +290,13 @@ class TableConfig:
     rows: str | None = option(None, "key of the rows, such as model.depth; null: the paper's layout")
     columns: str | None = option(None, "key of the columns; null: the paper's layout")
     where: list[str] | None = option(None, WHERE)
+    metric: str = option(
+        "accuracy",
+        "what is shown, at the end of training; epochs_to_P: the first epoch with an accuracy of P percent",
+        METRIC,
+    )
+    split: str = option("both", "of which data; both: test and training", one_of(*SPLITS, "both"))
+    format: str = option("text", "how to print", one_of("text", "markdown", "latex", "csv"))
     output_root: str = option("outputs", "folder with the runs; tables go to its folder `tables`", path=True)
 
 
@@ -348,6 +364,9 @@ class RunsConfig:
     where: list[str] | None = option(None, WHERE)
     sort: str | None = option(
         None, "column or key to sort by, such as test_accuracy or model.depth; -KEY: largest first; null: by directory"
+    )
+    columns: list[str] | None = option(
+        None, "columns or keys to show, such as seed,optim.lr,test_accuracy; null: what differs between the runs"
     )
     format: str = option("text", "how to print", one_of("text", "markdown", "csv", "json"))
     help: str | None = option(
