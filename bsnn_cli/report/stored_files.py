@@ -166,9 +166,12 @@ CALLS = (
 
 MEASURED = (
     Entry("forward_norm_first", "‖x^1‖²/n: squared, per unit, mean over the batch, of what enters the first layer"),
-    Entry("forward_norm_last", "‖x^{L+1}‖²/n: the same of what leaves the last hidden layer"),
+    Entry(
+        "forward_norm_last",
+        "‖x^{L+1}‖²/n: squared, per unit, mean over the batch, of what leaves the last hidden layer",
+    ),
     Entry("backward_norm_first", "‖d^1‖²/n: squared, per unit, mean over the samples, of ∂E_b/∂h^1"),
-    Entry("backward_norm_last", "‖d^L‖²/n: the same of the last hidden layer"),
+    Entry("backward_norm_last", "‖d^L‖²/n: squared, per unit, mean over the samples, of ∂E_b/∂h^L"),
     Entry("gradient_norm_first", "‖∂E/∂W^1‖_F: not squared"),
     Entry("gradient_norm_last", "‖∂E/∂W^L‖_F: not squared"),
     Entry("gradient_norm_max", "largest ‖∂E/∂W^l‖_F of all layers"),
@@ -192,8 +195,8 @@ LABEL = Entry("activation", "as activation= takes it, with -bn for batch normali
 
 STATISTICS = (
     Entry("mean", "accuracy at the end, mean over the seeds that did not diverge", "%"),
-    Entry("std", "sample standard deviation over these seeds (n − 1); empty for n = 1", "points"),
-    Entry("n", "number of these seeds"),
+    Entry("std", "sample standard deviation over the seeds (n − 1); empty for n = 1", "points"),
+    Entry("n", "number of seeds that did not diverge"),
     Entry("interval", "half-width of the 95 % interval of the mean, Student's t; empty below n = 3", "points"),
     Entry("diverged", "number of seeds that diverged, in no mean"),
     replace(NUMERICS, meaning="versions of the program's numerics that the runs were made with"),
@@ -264,7 +267,7 @@ FILES = (
             LABEL,
             Entry("network", "with network=: name of the function, in place of activation and width"),
             Entry("label", "of the network, for people"),
-            DEPTH,
+            replace(DEPTH, meaning="number L of hidden matrices; with network=, of calls of layers with weights"),
             WIDTH_OF,
             Entry("calls", "with network=: number of calls of layers"),
             *MEASUREMENT,
@@ -416,7 +419,7 @@ FILES = (
             *only(MEASUREMENT, "inputs"),
             Entry("n", "number of repeats"),
             *(
-                Entry(f"{entry.name}_{end}", f"{words} of the repeats of {entry.meaning}")
+                Entry(f"{entry.name}_{end}", f"{words} of the repeats: {entry.meaning}")
                 for entry in only(MEASURED, "forward_norm_last", "gradient_norm_ratio", "one_minus_cosine_last")
                 for end, words in (("low", "least"), ("high", "largest"))
             ),
