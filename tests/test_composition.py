@@ -164,7 +164,7 @@ def test_no_verb_breaks_on_a_bad_argument(verb: str, argument: str) -> None:
 )
 def test_a_list_needs_no_brackets(verb: str, word: str, value: list[Any] | None) -> None:
     key = word.partition("=")[0]
-    assert dict((name, given) for name, _, given in options(compose(verb, [word])))[key] == value
+    assert {name: given for name, _, given in options(compose(verb, [word]))}[key] == value
 
 
 def other_values(config: TrainConfig, key: str) -> st.SearchStrategy[Any]:
