@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pty
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from bsnn_cli import cli
 from bsnn_cli.common.files import write_text
 from bsnn_cli.common.table import Column, Table, to_terminal
-from bsnn_cli.runs import listing
+from bsnn_cli.runs import listing, selection
 from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.settings.arguments import filters, spelled_out
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, RunsConfig, TrainConfig
@@ -185,6 +186,22 @@ def test_keys_of_the_verb_and_flags_are_left_to_hydra() -> None:
         "job",
         r"where=['seed=0,1','dataset=it\'s']",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2**63 - 1, "9223372036854775807"),
+        (1e-4, "0.0001"),
+        (3.0, "3"),
+        (True, "true"),
+        (None, "null"),
+        ("relu", "relu"),
+    ],
+)
+def test_settings_are_shown_as_they_are_typed(value: object, text: str) -> None:
+    assert selection.typed(value) == text
+    assert selection.typed(math.nan) == "null"
 
 
 def lines_of(root: Path, width: int | None, **keys: object) -> list[str]:

@@ -10,6 +10,7 @@ import pandas as pd
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.results.formats import PERCENT, Notation
 from bsnn_cli.results.statistics import SPLITS
+from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import metric_parts
 from bsnn_cli.settings.config import METRIC
 
@@ -66,20 +67,20 @@ def parse(metric: str, split: str) -> tuple[Metric, list[str]]:
     return Metric(f"epochs_to_{target:g}", f"epochs to {target:g} % {{split}} accuracy", EPOCHS, True, target), splits
 
 
-def values(metric: Metric, split: str, runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.Series:
+def values(metric: Metric, split: str, runs: pd.DataFrame, results: Results) -> pd.Series:
     """Return a number of each run: NaN where it has diverged or has none, infinite where it never got to the target.
 
     Args:
         metric: what is asked for.
         split: `test`, `train` or `validation`.
         runs: as `statistics.finished` returns them.
-        epochs: of these runs, as `loading.load_epochs` reads them.
+        results: of which they are; the epochs are read if they are needed.
     """
     done = runs["status"] == "done"
     if metric.target is not None:
-        numbers = runs["directory"].map(_epochs_to(metric.target, f"{split}_accuracy", epochs))
+        numbers = runs["directory"].map(_epochs_to(metric.target, f"{split}_accuracy", results.epochs))
     elif split == "validation":
-        last = epochs.sort_values("epoch").groupby("directory").tail(1).set_index("directory")
+        last = results.epochs.sort_values("epoch").groupby("directory").tail(1).set_index("directory")
         numbers = runs["directory"].map(last.get(f"validation_{metric.name}", pd.Series(dtype=float)))
     else:
         numbers = runs[f"{split}_{metric.name}"]

@@ -56,7 +56,7 @@ def ask(results: Results, folder: Path | None, question: TableConfig) -> Answer:
     runs = statistics.finished(results.runs)
     if splits == ["validation"]:
         runs = runs[runs["dataset.validation"] > 0]
-    values = {split: metrics.values(metric, split, runs, results.epochs) for split in splits}
+    values = {split: metrics.values(metric, split, runs, results) for split in splits}
     numbers = _with_numbers(values, runs, question)
     placed = _layout(runs, numbers, metric, question)
     varying, common = layout.settings(placed, runs)

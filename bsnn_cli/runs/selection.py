@@ -110,8 +110,10 @@ def _comparable(value: object) -> str | float:
 
 def typed(value: object) -> str:
     """Return a value of a setting as a user types it."""
+    if isinstance(value, float) and not math.isnan(value):
+        return f"{value:.12g}"
     comparable = _comparable(value)
-    return comparable if isinstance(comparable, str) else f"{comparable:.12g}"
+    return comparable if isinstance(comparable, str) else str(value)  # a large seed has more digits than a float
 
 
 def _order(value: str | float) -> tuple[bool, float, str]:

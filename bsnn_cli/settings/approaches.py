@@ -10,7 +10,6 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 
-@functools.cache
 def preset(name: str) -> dict[str, Any]:
     """Return what an approach says about the network, by the field names of `ModelConfig`; nothing for a user's own."""
     path = files("bsnn_cli.configs") / "approach" / f"{name}.yaml"
@@ -29,12 +28,18 @@ def recognised(settings: Mapping[Any, Any]) -> str | None:
     """
     if isinstance(settings["approach"], str):
         return settings["approach"]
-    for path in sorted((files("bsnn_cli.configs") / "approach").iterdir(), key=lambda path: path.name):
-        name = path.name.removesuffix(".yaml")
-        agrees = all(settings[f"model.{key}"] == value for key, value in preset(name).items())
-        if path.name != name and agrees and (name != "bsnn" or settings["activation.gpn"]):
+    for name, model in _presets().items():
+        agrees = all(settings[f"model.{key}"] == value for key, value in model.items())
+        if agrees and (name != "bsnn" or settings["activation.gpn"]):
             return name
     return None
+
+
+@functools.cache
+def _presets() -> dict[str, dict[str, Any]]:
+    entries = sorted((files("bsnn_cli.configs") / "approach").iterdir(), key=lambda path: path.name)
+    names = [path.name.removesuffix(".yaml") for path in entries if path.name.endswith(".yaml")]
+    return {name: preset(name) for name in names}
 
 
 def contradictions(config: Any) -> list[str]:

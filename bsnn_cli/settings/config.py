@@ -287,7 +287,7 @@ class TableConfig:
         "exact orthogonality against unit rows; roots: upper against lower root b",
         one_of("accuracy", "approaches", "constraint", "roots"),
     )
-    rows: str | None = option(None, "key of the rows, such as model.depth; null: the paper's layout")
+    rows: str | None = option(None, "key of the rows, such as model.depth or approach; null: the paper's layout")
     columns: str | None = option(None, "key of the columns; null: the paper's layout")
     where: list[str] | None = option(None, WHERE)
     metric: str = option(
