@@ -66,18 +66,25 @@ def propagate(config: PropagateConfig) -> None:
 
 
 def table(config: TableConfig) -> None:
-    """Write tables of all finished runs or measurements, beside the paper's."""
+    """Print tables of finished runs or measurements, and write those of all of them, beside the paper's."""
     from pathlib import Path
 
     from bsnn_cli.results.kinds import KINDS
+    from bsnn_cli.results.question import ask
     from bsnn_cli.results.store import Results
-    from bsnn_cli.results.tables import write_tables
 
-    results, folder = Results(config.output_root), Path(config.output_root) / "tables"
-    if config.kind == "accuracy":
-        print(write_tables(results.runs, folder, config.rows, config.columns))
-    else:
+    results = Results(config.output_root, config.where or ())
+    folder = None if config.where else Path(config.output_root) / "tables"  # where the tables are of all runs
+    if config.kind != "accuracy":
         print(KINDS[config.kind](results, folder))
+        return
+    answer = ask(results, folder, config)
+    if config.format == "text":
+        print(answer)
+        return
+    print(answer.text)
+    for remark in answer.remarks:  # the output may go into a file
+        print(remark, file=sys.stderr)
 
 
 def figures(config: FiguresConfig) -> None:
@@ -123,16 +130,21 @@ def theory(config: TheoryConfig) -> None:
 
 def runs(config: RunsConfig) -> None:
     """List runs with their status and metrics; free disk space."""
-    from bsnn_cli.common.table import render
+    import shutil
+
     from bsnn_cli.runs import listing
 
-    if config.prune:
+    if config.help is not None:
+        from bsnn_cli.report.stored_files import explained
+
+        print(explained(config.format))
+    elif config.prune:
         print(listing.prune(config.output_root, delete=config.yes))
     elif config.watch:
         listing.watch(config.output_root, config.status, config.where or [])
     else:
-        table = listing.overview(config.output_root, config.status, config.where or [], config.sort)
-        print(render(table, config.format))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(listing.listing(config, width))
 
 
 def rerun(config: RerunConfig) -> None:
@@ -263,7 +275,7 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         os.chdir(HydraConfig.get().runtime.cwd)  # with hydra.job.chdir=true, paths would not be what was typed
         codes.append(attempt(lambda: VERBS[verb](composition.typed(verb, composed))))
 
-    composing = attempt(lambda: composition.run(verb, filters(arguments) if verb == "runs" else arguments, job))
+    composing = attempt(lambda: composition.run(verb, filters(verb, arguments), job))
     if composing != 0 or not codes:
         return composing
     return codes[0] if len(codes) == 1 else int(any(codes))

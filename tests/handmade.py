@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from bsnn_cli.results.store import Results
 from bsnn_cli.runs.directory import RunResult
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.config import TrainConfig
@@ -64,3 +65,12 @@ def frame(*rows: dict[str, Any] | list[dict[str, Any]]) -> pd.DataFrame:
     """All of them as one frame."""
     flat = [row for entry in rows for row in (entry if isinstance(entry, list) else [entry])]
     return pd.DataFrame(flat)
+
+
+def stored(*rows: dict[str, Any] | list[dict[str, Any]], epochs: pd.DataFrame | None = None) -> Results:
+    """The results of a folder that holds these runs, and these rows of their `epochs.csv`."""
+    results = Results("outputs")
+    results.__dict__["runs"] = frame(*rows)
+    if epochs is not None:
+        results.__dict__["epochs"] = epochs
+    return results

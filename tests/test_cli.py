@@ -259,8 +259,7 @@ def test_shell_completion_is_installed_for_this_command_alone(shell: str, bsnn: 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("table dataset=digits", "dataset: no such key; `bsnn table --help` lists all"),
-        ("figures activation=tanh", "activation: no such key; `bsnn figures --help` lists all"),
+        ("gpn dataset=digits", "dataset: no such key; `bsnn gpn --help` lists all"),
         ("train -m seed=interval(1,3)", "seed=interval(1,3): is an interval; give the values, such as seed=1,2,3"),
         ("train -m activation=glob(*x)", "activation=glob(*x): matches no choice; `bsnn train --help` lists them"),
         ("rerun .", ".: is no run directory, since it has no config.yaml"),

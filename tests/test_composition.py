@@ -151,6 +151,22 @@ def test_no_verb_breaks_on_a_bad_argument(verb: str, argument: str) -> None:
         compose(verb, [argument])
 
 
+@pytest.mark.parametrize(
+    ("verb", "word", "value"),
+    [
+        ("figures", "formats=png", ["png"]),
+        ("figures", "metric=train_loss,test_loss", ["train_loss", "test_loss"]),
+        ("figures", "formats=[png,svg]", ["png", "svg"]),
+        ("figures", "formats=null", None),
+        ("bench", "networks=1,2", [1, 2]),
+        ("propagate", "propagate.histogram=1", [1]),
+    ],
+)
+def test_a_list_needs_no_brackets(verb: str, word: str, value: list[Any] | None) -> None:
+    key = word.partition("=")[0]
+    assert {name: given for name, _, given in options(compose(verb, [word]))}[key] == value
+
+
 def other_values(config: TrainConfig, key: str) -> st.SearchStrategy[Any]:
     """Values that an option may have besides the one that it has; those without a list of choices are of its type."""
     [(entry, value)] = [(entry, value) for name, entry, value in options(config) if name == key]

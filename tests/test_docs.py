@@ -31,6 +31,7 @@ from bsnn_cli.figures import figures
 from bsnn_cli.results import statistics
 from bsnn_cli.runs import job
 from bsnn_cli.settings import composition
+from bsnn_cli.settings.arguments import filters
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.composition import Composer
 from tests.reproducing import in_this_process
@@ -116,7 +117,7 @@ def check(words: list[str], composer: Callable[[str], Composer]) -> None:
             raise ConfigError(f"{verb}: no such verb")
         if verb == "rerun":  # takes a directory that is there
             return
-        own = [each for each in overrides if "=" in each and not each.startswith("hydra")]
+        own = [each for each in filters(verb, overrides) if "=" in each and not each.startswith("hydra")]
         jobs = composer(verb).combinations(own)
         for one in jobs[:: max(1, len(jobs) - 1)]:  # the first and the last
             composition.expand(one, composer(verb))

@@ -11,7 +11,7 @@ import pytest
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.figures import figures, printing
 from bsnn_cli.figures.figure import COLOURS, Axis, Figure, Panel
-from bsnn_cli.report.export import export
+from bsnn_cli.report.export import WITHOUT_RESULTS, export
 from bsnn_cli.results import captions
 from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import FIGURES, FORMATS
@@ -69,19 +69,24 @@ def test_all_figures_leave_nothing_of_those_that_are_gone(tmp_path: Path) -> Non
     figures.draw(settings(tmp_path, only="activations", formats=["png"]))
     assert (tmp_path / "figures" / "curves_mnist.pdf").exists()
     figures.draw(settings(tmp_path, formats=["png"]))
-    without_numbers = ["activations", "phase_diagram"]
+    without_numbers = sorted(WITHOUT_RESULTS)
     drawn = {f"{name}.png" for name in without_numbers}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {*drawn, "own.png", "captions.md"}
     assert (tmp_path / "outside.png").exists()
     assert list(captions.captions(tmp_path / "figures")) == without_numbers
 
 
-def test_what_captions_do_not_name_is_not_exported(tmp_path: Path) -> None:
-    figures.draw(settings(tmp_path, only="activations", formats=["png"]))
+def test_an_export_has_the_figures_of_results_that_captions_name(tmp_path: Path) -> None:
+    """Neither one of another day, nor one that is the same whatever has been run."""
+    trained(tmp_path, "selu_gpn", 0, [50.0, 70.0])
+    for name in ("activations", "curves"):
+        figures.draw(settings(tmp_path, only=name, formats=["png"]))
     (tmp_path / "figures" / "stale.png").write_bytes(b"of another day")
     page = export(Results(tmp_path), tmp_path / "results", "bsnn reproduce")
-    assert [path.name for path in page.parent.glob("*.png")] == ["activations.png"]
-    assert "![activations](activations.png)\n\nThe paper's six activations" in page.read_text(encoding="utf-8")
+    assert [path.name for path in page.parent.glob("*.png")] == ["curves_digits.png"]
+    text = page.read_text(encoding="utf-8")
+    assert "![curves_digits](curves_digits.png)\n\nTest accuracy on digits" in text
+    assert "activations.png" not in text
 
 
 def test_all_formats_are_written_and_equal_numbers_give_equal_bytes(tmp_path: Path) -> None:
@@ -107,7 +112,7 @@ def test_every_figure_and_activation_is_known() -> None:
     assert len(set(COLOURS.values())) == len(COLOURS)
 
 
-@pytest.mark.parametrize("name", [name for name in FIGURES if name not in ("activations", "phase_diagram")])
+@pytest.mark.parametrize("name", [name for name in FIGURES if name not in WITHOUT_RESULTS])
 def test_nothing_stored_names_a_command_that_the_program_takes(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         figures.draw(settings(tmp_path, only=name))

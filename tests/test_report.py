@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,8 @@ import pandas as pd
 import pytest
 
 from bsnn_cli import cli
-from bsnn_cli.report import report_plots, report_tables
+from bsnn_cli.common.files import write_json
+from bsnn_cli.report import archive, provenance_table, report_plots, report_tables
 from bsnn_cli.report.report import context, render, write_report
 from bsnn_cli.results import tables
 from bsnn_cli.results.store import Results
@@ -207,3 +209,19 @@ def test_an_empty_folder_makes_a_page_of_commands(tmp_path: Path, monkeypatch: p
     assert "<code>bsnn reproduce profile=short</code>" in page
     assert "Plotly" not in page
     assert not re.search(r"(src|href)=\"https?://(?!arxiv)", page)
+
+
+def test_a_resumed_run_has_begun_with_its_first_session(tmp_path: Path) -> None:
+    sessions = [{"started": f"2026-01-0{day}T00:00:00+00:00", "ended": None, "torch": f"2.{day}"} for day in (1, 2, 3)]
+    *earlier, last = sessions
+    write_json(
+        tmp_path / "provenance.json", {**last, "ended": "2026-01-04T00:00:00+00:00", "earlier_sessions": earlier}
+    )
+    shown = provenance_table.of_directory(tmp_path)
+    assert (shown["started"], shown["ended"]) == ("2026-01-01T00:00:00+00:00", "2026-01-04T00:00:00+00:00")
+    assert shown["torch"] == "2.3"
+    assert json.loads(archive.neutral_provenance((tmp_path / "provenance.json").read_text())) == shown
+    write_json(tmp_path / "provenance.json", {**last, "earlier_sessions": []})
+    assert provenance_table.of_directory(tmp_path)["started"] == last["started"]
+    write_json(tmp_path / "provenance.json", last)  # an export, or a measurement
+    assert provenance_table.of_directory(tmp_path)["started"] == last["started"]

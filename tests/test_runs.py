@@ -22,7 +22,7 @@ from bsnn_cli.networks.training import evaluate, train
 from bsnn_cli.runs import checkpoint, runner
 from bsnn_cli.runs.directory import RunDirectory, read_config
 from bsnn_cli.runs.interruption import StopFlag
-from bsnn_cli.runs.listing import overview
+from bsnn_cli.runs.listing import chosen, shown
 from bsnn_cli.runs.loading import load_all
 from bsnn_cli.runs.runner import Session, prepare, run
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
@@ -143,7 +143,7 @@ def test_a_failure_is_recorded_with_its_traceback_and_shown(tmp_path: Path, monk
     content = json.loads((run_directory(config) / "failed.json").read_text())
     assert "no more memory" in content["error"]
     assert "in broken" in content["traceback"]
-    assert "no more memory" in overview(str(tmp_path), "failed")["error"][0]
+    assert "no more memory" in shown(chosen(str(tmp_path), "failed"), ["error"])["error"][0]
     run([config])
     assert not (run_directory(config) / "failed.json").exists()
     assert RunDirectory(run_directory(config)).status() == "done"

@@ -13,11 +13,12 @@ import pytest
 from bsnn_cli.common.table import latex_escape
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.results import formats
+from bsnn_cli.results.question import ask
 from bsnn_cli.results.tables import write_tables
 from bsnn_cli.runs.directory import RunResult
-from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TableConfig, TrainConfig
 from bsnn_cli.settings.validation import resolve
-from tests.handmade import frame, run, seeds, unfinished
+from tests.handmade import run, seeds, stored, unfinished
 
 
 def blocks(markdown: str) -> dict[str, list[list[str]]]:
@@ -32,7 +33,8 @@ def blocks(markdown: str) -> dict[str, list[list[str]]]:
 
 
 def write(directory: Path, *rows: Any, **keys: str) -> str:
-    return write_tables(frame(*rows), directory, **keys)
+    """Write the files of these runs; returns what the terminal shows."""
+    return str(ask(stored(*rows), directory, TableConfig(**keys)))
 
 
 PAPER_RUNS = [
@@ -205,7 +207,10 @@ def test_comparison_sets_ours_beside_each_of_the_96_numbers(tmp_path):
 
 def test_paired_differences_are_written_with_n_and_interval(tmp_path):
     text = write(tmp_path, seeds("selu_gpn", "mnist", [95.0, 96.0, 98.0, None]), seeds("selu", "mnist", [96.0] * 4))
-    assert (tmp_path / "paired.md").read_text() in text
+    assert "GPN minus Non-GPN of the same seed" in text
+    [shown] = re.findall(r"^MNIST +SELU +test +(.*)$", text, flags=re.MULTILINE)
+    assert shown.split("  ")[0] == "+0.33"
+    assert "± 3.79" in shown
     (record,) = pd.read_csv(tmp_path / "paired.csv").query("split == 'test'").to_dict("records")
     assert (record["n"], record["diverged"]) == (3, 1)
     lines = (tmp_path / "paired.md").read_text().splitlines()
@@ -215,7 +220,7 @@ def test_paired_differences_are_written_with_n_and_interval(tmp_path):
 
 def test_without_pairs_the_file_says_so(tmp_path):
     text = write(tmp_path, run("selu_gpn", "mnist", 95.0))
-    assert "paired by seed" not in text
+    assert "same seed" not in text
     assert "No seed has both yet." in (tmp_path / "paired.md").read_text()
     assert pd.read_csv(tmp_path / "paired.csv").empty
 
@@ -238,9 +243,11 @@ def test_mixed_numerics_are_warned_about_where_they_mix(tmp_path):
 
 def test_terminal_text_shows_both_splits_aligned_and_names_the_files(tmp_path):
     text = write(tmp_path, PAPER_RUNS, run("selu", "digits", 5.0, model__depth=50))
-    assert text.index("# Test accuracy") < text.index("# Train accuracy")
-    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
-        assert len({len(line) for line in table.splitlines()}) == 1
+    assert text.index("Test accuracy (%)") < text.index("Training accuracy (%)")
+    for table in text.split("\n\n")[2:5:2]:
+        header, *lines = table.splitlines()
+        assert header.split()[:2] == ["model.depth", "Activation"]
+        assert {line[: header.index("Activation")].strip() for line in lines} == {"200", "50"}
     [names] = re.findall(f"^Written to {re.escape(str(tmp_path))}: (.*)$", text, flags=re.MULTILINE)
     assert sorted(names.split(", ")) == sorted(path.name for path in tmp_path.iterdir())
     assert "Not in the tables: 1 failed" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -43,12 +44,14 @@ class Column:
         group: heading above this and neighbouring columns.
         words: whether cells begin at the left, as words do; numbers end at the right.
         style: CSS classes of the cells on a page.
+        ends: whether a cell that is too long for a terminal keeps its end, as a path does, rather than its beginning.
     """
 
     heading: str
     group: str = ""
     words: bool = False
     style: str = ""
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,17 @@ def of_frame(frame: pd.DataFrame, digits: int = 2) -> Table:
     """Return a frame as a table, with numbers rounded to `digits` decimals and a dash for what is missing."""
     import pandas as pd
 
-    def cell(value: object) -> str:
-        if value is None or pd.isna(value):  # type: ignore[call-overload]
-            return DASH
-        return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
-
     columns = [Column(name, words=not pd.api.types.is_numeric_dtype(frame[name])) for name in frame.columns]
-    return Table(columns, [[cell(value) for value in row] for row in frame.itertuples(index=False)])
+    return Table(columns, [[text_of(value, digits) for value in row] for row in frame.itertuples(index=False)])
+
+
+def text_of(value: object, digits: int = 2) -> str:
+    """Return a value of a frame for people."""
+    import pandas as pd
+
+    if value is None or pd.isna(value):  # type: ignore[call-overload]
+        return DASH
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def render(frame: pd.DataFrame, form: str, digits: int = 2) -> str:
@@ -105,6 +112,84 @@ def render(frame: pd.DataFrame, form: str, digits: int = 2) -> str:
 def to_text(shown: Table) -> str:
     """Return a table for a terminal."""
     return "\n".join("  ".join(line).rstrip() for line in _aligned(shown))
+
+
+NARROWEST = 6
+"""Characters to which a heading or a word may be shortened."""
+
+
+def to_terminal(shown: Table, width: int) -> tuple[str, list[str]]:
+    """Return a table of plain cells that fits into a terminal, and the headings of the columns that had to go.
+
+    Headings are broken at `_` first, then the widest cells are cut, never so far that two texts of a column look alike,
+    and never numbers. If that is not enough, columns go from the right.
+
+    Args:
+        shown: whose cells are texts.
+        width: of the terminal in characters.
+    """
+    columns, rows = list(shown.columns), [list(map(str, row)) for row in shown.rows]
+    cells = [[row[place] for row in rows] for place in range(len(columns))]
+    full = [max(map(len, [column.heading, *texts])) for column, texts in zip(columns, cells, strict=True)]
+    body = [max(map(len, [*_pieces(column.heading), *texts])) for column, texts in zip(columns, cells, strict=True)]
+    least = [_least(column, texts) for column, texts in zip(columns, cells, strict=True)]
+    count = len(columns)
+    while count > 1 and sum(least[:count]) + 2 * (count - 1) > width:
+        count -= 1
+    room = width - 2 * (count - 1)
+    low, high = (body, full) if sum(body[:count]) <= room else (least, body)
+    limit = max(high)
+    while limit > 1 and sum(max(few, min(many, limit)) for few, many in zip(low[:count], high, strict=False)) > room:
+        limit -= 1
+    sizes = [max(few, min(many, limit)) for few, many in zip(low[:count], high, strict=False)]
+    headings = [_broken(column.heading, size) for column, size in zip(columns, sizes, strict=False)]
+    height = max(map(len, headings))
+    lines = [[heading[place - height] if place >= height - len(heading) else "" for heading in headings]
+             for place in range(height)]  # fmt: skip
+    lines += [[_cut(cell, size, column.ends) for cell, size, column in zip(row, sizes, columns, strict=False)]
+              for row in rows]  # fmt: skip
+    text = [
+        "  ".join(
+            cell.ljust(size) if column.words else cell.rjust(size)
+            for cell, size, column in zip(line, sizes, columns, strict=False)
+        )
+        for line in lines
+    ]
+    return "\n".join(map(str.rstrip, text)), [column.heading for column in columns[count:]]
+
+
+def _least(column: Column, texts: Sequence[str]) -> int:
+    """Return the least width of a column at which its texts can be told apart; of a path, its last part is shown."""
+    longest = max(map(len, texts), default=0)
+    heading = min(len(column.heading), NARROWEST)
+    if not column.words:
+        return max(longest, heading)
+    if column.ends:
+        return max(heading, *(len(text) - text.rfind("/") for text in texts))
+    different = set(texts)
+    sizes = range(min(NARROWEST, longest), longest + 1)
+    return max(heading, next(size for size in sizes if len({_cut(text, size) for text in different}) == len(different)))
+
+
+def _pieces(heading: str) -> list[str]:
+    """Return the parts of a heading, of which all but the last end with `_`."""
+    return re.findall(r"[^_]*_|[^_]+$", heading) or [heading]
+
+
+def _broken(heading: str, size: int) -> list[str]:
+    """Return the lines of a heading in a column of this width."""
+    lines = [""]
+    for piece in _pieces(heading):
+        if lines[-1] and len(lines[-1]) + len(piece) > size:
+            lines.append("")
+        lines[-1] += piece
+    return [_cut(line, size) for line in lines]
+
+
+def _cut(text: str, size: int, ends: bool = False) -> str:
+    if len(text) <= size:
+        return text
+    return f"…{text[len(text) - size + 1 :]}" if ends else f"{text[: size - 1]}…"
 
 
 def to_markdown(shown: Table) -> str:

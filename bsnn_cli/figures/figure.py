@@ -205,6 +205,11 @@ def extent(values: Iterable[Any]) -> str:
     return str(least) if least == most else f"{least} to {most}"
 
 
+def finite(values: Iterable[Any]) -> list[float]:
+    """Return the finite ones of some numbers."""
+    return [float(value) for value in values if math.isfinite(value)]
+
+
 def power_of_ten(value: float) -> str:
     """Return the power of ten below a value, such as `$10^{-60}$`."""
     return f"$10^{{{math.floor(math.log10(value))}}}$"

@@ -20,6 +20,9 @@ from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import FIGURES, FORMATS, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import FiguresConfig
 
+OF_RUNS = ("after_training", "curves", "constraint", "roots", "depth_aware")
+"""Figures of training runs, among which `where` chooses."""
+
 Builder = Callable[[Results, FiguresConfig], Iterator[Figure | Missing]]
 
 
@@ -41,14 +44,22 @@ class Drawn:
 def draw(config: FiguresConfig) -> Drawn:
     """Draw all figures, or the one that is asked for, whose numbers are stored under `output_root`.
 
-    Where all are drawn, those of before whose numbers are gone leave the folder.
+    Where all are drawn, those of before whose numbers are gone leave the folder. If runs are chosen among, only figures
+    of runs are drawn.
 
     Raises:
-        ConfigError: nothing can be drawn, with the commands that make the numbers.
+        ConfigError: nothing can be drawn, with the commands that make the numbers, or no run has these settings.
         RunDirectoryError: a file cannot be written, or runs contradict each other.
     """
-    wanted = FIGURES if config.only is None else (config.only,)
-    stored = Results(config.output_root)
+    where = config.where or ()
+    for key, value in (("by", config.by), ("metric", config.metric)):
+        if value is not None and config.only != "curves":
+            raise ConfigError(f"{key}: is for curves alone; add only=curves")
+    if where and config.only not in (None, *OF_RUNS):
+        raise ConfigError(f"{where[0]}: chooses among runs, and only={config.only} shows none; leave it out")
+    every = tuple(name for name in FIGURES if name in OF_RUNS) if where else FIGURES
+    wanted = every if config.only is None else (config.only,)
+    stored = Results(config.output_root, where)
     parts = [part for name in wanted for part in build(name, stored, config)]
     figures = [part for part in parts if isinstance(part, Figure)]
     missing = [part for part in parts if isinstance(part, Missing)]
@@ -57,10 +68,10 @@ def draw(config: FiguresConfig) -> Drawn:
         raise ConfigError("\n".join(notes))
     directory = Path(config.output_root) / "figures"
     formats = FORMATS if config.formats is None else config.formats
-    files = save(figures, directory, formats, afresh=config.only is None)
+    files = save(figures, directory, formats, afresh=config.only is None and not where)
     names = ", ".join(figure.name for figure in figures)
     written = f"Written to {directory} as {', '.join(formats)}, with captions.md: {names}"
-    return Drawn("\n".join([*notes, written]), files, missing)
+    return Drawn("\n".join([written] if where else [*notes, written]), files, missing)
 
 
 def build(name: str, stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import logging
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from bsnn_cli.common.files import write_atomically
@@ -69,8 +71,11 @@ UNDATED: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {
 LONGEST = 120
 """Characters of a file's name, without its ending."""
 
-NOTE_HEIGHT = 0.17
-"""Inches below the axes for the note on sizes."""
+NOTE_HEIGHT, NOTE_LETTER = 0.17, 0.054
+"""Inches below the axes for each line of the note on sizes, and width of its letters."""
+
+LEGEND_HANDLE = 0.46
+"""Width in inches of the sign of an entry of a legend with what keeps it apart from others."""
 
 
 @contextmanager
@@ -87,7 +92,8 @@ def render(figure: Figure) -> matplotlib.figure.Figure:
     with settings():
         (width, height), columns, panels = figure.size, figure.columns, figure.panels
         drawn = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
-        below = NOTE_HEIGHT / height
+        note = textwrap.wrap(figure.note, int(width / NOTE_LETTER))
+        below = NOTE_HEIGHT * max(1, len(note)) / height
         drawn.get_layout_engine().set(rect=(0, below, 1, 1 - below))  # type: ignore[union-attr,call-arg]
         first: dict[tuple[str, Axis], Axes] = {}
         for place, panel in enumerate(panels):
@@ -107,14 +113,35 @@ def render(figure: Figure) -> matplotlib.figure.Figure:
             _fill_panel(ax, panel, figure.point)
         drawn.align_ylabels()
         handles = [_line(entry, figure.point + 1) for entry in figure.legend]
-        longest = max((len(entry.name) for entry in figure.legend), default=1)
-        across = max(1, min(len(handles), int(width / (0.45 + 0.045 * longest))))
         if handles:
+            across = legend_columns(figure.legend, width)
             drawn.legend(
                 handles=handles, loc="outside upper center", ncols=across, columnspacing=1.6, handletextpad=0.6
             )
-        drawn.text(0.995, 0.01, figure.note, ha="right", va="bottom", fontsize=7, color=GREY)
+        drawn.text(0.995, 0.01, "\n".join(note), ha="right", va="bottom", fontsize=7, color=GREY)
     return drawn
+
+
+def legend_columns(legend: Sequence[Series], width: float) -> int:
+    """Return the most columns of a legend that a figure of a width in inches has room for, at least one.
+
+    The entries follow each other down the columns, of which the first ones hold one more where they do not come out
+    even. A column is as wide as its longest entry.
+    """
+    with settings():
+        widths = [
+            LEGEND_HANDLE + TextPath((0, 0), entry.name, size=SETTINGS["legend.fontsize"]).get_extents().width / 72
+            for entry in legend
+        ]
+    for columns in range(len(legend), 1, -1):
+        if sum(max(part) for part in np.array_split(widths, columns)) <= width:
+            return columns
+    return 1
+
+
+def legend_rows(legend: Sequence[Series], width: float) -> int:
+    """Return the number of rows that a legend takes in a figure of a width in inches."""
+    return -(-len(legend) // legend_columns(legend, width))
 
 
 def _set_axis(ax: Axes, name: str, axis: Axis) -> None:

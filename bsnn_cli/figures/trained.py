@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from bsnn_cli.figures import metrics, overlays
 from bsnn_cli.figures.figure import (
     DASHES,
     DOUBLE,
@@ -149,38 +150,48 @@ def _network(summary: Summary) -> tuple[Any, ...]:
     return root_in_use(activation["name"], activation["root"]), tailoring, model["norm"], model["residual"]
 
 
-def curves(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:  # noqa: ARG001 - of any size
-    """Test accuracy against epoch, GPN against non-GPN: a figure for each dataset and protocol of several epochs."""
-    runs = stored.finished
+def curves(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
+    """Metrics against epoch: GPN against non-GPN for each dataset and protocol, or whatever differs in a key."""
     command = "bsnn train -m activation=tanh,tanh_gpn,selu,selu_gpn dataset=cifar10 seed=0,1,2"
-    if not ("test_accuracy" in runs and runs["test_accuracy"].notna().any()):
+    if stored.finished.empty or stored.epochs.empty:
         yield Missing("curves", "training runs", command)
         return
-    if not (runs["dataset"] == "cifar10").any():
+    metric = config.metric or ["test_accuracy"]
+    for name in metric:
+        metrics.require(name, stored.epochs)
+    if config.by is not None:
+        yield from overlays.overlays(stored, config.by, metric)
+        return
+    if config.metric is None and not (stored.finished["dataset"] == "cifar10").any():
         yield Missing("curves", "training runs on CIFAR-10, the paper's", command)
-    yield from accuracy_curves(stored)
+    elif stored.epochs["epoch"].max() < 2:
+        yield Missing("curves", "training runs of several epochs", command)
+    for name in metric:
+        yield from of_epochs(stored, name)
 
 
-def accuracy_curves(stored: Results, batch_norm: tuple[bool, ...] = (False,)) -> Iterator[Figure]:
+def of_epochs(stored: Results, metric: str = "test_accuracy") -> Iterator[Figure]:
     """Yield a figure for each dataset and protocol of more than one epoch; of a single one, tables say as much."""
     if stored.finished.empty:
         return
     cells = statistics.over_seeds(stored.finished)
     cells = cells[cells["split"] == "test"]
-    table = statistics.curves(stored.finished, stored.epochs)
+    table = statistics.curves(stored.finished, stored.epochs, metric)
     for (protocol, dataset, norm), rows in table.groupby(["protocol", "dataset", "batch_norm"]):
-        if rows["epoch"].max() > 1 and norm in batch_norm:
+        if rows["epoch"].max() > 1:
             same = (cells["protocol"] == protocol) & (cells["dataset"] == dataset) & (cells["batch_norm"] == norm)
-            yield accuracy_figure(str(protocol), str(dataset), bool(norm), cells[same], rows)
+            yield against_epoch(metric, str(protocol), str(dataset), bool(norm), cells[same], rows)
 
 
-def accuracy_figure(protocol: str, dataset: str, batch_norm: bool, cells: pd.DataFrame, table: pd.DataFrame) -> Figure:
+def against_epoch(
+    metric: str, protocol: str, dataset: str, batch_norm: bool, cells: pd.DataFrame, table: pd.DataFrame
+) -> Figure:
     """Return a figure of training curves: of rows of `statistics.over_seeds`, for n, and of `statistics.curves`."""
     forms = statistics.forms(cells)
     uneven = len(set(cells["n"])) > 1 or cells["diverged"].any()
     where = dataset_label(dataset) + (" with batch normalisation" if batch_norm else "")
-    x = Axis("epoch", limits=(1, int(table["epoch"].max())), whole=True)
-    y = Axis("test accuracy (%)", limits=(0, 100))
+    x = metrics.epochs(int(table["epoch"].max()))
+    y = Axis("test accuracy (%)", limits=(0, 100)) if metric == "test_accuracy" else metrics.axis(metric, [table])
     facet = f"{where}: {protocol or 'the published protocol'}"
     panels = []
     for name in sorted(set(cells["activation"]), key=statistics.axis_order):
@@ -188,26 +199,24 @@ def accuracy_figure(protocol: str, dataset: str, batch_norm: bool, cells: pd.Dat
         for gpn, separation in reversed(forms.values()):
             rows = table[(table["activation"] == name) & (table["gpn"] == gpn) & (table["separation"] == separation)]
             form = "_gpn_d" if separation else "_gpn" if gpn else ""
-            looks: dict[str, Any] = {"activation": name, "dash": DASHES[form]}
-            if rows["std"].notna().any():
-                looks |= {"low": rows["mean"] - rows["std"], "high": rows["mean"] + rows["std"]}
             words = label(name + form) + (f" {separation}" if separation else "")
-            series += [Series(words, rows["epoch"], rows["mean"], **looks)] if len(rows) else []
+            if len(rows):
+                series.append(Series(words, activation=name, dash=DASHES[form], **metrics.curve(rows, y)))
         counts = seeds(cells[cells["activation"] == name]) if uneven else ""
         panels.append(Panel(x, y, series, label(name), counts, facet=facet))
     columns = min(3, len(panels))
     aware = ", ".join(list(forms)[2:])
     apart = f"the paper's protocol except {protocol}" if protocol else "the paper's protocol"
-    n = sorted(set(cells["n"]))
-    averaged = (
-        f"mean over n = {' or '.join(map(str, n))} seeds that did not diverge, band ± one sample standard deviation"
-    )
+    n = sorted(set(cells["n"] + cells["diverged"]))
+    averaged = f"mean over n = {' or '.join(map(str, n))} seeds" if n[-1] > 1 else "one seed"
+    averaged += metrics.DIVERGED if cells["diverged"].any() else ""
+    averaged += f", {metrics.spread_in_words([y])}" if table["std"].notna().any() else ""
+    what = metrics.NAMES[metric]
     return Figure(
-        file_name("curves", dataset, protocol),
+        file_name("curves", "" if metric == "test_accuracy" else metric, dataset, "bn" if batch_norm else "", protocol),
         panels,
-        f"Test accuracy on {where} against the epoch, GPN (solid), non-GPN (dashed)"
-        f"{' and depth-aware GPN (dash-dotted)' if aware else ''}: "
-        f"{averaged if n[-1] > 1 else 'one seed'}; {apart}.",
+        f"{what[0].upper()}{what[1:]} on {where} against the epoch, GPN (solid), non-GPN (dashed)"
+        f"{' and depth-aware GPN (dash-dotted)' if aware else ''}: {averaged}; {apart}.",
         f"{where}; {apart}" + ("" if uneven else f"; n = {n[0]}"),
         [*FORMS_LEGEND, *([Series(aware, dash=DASHES["_gpn_d"])] if aware else [])],
         columns,
@@ -219,9 +228,10 @@ def seeds(cells: pd.DataFrame) -> str:
     """Return such as `GPN: n = 3`, for each form, with what diverged."""
     parts = []
     for row in cells.sort_values(["gpn", "separation"], ascending=[False, True]).to_dict("records"):
-        lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
         form = f"GPN-d {row['separation']}" if row["separation"] else "GPN" if row["gpn"] else "non-GPN"
-        parts.append(f"{form}: n = {row['n']}{lost}")
+        lost = f"{row['diverged']} diverged" if row["diverged"] else ""
+        counted = f"n = {row['n']}" + (f" ({lost})" if lost else "")
+        parts.append(f"{form}: {counted if row['n'] else lost}")
     return ", ".join(parts)
 
 

@@ -64,8 +64,7 @@ def neutral_config(text: str) -> str:
 
 def neutral_provenance(text: str) -> str:
     """Return a `provenance.json` with `provenance_table.FIELDS` only."""
-    content = json.loads(text)
-    return as_json({name: content.get(name) for name in provenance_table.FIELDS})
+    return as_json(provenance_table.fields(json.loads(text)))
 
 
 def neutral_summary(text: str) -> str:

@@ -30,6 +30,9 @@ TABLES = ("test_accuracy", "train_accuracy", "comparison", "paired", "constraint
 
 MADE = "What has been run so far. This command has made the page, its tables and its figures:"
 
+WITHOUT_RESULTS = {"activations", "phase_diagram"}
+"""Figures that are the same whatever has been run, and say nothing of it."""
+
 FIGURES = ("constraint", "roots", "propagation", "propagation_all", "derivatives", "width", "approaches", "theorems")
 
 
@@ -70,9 +73,12 @@ def export(stored: Results, folder: Path, command: str) -> Path:
 
 
 def drawn(stored: Results) -> list[Path]:
-    """Return the pictures that `captions.md` names, in the order in which the page shows them."""
+    """Return the pictures of results that `captions.md` names, in the order in which the page shows them."""
     folder = stored.root / "figures"
-    names = sorted(captions(folder), key=lambda name: (FIGURES.index(name) if name in FIGURES else len(FIGURES), name))
+    names = sorted(
+        captions(folder).keys() - WITHOUT_RESULTS,
+        key=lambda name: (FIGURES.index(name) if name in FIGURES else len(FIGURES), name),
+    )
     return [path for path in (folder / f"{name}.png" for name in names) if path.exists()]
 
 

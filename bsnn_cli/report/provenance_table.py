@@ -51,8 +51,13 @@ def of_run(directory: str | Path) -> dict[str, Any]:
 def of_directory(directory: str | Path) -> dict[str, Any]:
     """Return `FIELDS` of a directory with a `provenance.json`."""
     path = Path(directory) / "provenance.json"
-    content = json.loads(read_text(path)) if path.exists() else {}
-    return {name: content.get(name) for name in FIELDS}
+    return fields(json.loads(read_text(path)) if path.exists() else {})
+
+
+def fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `FIELDS` of a `provenance.json`: those of the last session, but `started` of the first one."""
+    first = next(iter(content.get("earlier_sessions", [])), content)
+    return {name: content.get(name) for name in FIELDS} | {"started": first.get("started")}
 
 
 def table(provenances: Iterable[Mapping[Any, Any]]) -> Table:

@@ -45,7 +45,7 @@ def plots(stored: Results) -> dict[str, Plot]:
         both_roots = dataclasses.replace(config, depth=int(depth), width=int(width))
     sizes = sorted({(row["depth"], row["width"]) for row in stored.measured if row["trained"] is not None})
     figures: dict[str, Iterable[Figure | Missing]] = {
-        "curves": trained.accuracy_curves(stored, batch_norm=(False, True)),
+        "curves": trained.of_epochs(stored),
         "signals": signals.propagation_all(stored, config, networks),
         "slopes": signals.derivatives(stored, config, networks),
         "widths": signals.width(stored, config, with_gpn),

@@ -37,12 +37,12 @@ last hidden layer. Backward: ‖d^1‖²/n at the first, and the ratio max/min o
 deviation of f'(h^L), squared correlation r² of h^L_i with f(h^L_i), mean 1 − c between the outputs of two inputs."""
 
 
-def write_approaches(summaries: Sequence[Mapping[str, Any]], directory: Path) -> str:
+def write_approaches(summaries: Sequence[Mapping[str, Any]], directory: Path | None) -> str:
     """Write `approaches.md` and `approaches.csv`; returns the text for the terminal.
 
     Args:
         summaries: of all measurements, as `propagation_store.load_all` gives them.
-        directory: for the two files.
+        directory: for the two files; None to write none.
     """
     chosen = {name: _measured(name, summaries) for name in APPROACHES}
     rows = [row for name, measured in chosen.items() for row in _rows(name, measured)]
@@ -56,7 +56,7 @@ def write_approaches(summaries: Sequence[Mapping[str, Any]], directory: Path) ->
     ]
     text = document("# Approaches", shown, LEGEND, f"`{COMMAND}`")
     contents = {"approaches.csv": pd.DataFrame(numbers).to_csv(index=False), "approaches.md": text}
-    written = write_texts(directory, contents)
+    written = [] if directory is None else write_texts(directory, contents)
     return "\n\n".join([shown, LEGEND + note, *(f"  {path}" for path in written[-1:])])
 
 

@@ -40,12 +40,12 @@ must lie, by the theory of fluctuations around 1. Measured: least and largest ov
 inputs, start of training."""
 
 
-def write_constraint(compared: pd.DataFrame, directory: Path) -> str:
+def write_constraint(compared: pd.DataFrame, directory: Path | None) -> str:
     """Write `constraint.csv` and `constraint.md`; returns the text for the terminal.
 
     Args:
         compared: as `comparisons.constraint` returns it.
-        directory: for the files.
+        directory: for the files; None to write none.
 
     Raises:
         ConfigError: no runs to compare.
@@ -71,13 +71,13 @@ def constraint_table(compared: pd.DataFrame) -> Table:
     return table(header, rows)
 
 
-def write_roots(compared: pd.DataFrame, signals: pd.DataFrame, directory: Path) -> str:
+def write_roots(compared: pd.DataFrame, signals: pd.DataFrame, directory: Path | None) -> str:
     """Write `roots.csv`, `root_signals.csv` and `roots.md`; returns the text for the terminal.
 
     Args:
         compared: as `comparisons.roots` returns it.
         signals: as `comparisons.root_signals` returns it.
-        directory: for the files.
+        directory: for the files; None to write none.
 
     Raises:
         ConfigError: neither runs nor measurements to compare.
@@ -135,7 +135,7 @@ def _accuracy(row: Row, split: str) -> str:
 
 
 def _write(
-    directory: Path,
+    directory: Path | None,
     name: str,
     title: str,
     parts: list[str],
@@ -143,5 +143,6 @@ def _write(
     also: Mapping[str, str] | None = None,
 ) -> str:
     csv = compared.drop(columns="identity", errors="ignore").to_csv(index=False)
-    written = write_texts(directory, {**(also or {}), f"{name}.csv": csv, f"{name}.md": document(f"# {title}", *parts)})
+    contents = {**(also or {}), f"{name}.csv": csv, f"{name}.md": document(f"# {title}", *parts)}
+    written = [] if directory is None else write_texts(directory, contents)
     return "\n\n".join([*parts, *(f"  {path}" for path in written[-1:])])

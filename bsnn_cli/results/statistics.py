@@ -6,8 +6,9 @@ counted, never averaged away; runs that are not finished do not count.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -16,6 +17,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from bsnn_cli.errors import ConfigError, RunDirectoryError
+from bsnn_cli.results.approach_table import APPROACHES
 from bsnn_cli.settings.choices import (
     ACTIVATION_LABELS,
     CUSTOM,
@@ -37,6 +39,9 @@ FEWEST = 3
 
 CELL = ["protocol", "dataset", "activation", "gpn", "separation", "batch_norm"]
 """Columns that together fix the identity of a run: each of their values has one number in the paper's tables."""
+
+PAIR = ["dataset", "activation", "batch_norm"]
+"""Columns that the forms of an activation have in common, of which the better one is bold."""
 
 ROOT = "activation.root"
 SEPARATION, TAILORED_DEPTH = "activation.separation", "activation.tailored_depth"
@@ -111,44 +116,55 @@ def _told_apart(names: pd.Series, fingerprints: pd.Series) -> pd.Series:
     return names.astype(str).where(~ambiguous, names.astype(str) + "@" + prints.str[:6])
 
 
-def over_seeds(runs: pd.DataFrame, keys: Sequence[str] = CELL) -> pd.DataFrame:
-    """Return accuracy statistics over the seeds of each group of runs, in the order of the tables.
+def over_seeds(
+    runs: pd.DataFrame, keys: Sequence[str] = CELL, values: Mapping[str, pd.Series] | None = None
+) -> pd.DataFrame:
+    """Return statistics over the seeds of each group of runs, in the order of the tables.
 
     Args:
         runs: as `finished` returns them.
         keys: columns whose values make a group.
+        values: for each split a number of each run, NaN where it has none and infinite where it never got there;
+            None for accuracies.
 
     Returns:
-        One row per group and split: the keys, `split`, `mean` in percent, `std` (of the sample, n − 1), `n` (runs that
-        finished), `diverged` (runs that did), `numerics` (tuple of versions), `identity` and `interval` (half-width of
-        the 95 % interval of the mean, Student's t). The interval is NaN below n = 3, as t is 12.7 at n = 2 and it would
-        say nothing; std is NaN for n = 1, the mean too for n = 0.
+        One row per group and split with numbers or diverged runs: the keys, `split`, `mean` (of accuracies in percent),
+        `std` (of the sample, n − 1), `n` (runs with a number), `diverged` (runs that did), `unreached` (runs with an
+        infinite one), `numerics` (tuple of versions), `identity` and `interval` (half-width of the 95 % interval of the
+        mean, Student's t). The interval is NaN below n = 3, as t is 12.7 at n = 2 and it would say nothing; std is NaN
+        for n = 1, the mean too for n = 0.
 
     Raises:
         RunDirectoryError: if a group holds two runs of one seed, or runs of several configurations.
     """
     _check_groups(runs, list(keys))
     lost, versions = runs["status"] == "diverged", runs["numerics"].map(lambda version: {int(version)})
-    return _statistics(runs, {split: _accuracy(runs, split) for split in SPLITS}, lost, versions, keys)
+    values = {split: _accuracy(runs, split) for split in SPLITS} if values is None else values
+    return _statistics(runs, values, lost, versions, keys)
 
 
-def curves(runs: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
-    """Return test accuracy against epoch, over the seeds of each configuration.
+def curves(
+    runs: pd.DataFrame, epochs: pd.DataFrame, metric: str = "test_accuracy", keys: Sequence[str] = CELL
+) -> pd.DataFrame:
+    """Return a metric against epoch, over the seeds of each group of runs.
 
     Args:
         runs: as `finished` returns them.
         epochs: of these runs, as `loading.load_epochs` reads them.
+        metric: a column of `epochs.csv`.
+        keys: columns whose values make a group.
 
     Returns:
-        One row per `CELL` and epoch: the keys, `epoch`, `mean` and `std` (sample) in percent, `n` (runs that got so
-        far: fewer at the end where some diverged). Std is NaN for n = 1.
+        One row per group and epoch in which it is measured: the keys, `epoch`, `mean` and `std` (sample), `n` (runs
+        that got so far: fewer at the end where some diverged). Std is NaN for n = 1.
 
     Raises:
-        RunDirectoryError: if a cell holds two runs of one seed, or runs of several configurations.
+        RunDirectoryError: if a group holds two runs of one seed, or runs of several configurations.
     """
-    _check_groups(runs, CELL)
-    rows = epochs.merge(runs[["directory", *CELL]], on="directory")
-    table = rows.groupby([*CELL, "epoch"])["test_accuracy"].agg(["mean", "std", "count"])
+    _check_groups(runs, list(keys))
+    rows = epochs.loc[epochs[metric].notna(), ["directory", "epoch", metric]]
+    rows = rows.merge(runs[["directory", *keys]], on="directory")
+    table = rows.groupby([*keys, "epoch"])[metric].agg(["mean", "std", "count"])
     return table.rename(columns={"count": "n"}).reset_index()
 
 
@@ -157,19 +173,28 @@ def _accuracy(runs: pd.DataFrame, split: str, side: str = "") -> pd.Series:
 
 
 def _statistics(
-    runs: pd.DataFrame, values: dict[str, pd.Series], lost: pd.Series, versions: pd.Series, keys: Sequence[str]
+    runs: pd.DataFrame, values: Mapping[str, pd.Series], lost: pd.Series, versions: pd.Series, keys: Sequence[str]
 ) -> pd.DataFrame:
     """Return what `over_seeds` says, of a value per run and split; `versions` are sets."""
-    parts = [runs.assign(split=split, value=value, lost=lost, versions=versions) for split, value in values.items()]
+    parts = [
+        runs.assign(
+            split=split,
+            value=value.mask(value.abs() == math.inf),
+            unreached=value.abs() == math.inf,
+            lost=lost,
+            versions=versions,
+        )
+        for split, value in values.items()
+    ]
     grouped = pd.concat(parts, ignore_index=True).groupby([*keys, "split"], dropna=False)
     cells = grouped.agg(
         mean=("value", "mean"), std=("value", "std"), n=("value", "count"), diverged=("lost", "sum"),
-        numerics=("versions", _union), identity=("identity", "first"),
+        unreached=("unreached", "sum"), numerics=("versions", _union), identity=("identity", "first"),
     ).reset_index()  # fmt: skip
     n = cells["n"].to_numpy()
     interval = stdtrit(n - 1.0, (1 + CONFIDENCE) / 2) * cells["std"] / n.clip(1) ** 0.5
     cells["interval"] = interval.where(n >= FEWEST)
-    cells = cells[cells["n"] + cells["diverged"] > 0]
+    cells = cells[cells["n"] + cells["diverged"] + cells["unreached"] > 0]
     order = sorted(cells.index, key=lambda row: [axis_order(cells.at[row, key]) for key in [*keys, "split"]])
     return cells.loc[order].reset_index(drop=True)
 
@@ -228,21 +253,31 @@ def blocks(cells: pd.DataFrame) -> list[Block]:
         cells: as `over_seeds(runs)` returns them.
     """
     made = []
-    pair = ["dataset", "activation", "batch_norm"]
     paper = Protocol()
     for protocol in sorted({paper, *cells["protocol"]}, key=lambda key: (len(key.settings), axis_order(key))):
-        numbers = cells[cells["protocol"] == protocol]
-        if ROOT in protocol.settings:
-            plain = cells[(cells["protocol"] == without(protocol, ROOT)) & ~cells["gpn"]]
-            numbers = pd.concat([numbers, plain.merge(numbers[pair].drop_duplicates(), on=pair)], ignore_index=True)
+        numbers = under(protocol, cells)
         tailored = numbers["separation"] != ""
         if protocol == paper and tailored.any():
-            made.append(Block(paper, with_better(numbers[~tailored], pair)))
+            made.append(Block(paper, with_better(numbers[~tailored], PAIR)))
             datasets = numbers["dataset"].isin(numbers["dataset"][tailored])
-            made.append(Block(paper, with_better(numbers[datasets], pair), tailored=True))
+            made.append(Block(paper, with_better(numbers[datasets], PAIR), tailored=True))
         else:
-            made.append(Block(protocol, with_better(numbers, pair)))
+            made.append(Block(protocol, with_better(numbers, PAIR)))
     return made
+
+
+def under(protocol: Protocol, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the numbers of a protocol; of one with another root, with the plain runs that its GPN runs stand beside.
+
+    Args:
+        protocol: one of `cells`.
+        cells: as `over_seeds(runs)` returns them.
+    """
+    numbers = cells[cells["protocol"] == protocol]
+    if ROOT not in protocol.settings:
+        return numbers
+    plain = cells[(cells["protocol"] == without(protocol, ROOT)) & ~cells["gpn"]]
+    return pd.concat([numbers, plain.merge(numbers[PAIR].drop_duplicates(), on=PAIR)], ignore_index=True)
 
 
 def forms(cells: pd.DataFrame) -> dict[str, tuple[bool, str]]:
@@ -256,19 +291,21 @@ def without(protocol: Protocol, *keys: str) -> Protocol:
     return Protocol(tuple((key, value) for key, value in protocol.items if key not in keys))
 
 
-def with_better(cells: pd.DataFrame, pair: Sequence[str]) -> pd.DataFrame:
-    """Add the column `better`: whether this is the best one of non-GPN, GPN and depth-aware GPN.
+def with_better(cells: pd.DataFrame, pair: Sequence[str], score: pd.Series | None = None) -> pd.DataFrame:
+    """Add the column `better`: whether this is the best one of those with a pair in common, such as non-GPN and GPN.
 
-    That is the highest mean (at two decimals; a tie has no best one) without a larger share of diverged runs than any
-    other. A number without a partner is not better than anything.
+    That is the highest score (a tie has no best one) without a larger share of lost runs than any other: those that
+    diverged or never got there. A number without a partner is not better than anything.
 
     Args:
         cells: statistics as `over_seeds` returns them, one row per index label.
         pair: the columns that the two have in common, besides `split`.
+        score: of each number, higher for a better one, at the digits that are shown; None: accuracies.
     """
     cells = cells.assign(better=False)
-    score = cells["mean"].round(2).fillna(float("-inf"))
-    share = cells["diverged"] / (cells["n"] + cells["diverged"])
+    score = (cells["mean"].round(2) if score is None else score).fillna(float("-inf"))
+    lost = cells["diverged"] + cells["unreached"]
+    share = lost / (cells["n"] + lost)
     for _, group in cells.groupby([*pair, "split"], dropna=False):
         if len(group) > 1:
             *_, second, best = score[group.index].sort_values().index
@@ -345,7 +382,8 @@ def paired(runs: pd.DataFrame) -> pd.DataFrame:
 def axis_order(value: Any) -> tuple[Any, ...]:
     """Return a sort key: named activations and datasets in the order of their tables, then numbers, then text.
 
-    Numbers inside text count as numbers: `0.3 over 50 layers` comes before `0.3 over 200 layers`.
+    Approaches come in the order of their table. Numbers inside text count as numbers: `0.3 over 50 layers` comes before
+    `0.3 over 200 layers`.
     """
     if isinstance(value, Protocol):
         return (2, [(key, axis_order(str(setting))) for key, setting in value.items])
@@ -353,7 +391,7 @@ def axis_order(value: Any) -> tuple[Any, ...]:
         return (1, float(value))
     name, _, tailored = value.partition(" ")
     base, form = split_label(name)
-    known = [*ACTIVATION_LABELS, *DATASETS]
+    known = [*ACTIVATION_LABELS, *DATASETS, *APPROACHES]
     if base in known:
         return (0, known.index(base), [*FORMS].index(form), tailored)
     parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.results import comparisons, statistics
-from bsnn_cli.runs import loading
+from bsnn_cli.runs import loading, selection
 
 
 class Results:
@@ -18,15 +19,22 @@ class Results:
 
     Args:
         output_root: folder with the results.
+        where: only runs with these settings, as `selection.select` takes them, and measurements of their networks.
+            Measurements of fresh networks are all there.
     """
 
-    def __init__(self, output_root: str | Path) -> None:
+    def __init__(self, output_root: str | Path, where: Sequence[str] = ()) -> None:
         self.root = Path(output_root)
+        self.where = where
 
     @functools.cached_property
     def runs(self) -> pd.DataFrame:
-        """All run directories, a row each."""
-        return loading.load_all(self.root)
+        """The run directories that are asked for, a row each.
+
+        Raises:
+            ConfigError: an unknown setting, or one that no run has.
+        """
+        return selection.require(loading.load_all(self.root), self.where)
 
     @functools.cached_property
     def finished(self) -> pd.DataFrame:
@@ -42,8 +50,12 @@ class Results:
 
     @functools.cached_property
     def summaries(self) -> list[dict[str, Any]]:
-        """Summaries of all measurements."""
-        return propagation_store.load_all(self.root)
+        """Summaries of measurements: of fresh networks, and of the runs that are asked for."""
+        summaries = propagation_store.load_all(self.root)
+        if not self.where:
+            return summaries
+        directories = {None} if self.runs.empty else {None, *self.runs["directory"]}
+        return [summary for summary in summaries if summary["trained"] in directories]
 
     @functools.cached_property
     def measured(self) -> list[dict[str, Any]]:

@@ -17,12 +17,13 @@ import pandas as pd
 from bsnn_cli.common.files import write_texts
 from bsnn_cli.common.table import DASH, Cell, Column, Table, document, table, to_latex
 from bsnn_cli.results import pivot, statistics
-from bsnn_cli.results.formats import Row, dataset_label, entry, records, signed
+from bsnn_cli.results.formats import Row, dataset_label, entry, records, signed, value_text
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, DATASETS, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import ModelConfig, OptimConfig
 
 PAPER_DATASETS = ("mnist", "cifar10")
 CSV_COLUMNS = ["split", "mean", "std", "n", "interval", "diverged", "numerics"]
+LATEX_NEEDS = "% Needs \\usepackage{booktabs} in the preamble."
 LEGEND = (
     "Accuracy in percent at the end of training; in parentheses with batch normalisation. Bold: the highest mean of "
     "Non-GPN, GPN and, where there is one, GPN-d (depth-aware, with the 1 − c it is tailored to), unless more of its "
@@ -37,11 +38,14 @@ PAIRED = (
 )
 
 
-def write_tables(runs: pd.DataFrame, directory: Path, rows: str | None = None, columns: str | None = None) -> str:
+def write_tables(
+    runs: pd.DataFrame, directory: Path, rows: str | None = None, columns: str | None = None
+) -> list[Path]:
     """Write the paper's layout, or a pivot table if a key is given; the other key is then `activation` unless given.
 
     The paper's layout is `{test,train}_accuracy.{csv,md,tex}`, `comparison.{csv,md}` and `paired.{csv,md}`; a pivot
-    table is `pivot_<rows>_by_<columns>_{test,train}.{csv,md,tex}`. Returns the text for the terminal.
+    table is `pivot_<rows>_by_<columns>_{test,train}.{csv,md,tex}`. Returns the files; none, with a warning, where the
+    folder cannot be written.
 
     Args:
         runs: one row per run directory, as `loading.load_all` reads them.
@@ -58,13 +62,12 @@ def write_tables(runs: pd.DataFrame, directory: Path, rows: str | None = None, c
         cells, pairs = statistics.over_seeds(counted), statistics.paired(counted)
         tables = {split: accuracy_tables(cells, split) for split in statistics.SPLITS}
         more = _comparison(statistics.compare(cells)) | _paired(pairs)
-        also = more["paired.md"] if (pairs["n"] > 1).any() else ""
-        return _write(runs, directory, "{}_accuracy", tables, _csv(cells, statistics.CELL), more, also)
+        return _write(directory, "{}_accuracy", tables, _csv(cells, statistics.CELL), more)
     rows, columns = "activation" if rows is None else rows, "activation" if columns is None else columns
     cells = pivot.along(counted, rows, columns)
     tables = {split: pivot_tables(cells, split, rows, columns) for split in statistics.SPLITS}
     keys = ["block", "row", "column", "dataset", "activation", "gpn", "batch_norm"]
-    return _write(runs, directory, f"pivot_{rows}_by_{columns}_{{}}", tables, _csv(cells, keys))
+    return _write(directory, f"pivot_{rows}_by_{columns}_{{}}", tables, _csv(cells, keys))
 
 
 def accuracy_tables(cells: pd.DataFrame, split: str) -> list[Table]:
@@ -103,22 +106,13 @@ def pivot_tables(cells: pd.DataFrame, split: str, rows: str, columns: str) -> li
     tables = []
     for title in cells["block"].unique():
         block = cells[cells["block"] == title]
-        values = {key: {_value(value): value for value in sorted(set(block[key]), key=statistics.axis_order)}
+        values = {key: {value_text(value): value for value in sorted(set(block[key]), key=statistics.axis_order)}
                   for key in ("row", "column")}  # fmt: skip
         headings = {Column(text): (value,) for text, value in values["column"].items()}
         title = f"{title}, otherwise the paper's protocol" if title else "Paper's protocol"
         keys = ["row", "column", "in_parentheses"]
         tables.append(_grid(block, split, keys, f"{rows} / {columns}", values["row"], headings, title))
     return tables
-
-
-def _value(value: Any) -> str:
-    """Return a value of the configuration as a command line writes it."""
-    if isinstance(value, str):
-        return value
-    if value is True or value is False:
-        return str(value).lower()
-    return str(int(value)) if float(value).is_integer() else str(float(value))
 
 
 def _grid(
@@ -160,30 +154,21 @@ def _grid(
 
 
 def _write(
-    runs: pd.DataFrame,
     directory: Path,
     stem: str,
     tables: Mapping[str, Sequence[Table]],
     cells: pd.DataFrame,
     more: Mapping[str, str] | None = None,
-    also: str = "",
-) -> str:
-    """Write the files of each split, and `more`; the terminal shows both splits, and then `also`."""
-    contents, shown = {}, []
+) -> list[Path]:
+    """Write the files of each split, and `more`."""
+    contents = {}
     for split, parts in tables.items():
         name, heading = stem.format(split), f"{split.capitalize()} accuracy (%)"
-        shown.append(document(f"# {heading}", *parts))
         contents[f"{name}.csv"] = cells[cells["split"] == split].to_csv(index=False)
         contents[f"{name}.md"] = document(f"# {heading}", *parts, f"{LEGEND} Every digit: {name}.csv.")
         latex = [to_latex(part, f"{heading}. {part.title}. {LEGEND}") for part in parts]
-        contents[f"{name}.tex"] = "\n".join(["% Needs \\usepackage{booktabs} in the preamble.", *latex])
-    contents |= more or {}
-    written = write_texts(directory, contents)
-    unfinished = statistics.unfinished(runs)
-    notes = [LEGEND, *([f"Not in the tables: {unfinished}; see `bsnn runs`."] if unfinished else [])]
-    notes += [f"\n{also}"] if also else []
-    notes += [f"Written to {directory}: {', '.join(contents)}"] if written else []
-    return "\n".join([*shown, *notes])
+        contents[f"{name}.tex"] = "\n".join([LATEX_NEEDS, *latex])
+    return write_texts(directory, contents | dict(more or {}))
 
 
 def _csv(cells: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -233,10 +218,27 @@ def _comparison(beside: pd.DataFrame) -> dict[str, str]:
 
 def _paired(pairs: pd.DataFrame) -> dict[str, str]:
     """Return the files with GPN minus non-GPN, a row per comparison."""
-    header = ["Protocol", "Dataset", "Activation", "Split", "Difference", "95 % interval", "Std", "Pairs", "Diverged"]
+    shown = paired_table(pairs) if len(pairs) else "No seed has both yet."
+    keys = ["protocol", "dataset", "activation", "separation", "batch_norm"]
+    return {
+        "paired.csv": _csv(pairs, keys).to_csv(index=False),
+        "paired.md": document("# GPN minus Non-GPN, paired by seed", PAIRED, shown),
+    }
+
+
+def paired_table(pairs: pd.DataFrame, settings: Mapping[str, Sequence[str]] | None = None) -> Table:
+    """Return GPN minus non-GPN, a row per comparison.
+
+    Args:
+        pairs: as `statistics.paired` returns them.
+        settings: columns that say what sets the rows apart; None for the protocol in words.
+    """
+    named = {"Protocol": [str(protocol) or "the paper's" for protocol in pairs["protocol"]]}
+    apart = named if settings is None else settings
+    header = ["Dataset", "Activation", "Split", "Difference", "95 % interval", "Std", "Pairs", "Diverged"]
     rows = [
         [
-            str(row["protocol"]) or "the paper's",
+            *values,
             dataset_label(row["dataset"]),
             ACTIVATION_LABELS.get(row["activation"], row["activation"])
             + (f", GPN-d {row['separation']}" if row["separation"] else "")
@@ -248,11 +250,6 @@ def _paired(pairs: pd.DataFrame) -> dict[str, str]:
             str(row["n"]),
             str(row["diverged"]),
         ]
-        for row in records(pairs)
+        for row, *values in zip(records(pairs), *apart.values(), strict=True)
     ]
-    shown = replace(table(header, rows), warning=statistics.mixed_numerics(pairs)) if rows else "No seed has both yet."
-    keys = ["protocol", "dataset", "activation", "separation", "batch_norm"]
-    return {
-        "paired.csv": _csv(pairs, keys).to_csv(index=False),
-        "paired.md": document("# GPN minus Non-GPN, paired by seed", PAIRED, shown),
-    }
+    return replace(table([*apart, *header], rows), warning=statistics.mixed_numerics(pairs))

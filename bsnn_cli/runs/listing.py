@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,50 +12,87 @@ from pathlib import Path
 import pandas as pd
 
 from bsnn_cli.common.files import read_text
+from bsnn_cli.common.table import Column, Table, render, text_of, to_markdown, to_terminal, to_text
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.runs import loading
+from bsnn_cli.runs import loading, selection
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.runs.watch import Watch, follow
-from bsnn_cli.settings.suggestions import nearest
+from bsnn_cli.settings.config import RunsConfig, TrainConfig
+from bsnn_cli.settings.options import options
+
+SETTINGS = tuple(key for key, _, _ in options(TrainConfig()))
 
 
-def overview(
+def listing(config: RunsConfig, width: int | None) -> str:
+    """Return the runs that are asked for, in the form that is asked for.
+
+    On a terminal, a text has only the settings that differ, says what the runs have in common once above them, and is
+    shortened to the width of the terminal. Anywhere else nothing is left out or shortened.
+
+    Args:
+        config: of `bsnn runs`.
+        width: of the terminal in characters; None if the text goes elsewhere.
+
+    Raises:
+        ConfigError: there is no such setting or column.
+    """
+    table = chosen(config.output_root, config.status, config.where or [], config.sort)
+    also = [] if config.sort is None else [config.sort.removeprefix("-")]
+    also += ["error"] if config.status == "failed" else []
+    everything = shown(table, also, config.columns)
+    if config.format in ("csv", "json") or table.empty:
+        return render(everything, config.format)
+    if config.format == "markdown":
+        return to_markdown(for_people(everything))
+    if width is None:
+        return to_text(for_people(everything))
+    common = "" if config.columns else in_common(table)
+    frame = everything if config.columns else _with_short_paths(shown(table, also, differing(table)))
+    text, gone = to_terminal(for_people(frame, brief=True), width)
+    hint = f"not shown, for want of width: {', '.join(gone)}; columns= chooses what is" if gone else ""
+    return "\n".join(part for part in (*textwrap.wrap(common, width), text, hint) if part)
+
+
+def chosen(
     output_root: str, status: str | None = None, where: Sequence[str] = (), sort: str | None = None
 ) -> pd.DataFrame:
-    """Return a row for each run, by directory unless sorted: what and how far it is, its last metrics, its directory.
+    """Return the rows of `loading.load_all` that are asked for, by directory unless sorted; also with last metrics.
+
+    Where no run is what is asked for, a line on standard error says why.
 
     Args:
         output_root: folder with the runs.
-        status: only these; with `failed` a column says why.
+        status: only these.
         where: only runs with these settings, such as `model.depth=50` or `seed=0,1`, one of the values.
-        sort: a column of `loading.load_all`, or its name after a minus: largest first. It is shown too.
+        sort: a column of `loading.load_all`, or its name after a minus: largest first.
 
     Raises:
         ConfigError: there is no such setting or column.
     """
     table = loading.load_all(output_root)
-    if not len(table):
-        return pd.DataFrame()
+    if table.empty:
+        return table
     last = pd.DataFrame([_last_epoch(Path(directory)) for directory in table["directory"]])
     for metric in ("train_loss", "test_accuracy"):  # of runs that are not finished too
         table[metric] = last.get(metric)
-    table = table.assign(activation=_activation(table), dataset=table["dataset.name"])
-    if status is not None:
-        table = table[table["status"] == status]
-    for setting in where:
-        table = _matching(table, setting)
-    if sort is not None:
-        table = _sorted(table, sort)
-    return _columns(table, status == "failed", None if sort is None else sort.removeprefix("-"))
+    rows = selection.with_names(selection.select(table, asked(status, where)))
+    if rows.empty:
+        print(selection.mismatch(table, asked(status, where)), file=sys.stderr)
+    return rows if sort is None else _sorted(rows, sort)
+
+
+def asked(status: str | None, where: Sequence[str]) -> list[str]:
+    """Return all that is asked of runs as settings, the status first."""
+    return [*([] if status is None else [f"status={status}"]), *where]
 
 
 def watch(output_root: str, status: str | None = None, where: Sequence[str] = ()) -> None:
-    """Follow the runs that `overview` lists until all of them have ended; arguments and errors as there.
+    """Follow the runs that `chosen` returns until all of them have ended; arguments and errors as there.
 
     Raises:
         ConfigError: there is no such run.
     """
-    table = overview(output_root, status, where)
+    table = selection.require(loading.load_all(output_root), asked(status, where))
     if not len(table):
         raise ConfigError(f"output_root={output_root}: there is no such run to watch")
     directories = [RunDirectory(Path(directory)) for directory in table["directory"]]
@@ -67,62 +105,99 @@ def watch(output_root: str, status: str | None = None, where: Sequence[str] = ()
     )
 
 
-def _columns(table: pd.DataFrame, failed: bool, extra: str | None) -> pd.DataFrame:
-    """Return the columns that a person wants to see of the rows of `loading.load_all`."""
-    progress = [f"{done}/{total}" for done, total in zip(table["epoch"], table["optim.epochs"], strict=True)]
-    columns = {
+def shown(table: pd.DataFrame, also: Sequence[str] = (), columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the columns that a person wants to see of runs, as `chosen` returns them.
+
+    Args:
+        table: the runs.
+        also: columns that are shown besides.
+        columns: those that are shown; None for what is of most interest. `error` says why a run failed.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    if table.empty:
+        return pd.DataFrame()
+    usual = {
         "dataset": table["dataset"],
         "activation": table["label"],
         "protocol": table["protocol"],
         "seed": table["seed"],
         "status": table["status"],
-        "epochs": progress,
+        "epochs": [f"{done}/{total}" for done, total in zip(table["epoch"], table["optim.epochs"], strict=True)],
         "train_loss": table["train_loss"].astype(float),
         "test_accuracy": table["test_accuracy"].astype(float),
         "train_accuracy": table["train_accuracy"].astype(float),
+        "directory": table["directory"],
     }
-    if extra is not None and extra not in (*columns, "directory"):
-        columns[extra] = table[extra]
-    columns["directory"] = table["directory"]
-    if failed:
-        columns["error"] = [_error(Path(directory)) for directory in table["directory"]]
-    return pd.DataFrame(columns).reset_index(drop=True) if len(table) else pd.DataFrame()
+    if "error" in (*also, *(columns or ())):
+        usual["error"] = [_error(Path(directory)) for directory in table["directory"]]
+    if columns is None:  # where a run lies, and why it failed, can be long, and stand at the end
+        last = [name for name in usual if name in ("directory", "error")]
+        columns = [*(name for name in (*usual, *also) if name not in last), *last]
+    named = {
+        name: usual[name] if name in usual else selection.column(table, f"columns={name}", name)
+        for name in dict.fromkeys([*columns, *also])
+    }
+    return pd.DataFrame(named, index=table.index).reset_index(drop=True)
 
 
-def _activation(table: pd.DataFrame) -> pd.Series:
-    """Return activations as `activation=` takes them, such as `tanh_gpn`, with batch normalisation or without."""
-    tailored = table["activation.separation"].notna().map({True: "_d", False: ""})
-    return table["activation.name"] + table["activation.gpn"].map({True: "_gpn", False: ""}) + tailored
+def differing(table: pd.DataFrame) -> list[str]:
+    """Return the columns of `shown` that tell runs apart, and what became of them; settings by their keys."""
+    alike = common(table)
+    columns = ["dataset", "activation", *_settings(table), "seed", "status", "epochs"]
+    columns += [name for name in ("test_accuracy", "train_loss", "train_accuracy") if table[name].notna().any()]
+    return [*(name for name in columns if name not in alike), "directory"]
 
 
-def _matching(table: pd.DataFrame, setting: str) -> pd.DataFrame:
-    key, _, values = setting.partition("=")
-    wanted = [_comparable(value) for value in values.split(",")]
-    return table[[_comparable(value) in wanted for value in _column(table, setting, key)]]
+def common(table: pd.DataFrame) -> dict[str, str]:
+    """Return the settings and the status that all runs have in common, as a user types them."""
+    columns = ["dataset", "activation", *_settings(table), "seed", "status", "epochs"]
+    texts = {name: {selection.typed(value) for value in shown(table, columns=[name])[name]} for name in columns}
+    return {name: min(values) for name, values in texts.items() if len(values) == 1}
 
 
-def _comparable(value: object) -> object:
-    """Return a value as a number where it is one, else as the command line writes it."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "null"
-    try:
-        return str(value).lower() if isinstance(value, bool) else float(str(value))
-    except ValueError:
-        return str(value)
+def in_common(table: pd.DataFrame) -> str:
+    """Return a line that counts the runs and says what they have in common."""
+    alike = " ".join(f"{key}={value}" for key, value in common(table).items())
+    return f"{len(table)} runs, all {alike}" if len(table) > 1 and alike else f"1 run, {alike}" if alike else ""
+
+
+def _settings(table: pd.DataFrame) -> list[str]:
+    """Return the keys that set any run apart from the paper's protocol; epochs are shown with how many are done."""
+    apart = {key for protocol in table["settings"] for key in protocol.settings}
+    return [key for key in SETTINGS if key in apart and key != "optim.epochs"]
+
+
+def for_people(frame: pd.DataFrame, brief: bool = False) -> Table:
+    """Return a frame of runs as a table: settings as they are typed, metrics with two decimals.
+
+    Args:
+        frame: as `shown` returns it.
+        brief: whether a heading is only the last part of a key, such as `lr`, where that names no other column.
+    """
+    ends = Counter(name.rpartition(".")[2] for name in frame.columns)
+    columns = [
+        Column(
+            end if brief and ends[end := name.rpartition(".")[2]] == 1 else name,
+            words=not pd.api.types.is_numeric_dtype(frame[name]),
+            ends=name == "directory",
+        )
+        for name in frame.columns
+    ]
+    texts = [[(selection.typed if name in SETTINGS else text_of)(value) for value in frame[name]] for name in frame]
+    return Table(columns, [list(row) for row in zip(*texts, strict=True)])
+
+
+def _with_short_paths(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with directories from the folder of the dataset on."""
+    return frame.assign(directory=frame["directory"].map(lambda path: "/".join(Path(path).parts[-3:])))
 
 
 def _sorted(table: pd.DataFrame, sort: str) -> pd.DataFrame:
     key = sort.removeprefix("-")
-    column = _column(table, f"sort={sort}", key)
+    column = selection.column(table, f"sort={sort}", key)
     return table.loc[column.sort_values(ascending=key == sort, kind="stable", na_position="last").index]
-
-
-def _column(table: pd.DataFrame, argument: str, key: str) -> pd.Series:
-    if key not in table:
-        near = nearest(key, table.columns, n=3, cutoff=0.4)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise ConfigError(f"{argument}: there is no column {key}{hint}")
-    return table[key]
 
 
 def _last_epoch(directory: Path) -> dict[str, float]:
@@ -131,8 +206,9 @@ def _last_epoch(directory: Path) -> dict[str, float]:
     return dict(epochs.iloc[-1]) if len(epochs) else {}
 
 
-def _error(directory: Path) -> str:
-    return str(json.loads(read_text(directory / "failed.json"))["error"])
+def _error(directory: Path) -> str | None:
+    path = directory / "failed.json"
+    return str(json.loads(read_text(path))["error"]) if path.exists() else None
 
 
 def prune(output_root: str, delete: bool) -> str:

@@ -15,6 +15,7 @@ from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings.choices import MADE_CHOICES
 from bsnn_cli.settings.config import VERBS
 from bsnn_cli.settings.options import complaint, options
+from bsnn_cli.settings.suggestions import nearest
 
 
 def groups() -> dict[str, list[str]]:
@@ -71,9 +72,13 @@ def spelled_out(verb: str, word: str) -> str:
     """Return the word as Hydra wants it, where that is longer than what a user types.
 
     `network=` is short for `network.path=`. What `network.kwargs.depth=20` adds to a mapping, Hydra takes
-    with `++` only.
+    with `++` only. A key that takes a list takes its entries without brackets: `metric=train_loss,test_loss`.
     """
     defaults = {key: default for key, _, default in options(VERBS[verb]())}
+    lists = [key for key, entry, _ in options(VERBS[verb]()) if str(entry.type).startswith("list")]
+    key, _, text = word.partition("=")
+    if key in lists and re.fullmatch(r"[^\[({'\"=]+", text) and text != "null":
+        return f"{key}=[{text}]"
     if word.startswith("network=") and "network.path" in defaults:
         return word.replace("network", "network.path", 1)
     mappings = tuple(f"{key}{end}" for key, default in defaults.items() if isinstance(default, dict) for end in ".=")
@@ -111,12 +116,24 @@ def quoted(text: str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"
 
 
-def filters(arguments: list[str]) -> list[str]:
-    """Return the command line of `bsnn runs`, with keys of runs, such as `seed=0,1`, gathered under `where`."""
-    verb_keys = [key for key, _, _ in options(VERBS["runs"]())]
+def filters(verb: str, arguments: list[str]) -> list[str]:
+    """Return the command line with keys of runs, such as `seed=0,1`, gathered under `where`, if the verb has that key.
+
+    A key that is almost one of the verb's, such as `row` or `fromat`, is left to Hydra, which suggests that one.
+    """
+    verb_keys = [key for key, _, _ in options(VERBS[verb]())]
+    if "where" not in verb_keys:
+        return arguments
+    run_keys = [key for key, _, _ in options(VERBS["train"]())]
     keys = {argument: match[1] for argument in arguments if (match := re.match(r"(\w[\w.]*)=.", argument))}
     refuse_repeated(list(keys))
-    settings = [argument for argument, key in keys.items() if key not in verb_keys and not key.startswith("hydra")]
+    settings = [
+        argument
+        for argument, key in keys.items()
+        if key not in verb_keys
+        and not key.startswith("hydra")
+        and (key in run_keys or not nearest(key, verb_keys, cutoff=0.7))
+    ]
     if not settings:
         return arguments
     where = ",".join(map(quoted, settings))

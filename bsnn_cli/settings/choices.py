@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +115,25 @@ MADE_CHOICES: dict[str, dict[str, dict[str, Any]]] = {
 NORM_GROUPS = 10
 """Groups of `model.norm=group`; a divisor of all widths of the paper's experiments."""
 
+SPLITS = ("test", "train", "validation")
+"""Parts of a dataset on which a network is evaluated."""
+
+QUANTITIES = ("accuracy", "loss", *(f"{split}_{name}" for split in SPLITS for name in ("accuracy", "loss")))
+"""Numbers of a run at the end of its training, of the splits that are shown or of one."""
+
+
+def metric_parts(metric: str) -> tuple[str, str | None, float | None] | None:
+    """Split a metric into its quantity, its split and its target; None if it is no metric.
+
+    `test_loss` is ("loss", "test", None), and `epochs_to_90`, or `epochs_to=90`, is ("epochs_to", None, 90.0).
+    """
+    plain = re.fullmatch(rf"(?:({'|'.join(SPLITS)})_)?(accuracy|loss)", metric)
+    if plain:
+        return plain[2], plain[1], None
+    target = re.fullmatch(r"epochs_to[_=](\d{1,2}(?:\.\d+)?|100)", metric)
+    return ("epochs_to", None, float(target[1])) if target else None
+
+
 FIGURES = (
     "activations",
     "propagation",
@@ -136,3 +156,16 @@ FIGURES = (
     "networks",
 )
 FORMATS = ("png", "svg", "pdf")
+
+METRICS = (
+    "train_loss",
+    "test_loss",
+    "validation_loss",
+    "train_accuracy",
+    "test_accuracy",
+    "validation_accuracy",
+    "learning_rate",
+    "orthogonality_error",
+    "elapsed_s",
+)
+"""Columns of `epochs.csv` that are drawn against the epoch."""

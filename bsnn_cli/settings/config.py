@@ -17,8 +17,12 @@ from bsnn_cli.settings.choices import (
     DEFAULT_SEPARATION,
     FIGURES,
     FORMATS,
+    METRICS,
     NORM_GROUPS,
+    QUANTITIES,
+    SPLITS,
     WEIGHTS_KINDS,
+    metric_parts,
 )
 from bsnn_cli.settings.options import Rule, above, at_least, between, half_open, one_of, option, some_of
 from bsnn_cli.settings.profiles import ReportConfig, ReproduceConfig
@@ -271,6 +275,15 @@ class PropagateConfig:
     progress: bool = option(True, "show a progress bar, on a terminal")
 
 
+METRIC = Rule(
+    f"one of {', '.join(QUANTITIES)}, or epochs_to_P, such as epochs_to_90",
+    lambda text: metric_parts(text) is not None,
+    (*QUANTITIES, "epochs_to_90"),
+)
+
+WHERE = "only runs with these settings; entries can be given as such: model.depth=50 seed=0,1"
+
+
 @dataclass(kw_only=True)
 class TableConfig:
     """Accuracy tables from all finished runs, or the comparison of approaches from all measured signals."""
@@ -281,8 +294,16 @@ class TableConfig:
         "exact orthogonality against unit rows; roots: upper against lower root b",
         one_of("accuracy", "approaches", "constraint", "roots"),
     )
-    rows: str | None = option(None, "key of the rows, such as model.depth; null: the paper's layout")
+    rows: str | None = option(None, "key of the rows, such as model.depth or approach; null: the paper's layout")
     columns: str | None = option(None, "key of the columns; null: the paper's layout")
+    where: list[str] | None = option(None, WHERE)
+    metric: str = option(
+        "accuracy",
+        "what is shown, at the end of training; epochs_to_P: the first epoch with an accuracy of P percent",
+        METRIC,
+    )
+    split: str = option("both", "of which data; both: test and training", one_of(*SPLITS, "both"))
+    format: str = option("text", "how to print", one_of("text", "markdown", "latex", "csv"))
     output_root: str = option("outputs", "folder with the runs; tables go to its folder `tables`", path=True)
 
 
@@ -294,6 +315,15 @@ class FiguresConfig:
     formats: list[str] | None = option(None, f"of the pictures; null: {', '.join(FORMATS)}", some_of(*FORMATS))
     depth: int = option(200, "of the networks whose signals are shown", at_least(1), unit="layers")
     width: int = option(500, "of these, but in figure width", at_least(1), unit="units")
+    by: str | None = option(
+        None,
+        "of curves: overlay the runs that differ in this key, such as optim.lr, activation or seed; null: GPN and "
+        "non-GPN",
+    )
+    metric: list[str] | None = option(
+        None, "of curves: what is drawn against the epoch; null: test_accuracy", some_of(*METRICS)
+    )
+    where: list[str] | None = option(None, f"{WHERE}; then only figures of runs are drawn")
     output_root: str = option("outputs", "folder with the numbers; figures go to its folder `figures`", path=True)
 
 
@@ -338,13 +368,17 @@ class RunsConfig:
     """What has been run."""
 
     status: str | None = option(None, "show only these", one_of("done", "diverged", "failed", "interrupted", "running"))
-    where: list[str] | None = option(
-        None, "show only runs with these settings; entries can be given as such: model.depth=50 seed=0,1"
-    )
+    where: list[str] | None = option(None, WHERE)
     sort: str | None = option(
         None, "column or key to sort by, such as test_accuracy or model.depth; -KEY: largest first; null: by directory"
     )
+    columns: list[str] | None = option(
+        None, "columns or keys to show, such as seed,optim.lr,test_accuracy; null: what differs between the runs"
+    )
     format: str = option("text", "how to print", one_of("text", "markdown", "csv", "json"))
+    help: str | None = option(
+        None, "columns: explain every column and key of the files of results, and list no run", one_of("columns")
+    )
     watch: bool = option(False, "follow the runs until all of them have ended, or Ctrl-C")
     prune: bool = option(False, "say which files of finished and failed runs can go, and how much that frees")
     yes: bool = option(False, "with prune: delete them")

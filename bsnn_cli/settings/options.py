@@ -28,7 +28,7 @@ def one_of(*choices: str) -> Rule:
 
 def some_of(*choices: str) -> Rule:
     """Accept a list of named choices that is not empty."""
-    return Rule("a list of " + ", ".join(choices), lambda names: len(names) > 0 and set(names) <= {*choices})
+    return Rule("a list of " + ", ".join(choices), lambda names: len(names) > 0 and set(names) <= {*choices}, choices)
 
 
 def at_least(bound: float) -> Rule:
@@ -108,6 +108,9 @@ TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or fal
 
 def complaint(key: str, value: Any, words: str, choices: Iterable[str] = ()) -> str:
     """Return a line that names the key, the value, what is allowed and, among names, the nearest one."""
-    near = nearest(str(value), choices)
+    known = set(choices)
+    wrong = [entry for entry in value if entry not in known][:1] if isinstance(value, list) else [value]
+    near = [name for entry in wrong for name in nearest(str(entry), choices)]
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{key}={value}: must be {words}{hint}"
+    written = f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+    return f"{key}={written}: must be {words}{hint}"

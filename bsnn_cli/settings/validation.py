@@ -8,8 +8,15 @@ from typing import Any
 
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings import approaches
-from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, NORM_GROUPS, UNTAILORED
-from bsnn_cli.settings.config import ActivationConfig, ModelConfig, PropagateConfig, TheoryConfig, TrainConfig
+from bsnn_cli.settings.choices import AUTO_ROOT, CUSTOM, DATASETS, NORM_GROUPS, UNTAILORED, metric_parts
+from bsnn_cli.settings.config import (
+    ActivationConfig,
+    ModelConfig,
+    PropagateConfig,
+    TableConfig,
+    TheoryConfig,
+    TrainConfig,
+)
 from bsnn_cli.settings.options import allowed, complaint, options
 
 
@@ -52,8 +59,27 @@ def problems(config: Any) -> list[str]:
             lines.append(f"propagate.histogram={beyond[0]}: must be a layer from 1 to {config.model.depth}")
     if isinstance(config, TheoryConfig) and config.largest_width < config.smallest_width:
         lines.append(f"largest_width={config.largest_width}: must be at least smallest_width={config.smallest_width}")
+    if isinstance(config, TableConfig):
+        lines += table_problems(config)
     model = getattr(config, "model", None)
     return lines if model is None else lines + contradictions(model) + approaches.contradictions(config)
+
+
+def table_problems(config: TableConfig) -> list[str]:
+    """Return what a table cannot be asked for; one line each."""
+    default = TableConfig()
+    lines = []
+    if config.kind != default.kind:
+        apart = ("rows", "columns", "metric", "split", "format", *(["where"] if config.kind == "approaches" else []))
+        lines += [
+            f"{key}: goes with kind={default.kind}, not with kind={config.kind}"
+            for key in apart
+            if getattr(config, key) != getattr(default, key)
+        ]
+    parts = metric_parts(config.metric)
+    if parts is not None and parts[1] is not None and config.split not in (default.split, parts[1]):
+        lines.append(f"split={config.split}: contradicts metric={config.metric}, which is of split={parts[1]}")
+    return lines
 
 
 def path_problems(activation: ActivationConfig) -> list[str]:

@@ -1,0 +1,218 @@
+"""Numbers over seeds laid out in one table: what varies between runs in columns, what they have in common said once.
+
+Two layouts: the paper's, activations × (datasets × forms of GPN), and a pivot along any two keys. Settings that set
+runs apart beyond that stand in columns before the labels of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bsnn_cli.common.table import DASH, Cell, Column, Table
+from bsnn_cli.results import pivot, statistics
+from bsnn_cli.results.formats import dataset_label, entry, records, value_text
+from bsnn_cli.results.metrics import Metric
+from bsnn_cli.settings.choices import ACTIVATION_LABELS
+from bsnn_cli.settings.identity import Protocol
+
+COMMON = (
+    "dataset",
+    "model.depth",
+    "model.width",
+    "optim.lr",
+    "optim.momentum",
+    "optim.batch_size",
+    "optim.epochs",
+)
+"""Settings that are said even where they are the paper's."""
+
+
+Varying = Mapping[str, Mapping[Protocol, str]]
+"""The values of each setting that varies, by what sets a number apart."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each number stands.
+
+    Attributes:
+        cells: as `statistics.over_seeds` returns them, with `better`, `rest` (a `Protocol`: what sets it apart that
+            neither row nor column says), `row`, `column`, `in_parentheses`, and `borrowed` (stands under a protocol
+            that is not its own).
+        corner: heading of the labels of the rows.
+        rows: labels by value, in order.
+        columns: headings by value, in order.
+        keys: columns of `cells` that identify a number in a CSV file, besides the settings.
+        said: keys that rows and columns say; of a row that follows no approach, its settings are in `rest` though.
+        compared: among what the better number is sought, in words.
+    """
+
+    cells: pd.DataFrame
+    corner: str
+    rows: Mapping[Any, str]
+    columns: Mapping[Any, Column]
+    keys: Mapping[str, str]
+    said: set[str]
+    compared: str
+
+
+def paper(runs: pd.DataFrame, values: Mapping[str, pd.Series], metric: Metric) -> Layout:
+    """Return the paper's layout: activations × (datasets × non-GPN, GPN and depth-aware GPN).
+
+    Args:
+        runs: as `statistics.finished` returns them.
+        values: for each split a number of each run, as `metrics.values` returns them.
+        metric: what the numbers are.
+    """
+    cells = statistics.over_seeds(runs, values=values)
+    parts = []
+    for protocol in cells["protocol"].unique():
+        numbers = statistics.under(protocol, cells).reset_index(drop=True)
+        numbers = statistics.with_better(numbers, statistics.PAIR, metric.score(numbers["mean"]))
+        parts.append(numbers.assign(rest=[protocol] * len(numbers), borrowed=numbers["protocol"] != protocol))
+    placed = pd.concat(parts, ignore_index=True)
+    placed["row"], placed["in_parentheses"] = placed["activation"], placed["batch_norm"]
+    placed["column"] = list(zip(placed["dataset"], placed["gpn"], placed["separation"], strict=True))
+    datasets = sorted(set(placed["dataset"]), key=statistics.axis_order)
+    there = set(placed["column"])
+    columns = {
+        (dataset, *form): Column(heading, group=dataset_label(dataset) if len(datasets) > 1 else "")
+        for dataset in datasets
+        for heading, form in statistics.forms(placed).items()
+        if (dataset, *form) in there
+    }
+    names = sorted(set(placed["activation"]), key=statistics.axis_order)
+    rows = {name: ACTIVATION_LABELS.get(name, name) for name in names}
+    said = {"activation.name", "activation.gpn", statistics.SEPARATION, *(["dataset"] if len(datasets) > 1 else [])}
+    keys = {key: key for key in ("dataset", "activation", "gpn", "separation", "batch_norm")}
+    return Layout(placed, "Activation", rows, columns, keys, said, "Non-GPN and GPN")
+
+
+def along(runs: pd.DataFrame, values: Mapping[str, pd.Series], metric: Metric, rows: str, columns: str) -> Layout:
+    """Return the layout along two keys, as `pivot.along` takes them; the other arguments are those of `paper`.
+
+    Raises:
+        ConfigError: an unknown key, or the same key twice.
+    """
+    cells = pivot.along(runs, rows, columns, values, metric.score).assign(borrowed=False)
+    labels = {axis: sorted(set(cells[axis]), key=statistics.axis_order) for axis in ("row", "column")}
+    headings = {value: Column(value_text(value)) for value in labels["column"]}
+    names = {value: value_text(value) for value in labels["row"]}
+    keys = {rows: "row", columns: "column", **({"batch_norm": "batch_norm"} if cells["in_parentheses"].any() else {})}
+    axes = {pivot.axis_key("rows", rows), pivot.axis_key("columns", columns)}
+    said = {key for axis in axes for key in (axis, *pivot.AXES.get(axis, []))}
+    compared = "the approaches" if "approach" in axes else "Non-GPN and GPN"
+    return Layout(cells, f"{rows} / {columns}", names, headings, keys, said, compared)
+
+
+def settings(layout: Layout, runs: pd.DataFrame) -> tuple[Varying, dict[str, str]]:
+    """Return the settings that vary and those that all runs have in common.
+
+    Args:
+        layout: of numbers of these runs.
+        runs: as `statistics.finished` returns them.
+
+    Returns:
+        For each key that varies, its value for each `rest`; for each other one, the value. Where a dataset decides, as
+        over epochs, there may be several, such as `50,100`.
+    """
+    rests = sorted(set(layout.cells["rest"]), key=lambda rest: (len(rest.settings), statistics.axis_order(rest)))
+    stated = dict.fromkeys(key for rest in rests for key in rest.settings)
+    varying: dict[str, dict[Protocol, str]] = {}
+    common: dict[str, str] = {}
+    for key in dict.fromkeys([*(key for key in COMMON if key not in layout.said), *stated]):
+        values = {rest: rest.settings.get(key) for rest in rests}
+        if len({str(value) for value in values.values()}) == 1:
+            common[key] = _values(runs, key) if key not in stated else value_text(values[rests[0]])
+            continue
+        lacking = [key not in protocol.settings for protocol in runs["protocol"]]
+        usual = DASH if key in layout.said else _values(runs[lacking], key)
+        varying[key] = {rest: usual if value is None else value_text(value) for rest, value in values.items()}
+    return varying, common
+
+
+def _values(runs: pd.DataFrame, key: str) -> str:
+    """Return the values of a key that runs have, as a command line writes them."""
+    present = runs.get(key, pd.Series(dtype=object)).astype(object)
+    values = set(present.where(present.notna(), "null"))
+    return ",".join(value_text(value) for value in sorted(values, key=statistics.axis_order))
+
+
+def tabulate(layout: Layout, varying: Varying, split: str, metric: Metric, title: str) -> Table:
+    """Return the table of a split, with the batch-normalised number in parentheses behind the plain one.
+
+    Args:
+        layout: of all numbers.
+        varying: as `settings` returns it; a column for each key.
+        split: that is shown.
+        metric: what the numbers are.
+        title: of the table.
+    """
+    shown = layout.cells[layout.cells["split"] == split]
+    numbers = {(row["rest"], row["row"], row["column"], bool(row["in_parentheses"])): row for row in records(shown)}
+    parentheses = bool(shown["in_parentheses"].any())
+    counted = runs_each(shown) is None
+    columns = {value: column for value, column in layout.columns.items() if value in set(shown["column"])}
+
+    def cell(rest: Protocol, row: Any, column: Any) -> Cell:
+        plain, normed = (
+            entry(numbers.get((rest, row, column, norm)), metric.notation, counted) for norm in (False, True)
+        )
+        return Cell([*plain, " (", *normed, ")"] if parentheses else plain)
+
+    places = sorted(
+        {(row["rest"], row["row"]) for row in records(shown)}, key=lambda place: order(layout, varying, *place)
+    )
+    return Table(
+        [
+            *(Column(key, words=_are_words(texts.values())) for key, texts in varying.items()),
+            Column(layout.corner, words=True),
+            *columns.values(),
+        ],
+        [
+            [*(texts[rest] for texts in varying.values()), layout.rows[row], *(cell(rest, row, key) for key in columns)]
+            for rest, row in places
+        ],
+        title,
+        statistics.mixed_numerics(shown),
+    )
+
+
+def runs_each(cells: pd.DataFrame) -> int | None:
+    """Return how many runs each number of a table is an average of; None if that varies or some runs are in no mean."""
+    counts = set(cells["n"])
+    return counts.pop() if len(counts) == 1 and not (cells["diverged"] + cells["unreached"]).any() else None
+
+
+def order(layout: Layout, varying: Varying, rest: Protocol, row: Any) -> tuple[Any, ...]:
+    """Return a sort key of a row of the table: by the settings that vary, from left to right, then by its label."""
+    values = [statistics.axis_order(_number(texts[rest])) for texts in varying.values()]
+    return (values, [*layout.rows].index(row))
+
+
+def _number(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _are_words(texts: Iterable[str]) -> bool:
+    return any(isinstance(_number(text), str) for text in texts)
+
+
+def tidy(layout: Layout, varying: Varying, splits: Sequence[str], metric: Metric) -> pd.DataFrame:
+    """Return every digit: a row for each number, with a column for each setting that varies."""
+    cells = layout.cells[~layout.cells["borrowed"]]
+    cells = cells[cells["split"].isin(splits)].reset_index(drop=True)
+    ranks = [([*splits].index(row["split"]), order(layout, varying, row["rest"], row["row"])) for row in records(cells)]
+    columns: dict[str, pd.Series] = {key: cells["rest"].map(texts) for key, texts in varying.items()}
+    columns |= {name: cells[column] for name, column in layout.keys.items()}
+    columns |= {"metric": pd.Series(metric.name, cells.index), "split": cells["split"]}
+    columns |= {name: cells[name] for name in ("mean", "std", "n", "interval", "diverged", "unreached")}
+    columns |= {"numerics": cells["numerics"].map(lambda versions: " ".join(map(str, versions)))}
+    return pd.DataFrame(columns).loc[sorted(cells.index, key=ranks.__getitem__)]

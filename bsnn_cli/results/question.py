@@ -1,0 +1,143 @@
+"""`bsnn table`: what is asked of the stored runs, and the answer in the form that is asked for.
+
+A question about the accuracies of all runs also writes the files of `tables.write_tables`. Any other is only answered,
+so that the files always hold all runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from bsnn_cli.common.table import Table, to_latex, to_markdown, to_text
+from bsnn_cli.errors import ConfigError
+from bsnn_cli.results import layout, metrics, statistics, tables
+from bsnn_cli.results.metrics import Metric
+from bsnn_cli.results.store import Results
+from bsnn_cli.settings.config import TableConfig
+
+PAIRED = "GPN minus Non-GPN of the same seed, in percentage points; 95 % interval of the mean by Student's t from n = 3"
+VALIDATION = "dataset.validation=0.1 sets a part of the training split aside"
+EVERY_EPOCH = "it needs an accuracy after every epoch, as eval.train_every=1 gives it of the training split"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is printed.
+
+    Attributes:
+        text: the tables in the form that was asked for, and nothing else unless that is `text`.
+        remarks: lines about them: what is left out, what was written.
+    """
+
+    text: str
+    remarks: list[str]
+
+    def __str__(self) -> str:
+        return "\n\n".join([self.text, *self.remarks])
+
+
+def ask(results: Results, folder: Path | None, question: TableConfig) -> Answer:
+    """Answer a question about the accuracy, the loss or the speed of runs.
+
+    Args:
+        results: the runs that are asked about.
+        folder: for the files of the paper's layout or of a pivot table, which hold accuracies; None to write none.
+        question: keys `rows`, `columns`, `metric`, `split` and `format`; `where` has chosen among the runs already.
+
+    Raises:
+        ConfigError: an unknown metric or key, no finished run, or none with such a number.
+        RunDirectoryError: runs contradict each other.
+    """
+    metric, splits = metrics.parse(question.metric, question.split)
+    runs = statistics.finished(results.runs)
+    if splits == ["validation"]:
+        runs = runs[runs["dataset.validation"] > 0]
+    values = {split: metrics.values(metric, split, runs, results) for split in splits}
+    numbers = _with_numbers(values, runs, question)
+    placed = _layout(runs, numbers, metric, question)
+    varying, common = layout.settings(placed, runs)
+    shown = [layout.tabulate(placed, varying, split, metric, _caption(placed, split, metric)) for split in numbers]
+    constant = "All runs: " + " ".join(f"{key}={value}" for key, value in common.items())
+    written = []
+    if folder is not None and question.metric == TableConfig().metric:
+        written = tables.write_tables(results.runs, folder, question.rows, question.columns)
+    remarks = [f"Not in the tables: {rest}; see `bsnn runs`." if (rest := statistics.unfinished(results.runs)) else ""]
+    remarks += [f"Written to {folder}: {', '.join(path.name for path in written)}"] if written else []
+    if question.format == "csv":
+        text = layout.tidy(placed, varying, [*numbers], metric).to_csv(index=False).rstrip("\n")
+        remarks.insert(0, constant)
+    elif question.format == "latex":
+        text = "\n".join(
+            [tables.LATEX_NEEDS, *(to_latex(part, f"{part.title}. {constant}.") for part in shown)]
+        ).rstrip("\n")
+    else:
+        write = to_markdown if question.format == "markdown" else to_text
+        parts = [constant, *("\n\n".join([part.title, write(part), *_warning(part)]) for part in shown)]
+        if metric.name == "accuracy" and question.rows is None and question.columns is None:
+            parts += _paired(runs, [*numbers], varying, write)
+        text = "\n\n".join(parts)
+    return Answer(text, [remark for remark in remarks if remark])
+
+
+def _with_numbers(
+    numbers: Mapping[str, pd.Series], runs: pd.DataFrame, question: TableConfig
+) -> Mapping[str, pd.Series]:
+    """Return the splits of which some run has a number; all of them where every run has diverged.
+
+    Raises:
+        ConfigError: there is none, and what to do.
+    """
+    present = {split: values for split, values in numbers.items() if values.notna().any()}
+    if present or (len(runs) and (runs["status"] == "diverged").all()):
+        return present or numbers
+    asked = f"metric={question.metric}" + (f" split={question.split}" if question.split in numbers else "")
+    how = f"; {VALIDATION}" if "validation" in numbers else f"; {EVERY_EPOCH}" if "epochs_to" in asked else ""
+    raise ConfigError(f"{asked}: no run has such a number{how}")
+
+
+def _layout(
+    runs: pd.DataFrame, numbers: Mapping[str, pd.Series], metric: Metric, question: TableConfig
+) -> layout.Layout:
+    if question.rows is None and question.columns is None:
+        return layout.paper(runs, numbers, metric)
+    return layout.along(runs, numbers, metric, question.rows or "activation", question.columns or "activation")
+
+
+def _caption(placed: layout.Layout, split: str, metric: Metric) -> str:
+    """Return one line that says what the numbers of a split are, and explains only what stands in the table."""
+    cells = placed.cells[placed.cells["split"] == split]
+    words = metric.heading.format(split={"train": "training"}.get(split, split))
+    parts = [words[0].upper() + words[1:]]
+    n = layout.runs_each(cells)
+    if (cells["n"] > 1).any():
+        notes = (["n"] if n is None else []) + (["95 % interval"] if cells["interval"].notna().any() else [])
+        seeds = "seeds" if n is None else f"{n} seeds"
+        parts.append(f"mean ± standard deviation over {seeds}" + (f" [{', '.join(notes)}]" if notes else ""))
+    elif n == 1:
+        parts.append("one run each")
+    if cells["in_parentheses"].any():
+        parts.append("in parentheses with batch norm")
+    if cells["better"].any():
+        fewest = ", if no more of its runs are lost" if (cells["diverged"] + cells["unreached"]).any() else ""
+        parts.append(f"bold: {'lowest' if metric.lowest else 'highest'} mean of {placed.compared}{fewest}")
+    return "; ".join(parts)
+
+
+def _warning(part: Table) -> list[str]:
+    return [f"Warning: {part.warning}."] if part.warning else []
+
+
+def _paired(
+    runs: pd.DataFrame, splits: Sequence[str], varying: layout.Varying, write: Callable[[Table], str]
+) -> list[str]:
+    """Return GPN minus non-GPN over the seeds that both have, where there are several."""
+    pairs = statistics.paired(runs)
+    pairs = pairs[pairs["split"].isin(splits)]
+    if not (pairs["n"] > 1).any():
+        return []
+    settings = {key: [texts[protocol] for protocol in pairs["protocol"]] for key, texts in varying.items()}
+    return [PAIRED, write(tables.paired_table(pairs, settings))]
