@@ -209,15 +209,20 @@ def test_the_citation_has_what_its_schema_asks_for() -> None:
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
-    """Ours beside the published ones, of the paper's six activations."""
+    """Ours beside the published ones, of the paper's six activations, and those of depth-aware GPN."""
     runs = pd.read_csv(CHECKOUT / "docs" / "results" / "paper" / "runs.csv", keep_default_na=False)
     runs = runs[(runs["protocol"] == "") & (runs["seed"] == 0) & (runs["dataset"] == "mnist") & ~runs["batch_norm"]]
+    tailored = runs[runs["separation"] != ""].set_index("activation")["test_accuracy"]
+    runs = runs[runs["separation"] == ""]
     paper = statistics.published()
     paper = paper[(paper["split"] == "test") & (paper["dataset"] == "mnist") & ~paper["batch_norm"]]
-    table = re.findall(r"^\| (\w+) +\|" + r" +([\d.]+) \|" * 4 + "$", (CHECKOUT / "README.md").read_text(), re.M)
+    table = re.findall(
+        r"^\| (\w+) +\|" + r" +([\d.]+) \|" * 4 + r" +([\d.]+|–) \|$", (CHECKOUT / "README.md").read_text(), re.M
+    )
     assert len(table) == 6
-    for label, *cells in table:
+    for label, *cells, depth_aware in table:
         [name] = (key for key, text in ACTIVATION_LABELS.items() if text == label)
+        assert depth_aware == (f"{float(tailored[name]):.2f}" if name in tailored else "–")
         for gpn, ours, theirs in ((False, *cells[:2]), (True, *cells[2:])):
             run = runs[(runs["activation"] == name) & (runs["gpn"] == gpn)]
             assert f"{float(run['test_accuracy'].item()):.2f}" == ours
@@ -229,7 +234,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
 def test_the_tables_of_whole_trainings_are_those_of_the_results(place: int, dataset: str, published: str) -> None:
     """Test and training accuracy, ours beside the published ones."""
     runs = pd.read_csv(CHECKOUT / "docs" / "results" / "paper" / "runs.csv", keep_default_na=False)
-    runs = runs[(runs["dataset"] == dataset) & (runs["seed"] == 0) & ~runs["batch_norm"]]
+    runs = runs[(runs["dataset"] == dataset) & (runs["seed"] == 0) & ~runs["batch_norm"] & (runs["separation"] == "")]
     paper = statistics.published()
     paper = paper[(paper["dataset"] == published) & ~paper["batch_norm"]]
     page = (CHECKOUT / "docs" / "reproduction.md").read_text()
@@ -242,6 +247,20 @@ def test_the_tables_of_whole_trainings_are_those_of_the_results(place: int, data
             theirs = paper[(paper["activation"] == name) & (paper["gpn"] == gpn)].set_index("split")["published"]
             ours = [float(run[f"{split}_accuracy"].item()) for split in ("test", "train")]
             assert [f"{number:.2f}" for number in [*ours, theirs["test"], theirs["train"]]] == numbers
+
+
+def test_the_table_of_depth_aware_networks_is_that_of_the_results() -> None:
+    """GPN as it was trained in the same fleet, and depth-aware GPN: test (training) accuracy."""
+    results = CHECKOUT / "docs" / "results"
+    repeated, runs = (pd.read_csv(results / name / "runs.csv", keep_default_na=False) for name in ("repeated", "paper"))
+    page = (CHECKOUT / "docs" / "depth-aware.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \(([\d.]+)\) \| \*\*([\d.]+)\*\* \(([\d.]+)\) \|", page, re.M)
+    assert len(rows) == len(repeated) == (runs["separation"] != "").sum() == 5
+    for label, *numbers in rows:
+        [name] = (key for key, text in ACTIVATION_LABELS.items() if text == label)
+        both = repeated[repeated["activation"] == name], runs[(runs["activation"] == name) & (runs["separation"] != "")]
+        ours = [float(run[f"{split}_accuracy"].item()) for run in both for split in ("test", "train")]
+        assert [f"{number:.2f}" for number in ours] == numbers
 
 
 @pytest.mark.parametrize("page", PAGES)
