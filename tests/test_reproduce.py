@@ -112,7 +112,7 @@ def test_datasets_leave_out_the_trainings_on_others(
     assert "step 2" not in output
     assert "step 3: " in output
     assert cli.dispatch(["reproduce", steps, "datasets=[cifar]"]) == 2
-    assert "datasets=['cifar']: must be a list of mnist, cifar10" in capfd.readouterr().err
+    assert "datasets=[cifar]: must be a list of mnist, cifar10" in capfd.readouterr().err
 
 
 def test_a_step_plans_the_runs_of_its_experiment(
