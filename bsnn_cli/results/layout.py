@@ -89,7 +89,8 @@ def paper(runs: pd.DataFrame, values: Mapping[str, pd.Series], metric: Metric) -
     rows = {name: ACTIVATION_LABELS.get(name, name) for name in names}
     said = {"activation.name", "activation.gpn", statistics.SEPARATION, *(["dataset"] if len(datasets) > 1 else [])}
     keys = {key: key for key in ("dataset", "activation", "gpn", "separation", "batch_norm")}
-    return Layout(placed, "Activation", rows, columns, keys, said, "Non-GPN and GPN")
+    compared = "Non-GPN, GPN and GPN-d" if placed["separation"].notna().any() else "Non-GPN and GPN"
+    return Layout(placed, "Activation", rows, columns, keys, said, compared)
 
 
 def along(runs: pd.DataFrame, values: Mapping[str, pd.Series], metric: Metric, rows: str, columns: str) -> Layout:
@@ -184,8 +185,11 @@ def tabulate(layout: Layout, varying: Varying, split: str, metric: Metric, title
 
 def runs_each(cells: pd.DataFrame) -> int | None:
     """Return how many runs each number of a table is an average of; None if that varies or some runs are in no mean."""
+    lost = cells["diverged"] + cells["unreached"]
+    if (cells["n"] + lost == 1).all():  # a run that is in no mean is then a word in the table
+        return 1
     counts = set(cells["n"])
-    return counts.pop() if len(counts) == 1 and not (cells["diverged"] + cells["unreached"]).any() else None
+    return counts.pop() if len(counts) == 1 and not lost.any() else None
 
 
 def order(layout: Layout, varying: Varying, rest: Protocol, row: Any) -> tuple[Any, ...]:
