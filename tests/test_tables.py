@@ -208,7 +208,7 @@ def test_comparison_sets_ours_beside_each_of_the_96_numbers(tmp_path):
 def test_paired_differences_are_written_with_n_and_interval(tmp_path):
     text = write(tmp_path, seeds("selu_gpn", "mnist", [95.0, 96.0, 98.0, None]), seeds("selu", "mnist", [96.0] * 4))
     assert "GPN minus Non-GPN of the same seed" in text
-    [shown] = re.findall(r"^MNIST +SELU +test +(.*)$", text, flags=re.MULTILINE)
+    [shown] = re.findall(r"^SELU +test +(.*)$", text, flags=re.MULTILINE)
     assert shown.split("  ")[0] == "+0.33"
     assert "± 3.79" in shown
     (record,) = pd.read_csv(tmp_path / "paired.csv").query("split == 'test'").to_dict("records")

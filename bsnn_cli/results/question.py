@@ -15,6 +15,7 @@ import pandas as pd
 from bsnn_cli.common.table import Table, to_latex, to_markdown, to_text
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.results import layout, metrics, statistics, tables
+from bsnn_cli.results.formats import dataset_label
 from bsnn_cli.results.metrics import Metric
 from bsnn_cli.results.store import Results
 from bsnn_cli.settings.config import TableConfig
@@ -140,4 +141,6 @@ def _paired(
     if not (pairs["n"] > 1).any():
         return []
     settings = {key: [texts[protocol] for protocol in pairs["protocol"]] for key, texts in varying.items()}
+    if pairs["dataset"].nunique() > 1:
+        settings["Dataset"] = list(map(dataset_label, pairs["dataset"]))
     return [PAIRED, write(tables.paired_table(pairs, settings))]

@@ -231,15 +231,15 @@ def paired_table(pairs: pd.DataFrame, settings: Mapping[str, Sequence[str]] | No
 
     Args:
         pairs: as `statistics.paired` returns them.
-        settings: columns that say what sets the rows apart; None for the protocol in words.
+        settings: columns that say what sets the rows apart; None for the protocol in words and the dataset.
     """
-    named = {"Protocol": [str(protocol) or "the paper's" for protocol in pairs["protocol"]]}
-    apart = named if settings is None else settings
-    header = ["Dataset", "Activation", "Split", "Difference", "95 % interval", "Std", "Pairs", "Diverged"]
+    if settings is None:
+        protocols = [str(protocol) or "the paper's" for protocol in pairs["protocol"]]
+        settings = {"Protocol": protocols, "Dataset": [dataset_label(name) for name in pairs["dataset"]]}
+    header = ["Activation", "Split", "Difference", "95 % interval", "Std", "Pairs", "Diverged"]
     rows = [
         [
             *values,
-            dataset_label(row["dataset"]),
             ACTIVATION_LABELS.get(row["activation"], row["activation"])
             + (f", GPN-d {row['separation']}" if row["separation"] else "")
             + (" + batch norm" if row["batch_norm"] else ""),
@@ -250,6 +250,6 @@ def paired_table(pairs: pd.DataFrame, settings: Mapping[str, Sequence[str]] | No
             str(row["n"]),
             str(row["diverged"]),
         ]
-        for row, *values in zip(records(pairs), *apart.values(), strict=True)
+        for row, *values in zip(records(pairs), *settings.values(), strict=True)
     ]
-    return replace(table([*apart, *header], rows), warning=statistics.mixed_numerics(pairs))
+    return replace(table([*settings, *header], rows), warning=statistics.mixed_numerics(pairs))
