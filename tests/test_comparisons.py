@@ -152,6 +152,16 @@ def test_tables_and_figures_say_the_same(root: Path, capsys: pytest.CaptureFixtu
         assert drawn.missing == []
 
 
+def test_captions_speak_of_bars_where_there_are_some(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    words = "test accuracy, mean ± sample standard deviation over the seeds;"
+    assert words in built(root, "constraint")[0][0].caption
+    assert "; test accuracy. Accuracy: MNIST, optim.epochs=1; n = 1 seed" in built(root, "roots")[0][0].caption
+    alone = tmp_path_factory.mktemp("alone")
+    for weights in ("unit_rows", "orthogonal"):
+        store(alone, "selu_gpn", [80.0], model__weights=weights, optim__epochs=1)
+    assert "unit length (open): test accuracy; largest" in built(alone, "constraint")[0][0].caption
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(1133.0, "1130"), (0.000493, "0.000493"), (5.734e16, "5.73e16"), (4.6e-6, "4.6e−6"), (0.0, "0"), (1e-10, "1e−10"),

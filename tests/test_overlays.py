@@ -215,13 +215,22 @@ def test_one_epoch_and_one_measurement_make_no_curve(tmp_path: Path) -> None:
         assert text[2].split(",")[5] == ""
         text[2] = ",".join([*text[2].split(",")[:5], "33.0", *text[2].split(",")[6:]])
         (directory.path / "epochs.csv").write_text("\n".join(text) + "\n")
-    assert (
-        refused(tmp_path / "short")
-        == "by=optim.lr: one epoch makes no curve; `bsnn table rows=optim.lr` has the accuracies"
+    assert refused(tmp_path / "short") == (
+        "by=optim.lr: runs that differ in it have test_accuracy of one epoch at most, which makes no curve; `bsnn "
+        "table rows=optim.lr` has what they came to"
     )
     assert "measured once in each run, which makes no curve (eval.train_every=1 " in refused(
         tmp_path / "end", metric=["train_accuracy"]
     )
+
+
+def test_runs_without_the_metric_have_no_picture(tmp_path: Path) -> None:
+    two_rates(tmp_path)
+    run(tmp_path, [10.0, 20.0], [1.0, math.nan], activation="elu", optim__lr=0.1)
+    for lr in RATES:
+        run(tmp_path, [10.0, 20.0], [math.nan, math.nan], activation="relu", optim__lr=lr)
+    [picture] = pictures(tmp_path, metric=["train_loss"])
+    assert "Tanh-GPN" in picture.caption
 
 
 def test_too_many_values_are_refused_with_a_choice(tmp_path: Path) -> None:

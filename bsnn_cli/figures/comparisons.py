@@ -122,8 +122,8 @@ def constraint(stored: Results, config: FiguresConfig) -> Iterator[Figure | Miss
             ranges(rows, "one_minus_cosine_last", Axis("$1 - \\cos$ after training", log=True)),
         ],
         tuple(CONSTRAINTS.values()),
-        "Exact orthogonality (filled) against rows of unit length (open): test accuracy, mean ± sample standard "
-        "deviation over the seeds; largest entry of |WᵀW − I| at the end of any epoch, for orthogonal weights also "
+        f"Exact orthogonality (filled) against rows of unit length (open): test accuracy{spread_over_seeds(rows)}; "
+        "largest entry of |WᵀW − I| at the end of any epoch, for orthogonal weights also "
         "before every retraction; mean 1 − cosine of two inputs behind the last hidden layer after training. "
         f"{settings}; n = {counts(rows)}.",
         f"{settings}; n = {counts(rows)}",
@@ -145,7 +145,7 @@ def roots(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
         first = records(trained[common_setting(trained)])
         by_network = {(row["activation"], row["root"]): row for row in first}
         accuracy = [accuracies([by_network.get((row["activation"], row["root"])) for row in rows])]
-        words = f"; test accuracy, mean ± sample standard deviation. Accuracy: {setting(first[0])}; n = {counts(first)}"
+        words = f"; test accuracy{spread_over_seeds(first)}. Accuracy: {setting(first[0])}; n = {counts(first)}"
     size = f"L = {rows[0]['depth']}, n = {rows[0]['width']}, {rows[0]['inputs']} inputs, repeats: {rows[0]['n']}"
     yield dot_chart(
         "roots",
@@ -177,6 +177,12 @@ def counts(rows: Sequence[Row]) -> str:
     text = extent(row["n"] + row["diverged"] for row in rows)
     lost = " (those that diverged are in no mean)" if any(row["diverged"] for row in rows) else ""
     return f"{text} seed{'' if text == '1' else 's'}{lost}"
+
+
+def spread_over_seeds(rows: Sequence[Row]) -> str:
+    """Return what the bars of accuracies are; nothing where no network has several seeds."""
+    bars = any(row["n"] > 1 for row in rows)
+    return ", mean ± sample standard deviation over the seeds" if bars else ""
 
 
 def approach_dot(row: Mapping[str, Any], key: str) -> Dot:

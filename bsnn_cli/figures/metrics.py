@@ -39,7 +39,6 @@ FEW_DECADES = 2.5
 ROOM = 0.05
 """Left free above and below the curves, as a share of what they span."""
 
-
 POINTS = 12
 """A curve of so many epochs or fewer has a dot at each."""
 
@@ -48,7 +47,6 @@ MEASURED_BY = {
     "train": "eval.train_every=1 measures it in every epoch",
 }
 """What makes a run measure a metric that none has, by its first word."""
-
 
 DIVERGED = " (runs that diverged as far as they came)"
 """Of what curves are the mean, for a caption."""

@@ -46,7 +46,7 @@ class Line:
     """The runs with one value of the key.
 
     Attributes:
-        value: of the key, as `pivot.axis_values` has it.
+        value: of the key, as `values_of` has it.
         name: for the legend.
         looks: colour and dashes of the `Series`.
         runs: finished runs, one for each seed.
@@ -68,7 +68,7 @@ def overlays(stored: Results, by: str, chosen: Sequence[str]) -> Iterator[Figure
 
     Args:
         stored: results.
-        by: a dotted key of the configuration, `activation`, `dataset` or `seed`.
+        by: a dotted key of the configuration, `activation`, `approach`, `dataset` or `seed`.
         chosen: metrics, of `choices.METRICS`.
 
     Raises:
@@ -87,10 +87,13 @@ def overlays(stored: Results, by: str, chosen: Sequence[str]) -> Iterator[Figure
         raise ConfigError(
             f"by={by}: no two runs differ in it alone; they also differ in {', '.join(varied(runs, key))}"
         )
-    lengths = stored.epochs.groupby("directory")["epoch"].max()
-    groups = {common: group for common, group in groups.items() if group["directory"].map(lengths).max() > 1}
+    measured = stored.epochs[stored.epochs[list(chosen)].notna().any(axis=1)].groupby("directory").size()
+    groups = {common: group for common, group in groups.items() if group["directory"].map(measured).max() > 1}
     if not groups:
-        raise ConfigError(f"by={by}: one epoch makes no curve; `bsnn table rows={by}` has the accuracies")
+        raise ConfigError(
+            f"by={by}: runs that differ in it have {' and '.join(chosen)} of one epoch at most, which makes no curve; "
+            f"`bsnn table rows={by}` has what they came to"
+        )
     for common, group in groups.items():
         yield overlay(key, common, group, stored.epochs, chosen)
 

@@ -156,7 +156,7 @@ def curves(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]
     if stored.finished.empty or stored.epochs.empty:
         yield Missing("curves", "training runs", command)
         return
-    metric = config.metric or ["test_accuracy"]
+    metric = list(dict.fromkeys(config.metric or ["test_accuracy"]))
     for name in metric:
         metrics.require(name, stored.epochs)
     if config.by is not None:
@@ -273,12 +273,12 @@ def against_separation(dataset: str, protocol: str, runs: pd.DataFrame) -> Figur
     where = dataset_label(dataset)
     apart = f"the paper's protocol except {protocol}" if protocol else "the paper's protocol"
     n = extent(set(cells["n"]))
+    bars = ", means over seeds, bars ± one sample standard deviation" if cells["std"].notna().any() else ""
     return Figure(
         file_name("depth_aware_accuracy", dataset, protocol),
         panels,
         f"Test accuracy on {where} against the 1 − cosine that mean-field theory predicts after all layers for inputs "
-        f"at right angles: GPN (squares) and depth-aware GPN (dots), means over seeds, bars ± one sample standard "
-        f"deviation, n = {n}; {apart}.",
+        f"at right angles: GPN (squares) and depth-aware GPN (dots){bars}, n = {n}; {apart}.",
         f"{where}; {apart}; n = {n}",
         [Series(ACTIVATION_LABELS.get(name, name), activation=name) for name in names]
         + [Series("GPN", dash="", marker="s", hollow=True), Series("GPN-d", dash="", marker="o")],
