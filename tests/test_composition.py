@@ -207,7 +207,8 @@ def test_identity_is_a_function_of_what_changes_results_and_of_nothing_else(data
     if key not in RESULTS:
         assert same_result
     elif key not in (
-        "activation.root", "activation.tailored_depth", "activation.parameter", "dataset.name", "optim.epochs"
+        "activation.root", "activation.tailored_depth", "activation.parameter", "dataset.name", "model.norm_init",
+        "optim.epochs",
     ):  # fmt: skip
         # These may spell out a default, or mean nothing beside the rest.
         assert not same_result

@@ -81,6 +81,10 @@ def test_a_caption_explains_only_what_stands_there() -> None:
         "Test accuracy (%); mean ± standard deviation over 3 seeds [95 % interval]"
     )
     assert caption(run("tanh", "mnist", None)) == "Test accuracy (%)"
+    assert caption(run("tanh", "mnist", 90.0), run("relu", "mnist", None)) == "Test accuracy (%); one run each"
+    assert caption(run("tanh_gpn", "mnist", 90.0), run("tanh_gpn", "mnist", 91.0, activation__separation=0.3)) == (
+        "Test accuracy (%); one run each; bold: highest mean of Non-GPN, GPN and GPN-d"
+    )
     assert caption(run("tanh", "mnist", 90.0), run("tanh-bn", "mnist", 91.0)) == (
         "Test accuracy (%); one run each; in parentheses with batch norm"
     )

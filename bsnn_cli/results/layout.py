@@ -89,7 +89,7 @@ def paper(runs: pd.DataFrame, values: Mapping[str, pd.Series], metric: Metric) -
     rows = {name: ACTIVATION_LABELS.get(name, name) for name in names}
     said = {"activation.name", "activation.gpn", statistics.SEPARATION, *(["dataset"] if len(datasets) > 1 else [])}
     keys = {key: key for key in ("dataset", "activation", "gpn", "separation", "batch_norm")}
-    compared = "Non-GPN, GPN and GPN-d" if placed["separation"].notna().any() else "Non-GPN and GPN"
+    compared = "Non-GPN, GPN and GPN-d" if (placed["separation"] != "").any() else "Non-GPN and GPN"
     return Layout(placed, "Activation", rows, columns, keys, said, compared)
 
 

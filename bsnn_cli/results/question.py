@@ -118,7 +118,7 @@ def _caption(placed: layout.Layout, split: str, metric: Metric) -> str:
         notes = (["n"] if n is None else []) + (["95 % interval"] if cells["interval"].notna().any() else [])
         seeds = "seeds" if n is None else f"{n} seeds"
         parts.append(f"mean ± standard deviation over {seeds}" + (f" [{', '.join(notes)}]" if notes else ""))
-    elif n == 1:
+    elif n == 1 and cells["n"].any():
         parts.append("one run each")
     if cells["in_parentheses"].any():
         parts.append("in parentheses with batch norm")
