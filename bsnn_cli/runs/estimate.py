@@ -82,7 +82,9 @@ class Estimator:
 
 def shape(config: TrainConfig) -> tuple[Any, ...]:
     """Return what the time of a step depends on, besides the hardware."""
-    return dataclasses.astuple(config.model), config.optim.batch_size, config.precision
+    optim = config.optim
+    update = (optim.kind, optim.nesterov, optim.weight_decay > 0, optim.clip is not None)
+    return dataclasses.astuple(config.model), optim.batch_size, config.precision, update
 
 
 def hardware(config: TrainConfig) -> tuple[str, int]:
@@ -164,6 +166,7 @@ def probe(config: TrainConfig, depth: int, width: int) -> tuple[float, float, fl
     """Return the first, the fifth and the ninth decile of the seconds that steps of a network take."""
     import torch
 
+    from bsnn_cli.networks.optimiser import Optimiser
     from bsnn_cli.runs import runner
 
     batch, device = config.optim.batch_size, choose_device(config.device)
@@ -172,7 +175,7 @@ def probe(config: TrainConfig, depth: int, width: int) -> tuple[float, float, fl
         [runner.member(config)[0]],
         inputs=width,
         classes=10,
-        momentum=config.optim.momentum,
+        optimiser=Optimiser.of(dataclasses.replace(config.optim, epochs=epochs(config)), steps_per_epoch=1),
         device=device,
     )
     inputs = torch.randn(1, batch, width, device=device)

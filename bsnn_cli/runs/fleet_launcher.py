@@ -29,7 +29,7 @@ MEMORY_SHARE = 0.7
 """The networks of a fleet may take this share of the free main memory. On a GPU its own memory counts: a fleet that
 does not fit there is halved."""
 
-MEMBER_KEYS = ("activation", "optim.lr", "seed", "force", "wait")
+MEMBER_KEYS = ("activation", "optim.lr", "optim.weight_decay", "optim.clip", "seed", "force", "wait")
 """Keys whose values may differ between the members of a fleet."""
 
 
@@ -79,7 +79,12 @@ def fleets(configs: Sequence[TrainConfig], networks: int, memory: float) -> list
     result = []
     for group in alike.values():
         group.sort(key=_activation)  # stable: seeds stay in their order
-        size = max(1, min(networks, int(memory // training_bytes(group[0].model, group[0].optim.batch_size))))
+        size = max(
+            1,
+            min(
+                networks, int(memory // training_bytes(group[0].model, group[0].optim.batch_size, group[0].optim.kind))
+            ),
+        )
         result += [group[first : first + size] for first in range(0, len(group), size)]
     return result
 
