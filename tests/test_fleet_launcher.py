@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from bsnn_cli.settings.validation import resolve
 from tests.conftest import SMALL, Answer, run_bsnn, small
 
 
-def config(name: str = "selu", seed: int = 0, **optim: float) -> TrainConfig:
+def config(name: str = "selu", seed: int = 0, **optim: Any) -> TrainConfig:
     return resolve(
         TrainConfig(
             activation=ActivationConfig(name=name),
@@ -38,7 +39,7 @@ def config(name: str = "selu", seed: int = 0, **optim: float) -> TrainConfig:
 
 
 def test_activations_seeds_and_learning_rates_share_a_fleet_in_contiguous_groups() -> None:
-    runs = [config("tanh"), config("selu"), config("tanh", seed=1, lr=0.1), config("selu", seed=1)]
+    runs = [config("tanh"), config("selu", clip=1.0), config("tanh", seed=1, lr=0.1), config("selu", weight_decay=0.1)]
     [fleet] = fleets(runs, networks=24, memory=1e12)
     assert [run.activation.name for run in fleet] == ["selu", "selu", "tanh", "tanh"]
 
@@ -49,6 +50,8 @@ def test_activations_seeds_and_learning_rates_share_a_fleet_in_contiguous_groups
         dataclasses.replace(config(), model=ModelConfig(depth=3, width=8)),
         dataclasses.replace(config(), model=ModelConfig(depth=2, width=8, norm="batch")),
         config(momentum=0.9),
+        config(kind="adamw"),
+        config(schedule="cosine"),
         config(batch_size=32),
         dataclasses.replace(config(), output_root="elsewhere"),
     ],
@@ -69,6 +72,7 @@ def test_fleets_are_no_larger_than_asked_and_than_the_memory() -> None:
 def test_the_size_of_a_network_is_that_of_its_tensors() -> None:
     model = ModelConfig(depth=200, width=500)
     assert training_bytes(model, 64) == pytest.approx(2 * 200e6 + 1002 * 64 * 500 * 4)
+    assert training_bytes(model, 64, "adamw") == pytest.approx(3 * 200e6 + 1002 * 64 * 500 * 4)
 
 
 def test_a_sweep_as_a_fleet_leaves_the_runs_of_a_plain_sweep(tmp_path: Path) -> None:

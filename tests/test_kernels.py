@@ -68,10 +68,10 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return kernels
 
 
-def with_kernels(model: ModelConfig, members: list[Member]) -> Fleet:
+def with_kernels(model: ModelConfig, members: list[Member], **options: Any) -> Fleet:
     """Return a fleet on the CPU that computes as one on a GPU does, by interpreted kernels."""
     engine = functools.partial(TritonEngine, exact=True)
-    return make(model, members, dtype=torch.float32, engine=engine, capture=True)
+    return make(model, members, dtype=torch.float32, engine=engine, capture=True, **options)
 
 
 def largest_difference(one: Fleet, other: Fleet) -> float:

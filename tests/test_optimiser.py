@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from bsnn_cli.networks.engine import EngineFactory
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Network, Phi
-from bsnn_cli.networks.optimiser import RULES, SCHEDULES, Optimiser, Schedule
+from bsnn_cli.networks.optimiser import RULES, SCHEDULES, Optimiser, Schedule, parameter_of
 from bsnn_cli.networks.reference_trainer import ReferenceTrainer
 from bsnn_cli.networks.rule_engine import RuleEngine
 from bsnn_cli.networks.torch_engine import TorchEngine
@@ -30,7 +30,7 @@ from bsnn_cli.networks.triton_engine import TritonEngine
 from bsnn_cli.settings.choices import OPTIMISERS
 from bsnn_cli.settings.choices import SCHEDULES as NAMES_OF_SCHEDULES
 from bsnn_cli.settings.config import ModelConfig, OptimConfig
-from tests.test_captured import make, noise, orders, train
+from tests.test_captured import make, noise, train
 from tests.test_kernels import interpreted, with_kernels
 
 __all__ = ["interpreted"]
@@ -58,14 +58,11 @@ def schedule(kind: str, warmup: int = 0) -> Schedule:
 
 
 OPTIMISERS_TRIED = {
-    "sgd": Optimiser(momentum=0.5),
-    "sgd without momentum": Optimiser(momentum=0.0, schedule=schedule("step")),
+    "sgd, step": Optimiser(momentum=0.0, schedule=schedule("step")),
     "sgd, cosine": Optimiser(momentum=0.9, schedule=schedule("cosine", WARMUP)),
-    "nesterov": Optimiser(momentum=0.9, nesterov=True),
     "nesterov, step": Optimiser(momentum=0.5, nesterov=True, schedule=schedule("step", WARMUP)),
     "adamw": Optimiser(kind="adamw"),
     "adamw, cosine": Optimiser(kind="adamw", beta1=0.8, beta2=0.99, schedule=schedule("cosine", WARMUP)),
-    "adamw, warm-up": Optimiser(kind="adamw", schedule=schedule("constant", WARMUP)),
 }
 
 
@@ -157,11 +154,17 @@ def assert_trains_as_torch(
         torch.testing.assert_close(losses[:, k], losses.new_tensor(expected), rtol=tolerance, atol=tolerance)
         state = trainer.member_state(k)
         for name, reference in network.state().items():
-            if (name, trainer.model.norm, trainer.optimiser.kind) == ("input.bias", "batch", "adamw"):
-                continue  # what it adds, batch normalisation takes away: its gradient is rounding, which AdamW enlarges
+            if is_noise(name, trainer):
+                continue
             wanted = reference if isinstance(reference, Tensor) else torch.stack(list(reference))
             error = (state[name] - wanted).abs().max() / wanted.abs().max().clamp(min=1)
             assert error <= tolerance, f"{name} of member {k}: {error:.1e}"
+
+
+def is_noise(name: str, trainer: Fleet | ReferenceTrainer) -> bool:
+    """What a bias adds, batch normalisation takes away: its gradient is rounding, which AdamW makes a step of."""
+    noisy = trainer.model.norm == "batch" and trainer.optimiser.kind == "adamw"
+    return noisy and parameter_of(name) in ("input.bias", "norm.running_mean")
 
 
 def fleet(
@@ -190,13 +193,13 @@ def retracted(monkeypatch: pytest.MonkeyPatch) -> None:
     ("weights", "norm"), [("unit_rows", "none"), ("free", "none"), ("orthogonal", "none"), ("unit_rows", "batch"),
                           ("free", "batch"), ("orthogonal", "batch")]
 )  # fmt: skip
-@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("kind", ["torch", "c"])
 def test_a_fleet_trains_as_torch_does(kind: str, weights: str, norm: str, name: str) -> None:
     """Three members with rates, decays and limits of their own; 20 steps."""
     model = ModelConfig(depth=4, width=5, weights=weights, norm=norm)
     engine, options = ENGINES[kind]
     ours = fleet(model, OPTIMISERS_TRIED[name], engine, **options)
-    assert isinstance(ours.engine, RuleEngine) == (OPTIMISERS_TRIED[name].kind != "sgd" or "nesterov" in name)
+    assert isinstance(ours.engine, RuleEngine) == (not name.startswith("sgd"))
     assert_trains_as_torch(as_updates(ours), batches(3))
 
 
@@ -223,3 +226,234 @@ def test_the_reference_network_trains_as_torch_does(norm: str, weights: str, nam
         model, THREE, inputs=INPUTS, classes=CLASSES, optimiser=OPTIMISERS_TRIED[name], dtype=torch.float64
     )
     assert_trains_as_torch(ours, batches(3))
+
+
+SINGLE = {
+    ("unit_rows", "none"): 5e-6,
+    ("free", "none"): 5e-6,
+    ("unit_rows", "batch"): 1e-4,
+    ("orthogonal", "none"): 5e-6,
+}
+"""Largest error of a tensor relative to its largest entry, or to 1: numbers are rounded by 6e-8, over 20 steps. Measured
+are 1e-6, and 2e-5 with batch normalisation, where a batch of two divides by small deviations."""
+
+
+@pytest.mark.usefixtures("retracted")
+@pytest.mark.parametrize("name", ["sgd, cosine", "nesterov, step"])
+@pytest.mark.parametrize(("weights", "norm"), SINGLE)
+def test_the_kernels_of_a_cpu_train_as_torch_does_but_for_rounding(weights: str, norm: str, name: str) -> None:
+    model = ModelConfig(depth=4, width=5, weights=weights, norm=norm)
+    single, double = (
+        fleet(model, OPTIMISERS_TRIED[name], engine, dtype=dtype)
+        for engine, dtype in ((CEngine, torch.float32), (TorchEngine, torch.float64))
+    )
+    for x, y in batches(3):
+        single.step(x.float(), y)
+        double.step(x, y)
+    worst = 0.0
+    for key, tensor in double.tensors.items():
+        if not key.startswith("orthogonality"):
+            error = (single.tensors[key].double() - tensor.double()).abs().max() / tensor.double().abs().max().clamp(
+                min=1
+            )
+            worst = max(worst, float(error))
+    assert worst < SINGLE[weights, norm]
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, 1, 5, 19])
+def test_a_schedule_is_that_of_torch(kind: str, warmup: int) -> None:
+    ours = Schedule(kind=kind, warmup=warmup, steps=20, decay_steps=6, decay_rate=0.3)
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.7)
+    scheduler, rates = torch_scheduler(optimiser, ours), []
+    for _ in range(20):
+        rates.append(scheduler.get_last_lr()[0])
+        optimiser.step()
+        scheduler.step()
+    assert [0.7 * ours.factor(step) for step in range(20)] == pytest.approx(rates, rel=1e-12)
+    assert (0.7 * ours.table(torch.device("cpu"))).tolist() == pytest.approx(rates, rel=1e-12)
+    assert ours.varies == (len(set(rates)) > 1)
+
+
+def test_epochs_of_a_config_become_steps() -> None:
+    config = OptimConfig(epochs=6, schedule="step", warmup=0.5)
+    assert Optimiser.of(config, steps_per_epoch=23).schedule == Schedule(
+        kind="step", warmup=12, steps=138, decay_steps=46, decay_rate=0.1
+    )
+    longer = OptimConfig(epochs=6, schedule="step", decay_epochs=1.5, decay_rate=0.5)
+    assert Optimiser.of(longer, steps_per_epoch=23).schedule.decay_steps == 34
+    assert Optimiser.of(OptimConfig(epochs=6), steps_per_epoch=23) == Optimiser(
+        schedule=Schedule(steps=138, decay_steps=46)
+    )
+
+
+def test_every_optimiser_and_schedule_that_can_be_chosen_has_its_rule() -> None:
+    assert RULES.keys() == OPTIMISERS.keys()
+    assert SCHEDULES.keys() == set(NAMES_OF_SCHEDULES)
+    for kind, rule in RULES.items():
+        assert len(rule.torch_buffers) == len(OPTIMISERS[kind].buffers)
+
+
+def states(trainer: Fleet | ReferenceTrainer) -> list[dict[str, Tensor]]:
+    """What a checkpoint stores of each member."""
+    return [
+        {name: tensor.clone() for name, tensor in trainer.member_state(k).items()} for k in range(len(trainer.members))
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMISERS_TRIED if "," in name])
+@pytest.mark.parametrize("weights", ["unit_rows", "free", "orthogonal"])
+@pytest.mark.parametrize("kind", ["c", "torch as on a GPU"])
+def test_a_fleet_resumed_in_mid_epoch_ends_the_same_to_the_byte(kind: str, weights: str, name: str) -> None:
+    model = ModelConfig(depth=3, width=5, weights=weights, norm="batch")
+    engine, options = ENGINES[kind]
+
+    def made(**given: Any) -> Fleet:
+        return as_updates(fleet(model, OPTIMISERS_TRIED[name], engine, dtype=torch.float32, **options, **given))
+
+    data = [(x.float(), y) for x, y in batches(3)]
+    straight, first = made(), made()
+    for x, y in data:
+        straight.step(x, y)
+    for x, y in data[: WARMUP + 3]:
+        first.step(x, y)
+    resumed = made(states=states(first))
+    for x, y in data[WARMUP + 3 :]:
+        resumed.step(x, y)
+    for key, tensor in straight.tensors.items():
+        assert torch.equal(resumed.tensors[key], tensor), key
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMISERS_TRIED if "," in name])
+@pytest.mark.parametrize("weights", ["weight_norm", "spectral_norm"])
+def test_a_reference_network_resumed_in_mid_epoch_ends_the_same_to_the_byte(weights: str, name: str) -> None:
+    made = functools.partial(
+        ReferenceTrainer, ModelConfig(depth=3, width=5, weights=weights), THREE, inputs=INPUTS, classes=CLASSES,
+        optimiser=OPTIMISERS_TRIED[name],
+    )  # fmt: skip
+    data = [(x.float(), y) for x, y in batches(3)]
+    straight, first = made(), made()
+    for x, y in data:
+        straight.step(x, y)
+    for x, y in data[: WARMUP + 3]:
+        first.step(x, y)
+    resumed = made(states=states(first))
+    for x, y in data[WARMUP + 3 :]:
+        resumed.step(x, y)
+    for one, other in zip(states(straight), states(resumed), strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", ["sgd, cosine", "nesterov, step", "adamw, cosine"])
+@pytest.mark.parametrize(("weights", "norm"), [("unit_rows", "none"), ("free", "batch"), ("orthogonal", "none")])
+@pytest.mark.parametrize("kind", ["c", "torch as on a GPU"])
+def test_a_member_that_diverges_stays_and_disturbs_no_other(kind: str, weights: str, norm: str, name: str) -> None:
+    model = ModelConfig(depth=3, width=5, weights=weights, norm=norm)
+    engine, options = ENGINES[kind]
+    data = batches(3, steps=8)
+    data[3][0][1, 0, 0] = torch.inf
+    ours = as_updates(fleet(model, OPTIMISERS_TRIED[name], engine, **options))
+    for x, y in data[:3]:
+        ours.step(x, y)
+    before = states(ours)[1]
+    for x, y in data[3:]:
+        ours.step(x, y)
+    assert ours.alive.tolist() == [True, False, True]
+    after = states(ours)
+    kept = [key for key in before if not key.startswith(("momentum.", "second_moment.", "alive", "orthogonality"))]
+    assert all(torch.equal(before[key], after[1][key]) for key in kept)
+    for k in (0, 2):
+        alone = as_updates(fleet(model, OPTIMISERS_TRIED[name], engine, [THREE[k]], **options))
+        for x, y in data:
+            alone.step(x[k : k + 1], y[k : k + 1])
+        for key, tensor in states(alone)[0].items():
+            if is_noise(key, alone):
+                continue
+            torch.testing.assert_close(after[k][key], tensor, rtol=1e-9, atol=1e-11, msg=f"{key} of member {k}")
+
+
+@pytest.mark.parametrize("engine", [TorchEngine, CEngine])
+@pytest.mark.parametrize("weights", ["unit_rows", "free"])
+def test_a_long_gradient_is_clipped_though_its_square_is_not_finite(weights: str, engine: EngineFactory) -> None:
+    """Inputs of 1e18 make gradients as long. Times 100 it has no square in single precision; a step of 100 has one."""
+    own = [member("identity", 0, 100, clip=1.0), member("identity", 0, 100)]
+    ours = fleet(ModelConfig(depth=3, width=5, weights=weights), Optimiser(), engine, own, dtype=torch.float32)
+    before = states(ours)[0]
+    [(x, y)] = batches(2, steps=1)
+    ours.step(1e18 * x.float(), y)
+    assert ours.alive.tolist() == [True, False]
+    changes = [
+        (states(ours)[0][name] - value).double().square().sum()
+        for name, value in before.items()
+        if value.is_floating_point() and not name.startswith(("momentum", "orthogonality"))
+    ]
+    assert math.sqrt(sum(changes)) == pytest.approx(100, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nesterov, step", "adamw, cosine"])
+@pytest.mark.parametrize("engine", [TorchEngine, CEngine])
+def test_orthogonality_holds_at_every_step(engine: EngineFactory, name: str) -> None:
+    model = ModelConfig(depth=6, width=30, weights="orthogonal", input_init="norm_preserving")
+    ours = fleet(model, OPTIMISERS_TRIED[name], engine, PLAIN, dtype=torch.float32)
+    for x, y in batches(3):
+        before = ours.tensors["hidden.weight"].clone()
+        ours.step(x.float(), y)
+        W = ours.tensors["hidden.weight"].double()
+        assert (W.mT @ W - torch.eye(30, dtype=torch.float64)).abs().max() < 1e-5
+        assert (W - before).abs().amax((1, 2, 3)).gt(1e-4).all()
+    assert ours.orthogonality_error().max() < 1e-5
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(
+    ("weights", "norm", "name"),
+    [
+        ("unit_rows", "none", "sgd, cosine"),
+        ("free", "batch", "adamw, cosine"),
+        ("free", "none", "sgd, step"),
+        ("orthogonal", "none", "nesterov, step"),
+    ],
+)
+def test_kernels_of_a_gpu_train_as_the_library_does(weights: str, norm: str, name: str) -> None:
+    """As NumPy executes them: schedule, decay and limits around them, whole batches and short ones."""
+    model, data, optimiser = ModelConfig(depth=2, width=20, weights=weights, norm=norm), noise(), OPTIMISERS_TRIED[name]
+    ours = with_kernels(model, THREE, optimiser=optimiser)
+    double = make(model, THREE, optimiser=optimiser)
+    inner = ours.engine.inner if isinstance(ours.engine, RuleEngine) else ours.engine
+    assert isinstance(inner, TritonEngine)
+    for one in (ours, double):
+        train(one, data, epochs=1)
+    for key, tensor in double.tensors.items():
+        if tensor.is_floating_point() and not key.startswith("orthogonality") and not is_noise(key, double):
+            error = (ours.tensors[key].double() - tensor).abs().max() / tensor.abs().max().clamp(min=1)
+            assert error < (1e-3 if norm == "batch" else 1e-5), f"{key}: {error:.1e}"
+
+
+@pytest.mark.parametrize("name", OPTIMISERS_TRIED)
+def test_steps_that_are_captured_follow_the_schedule(name: str) -> None:
+    """By way of `updates`, whose steps may not ask the host: over three epochs, orthogonal matrices and all."""
+    for weights, norm in itertools.product(("unit_rows", "free", "orthogonal"), ("none", "batch")):
+        model = ModelConfig(depth=5, width=6, weights=weights, norm=norm)
+        plain = make(model, THREE, optimiser=OPTIMISERS_TRIED[name])
+        ours = make(
+            model, THREE, optimiser=OPTIMISERS_TRIED[name], engine=functools.partial(TorchEngine, on_gpu=True),
+            capture=True,
+        )  # fmt: skip
+        torch.testing.assert_close(train(ours, noise()), train(plain, noise()), rtol=1e-8, atol=1e-8)
+
+
+def test_a_fleet_says_what_trains_it() -> None:
+    for optimiser, weights, told in (
+        (Optimiser(), "unit_rows", None),
+        (
+            Optimiser(kind="adamw"),
+            "unit_rows",
+            "PyTorch's operations make the updates of AdamW",
+        ),
+        (Optimiser(nesterov=True), "orthogonal", "retracted after every step"),
+    ):
+        made = Fleet(ModelConfig(depth=2, width=4, weights=weights), PLAIN, inputs=3, classes=2, optimiser=optimiser)
+        assert (made.slow_because is None) == (told is None)
+        assert told is None or told in str(made.slow_because)
+        assert ("AdamW" in made.description) == (optimiser.kind == "adamw")

@@ -46,9 +46,8 @@ class Schedule:
 
     def factor(self, step: int) -> float:
         """Return what the learning rate is multiplied by in a step, counted from 0."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        return SCHEDULES[self.kind](self, step)
+        rise = min((step + 1) / (self.warmup + 1), 1.0)
+        return rise * SCHEDULES[self.kind](self, step)
 
     def table(self, device: torch.device) -> Tensor:
         """Return the factors of all steps, (steps,) float64: on a GPU a step looks up its own."""
@@ -62,7 +61,8 @@ def _constant(schedule: Schedule, step: int) -> float:  # noqa: ARG001
 
 def _cosine(schedule: Schedule, step: int) -> float:
     """Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts and down to 0."""
-    return (1 + math.cos(math.pi * (step - schedule.warmup) / max(schedule.steps - schedule.warmup, 1))) / 2
+    done = max(step - schedule.warmup, 0) / max(schedule.steps - schedule.warmup, 1)
+    return (1 + math.cos(math.pi * done)) / 2
 
 
 def _step(schedule: Schedule, step: int) -> float:
@@ -71,7 +71,7 @@ def _step(schedule: Schedule, step: int) -> float:
 
 
 SCHEDULES: dict[str, Callable[[Schedule, int], float]] = {"constant": _constant, "cosine": _cosine, "step": _step}
-"""The factor of the learning rate in a step after the warm-up."""
+"""The factor of the learning rate in a step, but for the warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,8 +223,8 @@ def _adamw(optimiser: Optimiser, parameter: Tensor, gradient: Tensor, buffers: S
     first_share, second_share = (
         (1 - beta**step.number).to(parameter.dtype) for beta in (optimiser.beta1, optimiser.beta2)
     )
-    direction = first / (second / second_share).sqrt_().add_(EPS)
-    parameter.addcmul_(direction, step.size / first_share)
+    root = second.sqrt().mul_(second_share.rsqrt()).add_(EPS)  # one new tensor of this size, no more
+    parameter.addcmul_(torch.div(first, root, out=root), step.size / first_share)
 
 
 def _torch_sgd(optimiser: Optimiser, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
