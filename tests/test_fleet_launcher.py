@@ -75,6 +75,25 @@ def test_the_size_of_a_network_is_that_of_its_tensors() -> None:
     assert training_bytes(model, 64, "adamw") == pytest.approx(3 * 200e6 + 1002 * 64 * 500 * 4)
 
 
+def test_a_fleet_trains_by_adamw_what_single_runs_train(tmp_path: Path) -> None:
+    """Rates, decays and limits of their own; what the optimiser sets apart is trained as another fleet."""
+    varied = ["optim.lr=1e-3,1e-2", "optim.weight_decay=0,0.1", "optim=sgd,adamw"]
+    words = small("optim.schedule=cosine", "optim.warmup=0.5", "optim.clip=0.5")
+    kept = [word for word in words if not word.startswith("optim.lr")]
+    for root, launcher in (("single", []), ("fleet", ["hydra/launcher=fleet"])):
+        result = run_bsnn("train", "-m", *kept, *varied, *launcher, f"output_root={root}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    runs = sorted(path.relative_to(tmp_path / "single") for path in tmp_path.glob("single/runs/*/*/*"))
+    assert len(runs) == 8
+    for run in runs:
+        one, other = (RunDirectory(tmp_path / root / run) for root in ("single", "fleet"))
+        ours, theirs = one.result(), other.result()
+        assert ours is not None
+        assert theirs is not None
+        assert (ours.networks, theirs.networks) == (1, 4)
+        assert ours.test_loss == pytest.approx(theirs.test_loss, rel=1e-4)
+
+
 def test_a_sweep_as_a_fleet_leaves_the_runs_of_a_plain_sweep(tmp_path: Path) -> None:
     kept = ["checkpoint.every_s=0", "checkpoint.keep=all"]
     sweep = ["train", "-m", "activation=tanh_gpn,selu,selu_gpn", "optim.lr=0.01,0.02", *SMALL[:-1], *kept]
