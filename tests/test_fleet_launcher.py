@@ -17,7 +17,7 @@ from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.memory import training_bytes
 from bsnn_cli.runs import checkpoint, runner
 from bsnn_cli.runs.checkpoint import CURRENT
-from bsnn_cli.runs.directory import RunDirectory
+from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.runs.fleet_launcher import MEMBER_KEYS, fleets
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
@@ -75,23 +75,32 @@ def test_the_size_of_a_network_is_that_of_its_tensors() -> None:
     assert training_bytes(model, 64, "adamw") == pytest.approx(3 * 200e6 + 1002 * 64 * 500 * 4)
 
 
-def test_a_fleet_trains_by_adamw_what_single_runs_train(tmp_path: Path) -> None:
-    """Rates, decays and limits of their own; what the optimiser sets apart is trained as another fleet."""
-    varied = ["optim.lr=1e-3,1e-2", "optim.weight_decay=0,0.1", "optim=sgd,adamw"]
-    words = small("optim.schedule=cosine", "optim.warmup=0.5", "optim.clip=0.5")
-    kept = [word for word in words if not word.startswith("optim.lr")]
-    for root, launcher in (("single", []), ("fleet", ["hydra/launcher=fleet"])):
-        result = run_bsnn("train", "-m", *kept, *varied, *launcher, f"output_root={root}", cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-    runs = sorted(path.relative_to(tmp_path / "single") for path in tmp_path.glob("single/runs/*/*/*"))
-    assert len(runs) == 8
-    for run in runs:
-        one, other = (RunDirectory(tmp_path / root / run) for root in ("single", "fleet"))
-        ours, theirs = one.result(), other.result()
-        assert ours is not None
-        assert theirs is not None
-        assert (ours.networks, theirs.networks) == (1, 4)
-        assert ours.test_loss == pytest.approx(theirs.test_loss, rel=1e-4)
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_networks_of_a_fleet_have_rates_decays_and_limits_of_their_own(kind: str, tmp_path: Path) -> None:
+    settings = [{"lr": 1e-3}, {"lr": 1e-2, "weight_decay": 0.1}, {"lr": 1e-2, "weight_decay": 0.1, "clip": 0.1}]
+    runs = [config(kind=kind, schedule="cosine", warmup=0.5, **own) for own in settings]
+
+    def results(root: str, groups: list[list[TrainConfig]]) -> list[RunResult]:
+        placed = [[dataclasses.replace(run, output_root=str(tmp_path / root)) for run in group] for group in groups]
+        return [result for group in placed for result in runner.run(group)]
+
+    alone, together = results("alone", [[run] for run in runs]), results("together", fleets(runs, 24, 1e12))
+    assert [result.networks for result in together] == [3] * 3
+    losses = [result.test_loss for result in alone]
+    assert [result.test_loss for result in together] == pytest.approx(losses, rel=1e-4)
+    assert len({round(loss or 0, 3) for loss in losses}) == 3
+
+
+def test_a_sweep_of_optimisers_says_what_is_trained_apart(tmp_path: Path) -> None:
+    words = [word for word in SMALL if not word.startswith("optim.lr")]
+    varied = ["optim=sgd,adamw", "optim.lr=1e-3,1e-2", "optim.clip=null,1"]
+    result = run_bsnn("train", "-m", *words, *varied, "hydra/launcher=fleet", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "runs that differ in optim.kind are trained in different fleets" in result.stderr
+    sizes = [
+        run.networks for run in (RunDirectory(path).result() for path in tmp_path.glob("outputs/runs/*/*/*")) if run
+    ]
+    assert [result.networks for result in results if result is not None] == [4] * 8
 
 
 def test_a_sweep_as_a_fleet_leaves_the_runs_of_a_plain_sweep(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bsnn_cli.common.machine import available_bytes
+from bsnn_cli.common.terminal import say
 from bsnn_cli.networks.memory import training_bytes
-from bsnn_cli.runs import job
+from bsnn_cli.runs import job, plan
 from bsnn_cli.runs.job import Manifest
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label
@@ -59,6 +60,9 @@ class FleetLauncher(Launcher):
         """Train the jobs to their end. Nothing is returned: the run directories tell the outcome."""
         manifest = Manifest.read(Path(self.config.hydra.sweep.dir))
         configs = manifest.configs[initial_job_idx : initial_job_idx + len(job_overrides)]
+        apart = [key for key in plan.varied(configs) if not key.startswith(MEMBER_KEYS)]
+        if apart:
+            say(f"runs that differ in {', '.join(apart)} are trained in different fleets")
         for fleet in fleets(configs, self.networks, MEMORY_SHARE * available_bytes()):
             if manifest.stopped() is None:
                 job.supervise(fleet, manifest)
