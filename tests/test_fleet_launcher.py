@@ -97,9 +97,7 @@ def test_a_sweep_of_optimisers_says_what_is_trained_apart(tmp_path: Path) -> Non
     result = run_bsnn("train", "-m", *words, *varied, "hydra/launcher=fleet", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "runs that differ in optim.kind are trained in different fleets" in result.stderr
-    sizes = [
-        run.networks for run in (RunDirectory(path).result() for path in tmp_path.glob("outputs/runs/*/*/*")) if run
-    ]
+    results = [RunDirectory(path).result() for path in tmp_path.glob("outputs/runs/*/*/*")]
     assert [result.networks for result in results if result is not None] == [4] * 8
 
 

@@ -18,8 +18,9 @@ from bsnn_cli.networks.engine import Engine
 from bsnn_cli.networks.optimiser import Step
 from bsnn_cli.networks.signals import Signals
 
-MATRICES = 20
-"""Matrices of one network that are updated at a time where launches are the limit, on a GPU."""
+VALUES, VALUES_ON_GPU = 250_000, 5_000_000
+"""Values of the matrices of one network that are updated at a time: few enough for a core's cache to hold them from one
+operation to the next, and on a GPU enough for launches not to be the limit."""
 
 
 class RuleEngine(Engine):
@@ -33,7 +34,8 @@ class RuleEngine(Engine):
         super().__init__(inner.hidden)
         self.inner, self.arithmetic = inner, inner.arithmetic
         self.workers, self.threads, self.asks_device = inner.workers, inner.threads, inner.asks_device
-        depth, count = self.hidden.model.depth, 1 if self.asks_device else MATRICES
+        depth, matrix = self.hidden.model.depth, self.hidden.model.width**2
+        count = max((VALUES if self.asks_device else VALUES_ON_GPU) // matrix, 1)
         self._chunks = [slice(first, min(first + count, depth)) for first in range(0, depth, count)]
 
     @property
