@@ -16,7 +16,9 @@ def choose(hidden: HiddenLayers) -> tuple[Engine, str | None]:
     """Return the fastest engine that covers these layers, and in words why PyTorch's operations do, if they do."""
     engine, slow_because = _of_signals(hidden)
     if not hidden.optimiser.in_engines:
-        rule = f"PyTorch's operations make the updates of {hidden.optimiser.label}, since the kernels know SGD"
+        rule = (
+            f"PyTorch's operations make the updates of {hidden.optimiser.label}, since the kernels know plain SGD only"
+        )
         retracted = "" if hidden.drift is None else "; orthogonal matrices are retracted after every step of it"
         slow_because = rule + retracted if slow_because is None else f"{slow_because}{retracted}"
     return with_rule(engine), slow_because

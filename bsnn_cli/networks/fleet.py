@@ -195,7 +195,8 @@ class Fleet:
 
         The weights of a member whose loss or gradient is not finite stay as they are, now and in all later steps.
         A gradient counts as finite if its own length can be measured, of those of V the lengths of the signals whose
-        product it is, and if the square of a step's length is finite: longer rows of V could not be measured.
+        product it is, and if the square of a step's length, after clipping, is finite: longer rows of V could not be
+        measured. Where M or the square of the gradient is needed, the rate of the step counts as 1.
         In the first steps of a deep network with batch normalisation, gradients of 1e18 are not rare.
 
         Args:

@@ -167,6 +167,7 @@ def probe(config: TrainConfig, depth: int, width: int) -> tuple[float, float, fl
     import torch
 
     from bsnn_cli.networks.optimiser import Optimiser
+    from bsnn_cli.networks.workers import intra_op_threads
     from bsnn_cli.runs import runner
 
     batch, device = config.optim.batch_size, choose_device(config.device)
@@ -180,12 +181,13 @@ def probe(config: TrainConfig, depth: int, width: int) -> tuple[float, float, fl
     )
     inputs = torch.randn(1, batch, width, device=device)
     labels = torch.zeros(1, batch, dtype=torch.int64, device=device)
-    trainer.step(inputs, labels)  # the first one is slow
     seconds: list[float] = []
-    while len(seconds) < PROBE_STEPS or sum(seconds) < PROBE_S:
-        begin = time.perf_counter()
-        float(trainer.step(inputs, labels).sum())  # reading the loss waits for a GPU
-        seconds.append(time.perf_counter() - begin)
+    with intra_op_threads(trainer.threads):  # as in training
+        trainer.step(inputs, labels)  # the first one is slow
+        while len(seconds) < PROBE_STEPS or sum(seconds) < PROBE_S:
+            begin = time.perf_counter()
+            float(trainer.step(inputs, labels).sum())  # reading the loss waits for a GPU
+            seconds.append(time.perf_counter() - begin)
     deciles = statistics.quantiles(seconds, n=10, method="inclusive")
     return deciles[0], deciles[4], deciles[8]
 

@@ -67,9 +67,9 @@ def optimiser_problems(config: TrainConfig) -> list[str]:
         lines.append("optim.nesterov=true: needs optim.momentum above 0")
     spec = DATASETS.get(config.dataset.kind)
     epochs = optim.epochs if optim.epochs is not None or spec is None else spec.epochs
-    if epochs is not None and optim.warmup > epochs:
+    if epochs is not None and optim.warmup > max(epochs, 0):
         lines.append(f"optim.warmup={optim.warmup}: is longer than training, which is optim.epochs={epochs}")
-    if epochs is not None and optim.schedule == "step" and (optim.decay_epochs or 0) >= epochs:
+    if epochs is not None and optim.schedule == "step" and (optim.decay_epochs or 0) >= max(epochs, 1):
         lines.append(f"optim.decay_epochs={optim.decay_epochs}: must be below optim.epochs={epochs}, or nothing decays")
     return lines
 
