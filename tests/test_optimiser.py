@@ -363,6 +363,8 @@ def test_a_member_that_diverges_stays_and_disturbs_no_other(kind: str, weights: 
     assert ours.alive.tolist() == [True, False, True]
     after = states(ours)
     kept = [key for key in before if not key.startswith(("momentum.", "second_moment.", "alive", "orthogonality"))]
+    if kind == "c":  # elsewhere that of a gradient which is not finite is not either
+        kept.append("momentum.hidden.weight")
     assert all(torch.equal(before[key], after[1][key]) for key in kept)
     for k in (0, 2):
         alone = as_updates(fleet(model, OPTIMISERS_TRIED[name], engine, [THREE[k]], **options))
@@ -377,9 +379,10 @@ def test_a_member_that_diverges_stays_and_disturbs_no_other(kind: str, weights: 
 @pytest.mark.parametrize("engine", [TorchEngine, CEngine])
 @pytest.mark.parametrize("weights", ["unit_rows", "free"])
 def test_a_long_gradient_is_clipped_though_its_square_is_not_finite(weights: str, engine: EngineFactory) -> None:
-    """Inputs of 1e18 make gradients as long. Times 100 it has no square in single precision; a step of 100 has one."""
+    """Inputs of 1e18 make gradients of 1e21, which have no square in single precision; a step of 100 has one."""
     own = [member("identity", 0, 100, clip=1.0), member("identity", 0, 100)]
     ours = fleet(ModelConfig(depth=3, width=5, weights=weights), Optimiser(), engine, own, dtype=torch.float32)
+    ours.tensors["output.weight"].mul_(1000)  # and as much longer is what reaches the hidden layers
     before = states(ours)[0]
     [(x, y)] = batches(2, steps=1)
     ours.step(1e18 * x.float(), y)
@@ -413,7 +416,7 @@ def test_orthogonality_holds_at_every_step(engine: EngineFactory, name: str) -> 
         ("unit_rows", "none", "sgd, cosine"),
         ("free", "batch", "adamw, cosine"),
         ("free", "none", "sgd, step"),
-        ("orthogonal", "none", "nesterov, step"),
+        ("orthogonal", "batch", "nesterov, step"),
     ],
 )
 def test_kernels_of_a_gpu_train_as_the_library_does(weights: str, norm: str, name: str) -> None:
