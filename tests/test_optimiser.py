@@ -26,14 +26,10 @@ from bsnn_cli.networks.optimiser import RULES, SCHEDULES, Optimiser, Schedule, p
 from bsnn_cli.networks.reference_trainer import ReferenceTrainer
 from bsnn_cli.networks.rule_engine import RuleEngine
 from bsnn_cli.networks.torch_engine import TorchEngine
-from bsnn_cli.networks.triton_engine import TritonEngine
 from bsnn_cli.settings.choices import OPTIMISERS
 from bsnn_cli.settings.choices import SCHEDULES as NAMES_OF_SCHEDULES
 from bsnn_cli.settings.config import ModelConfig, OptimConfig
 from tests.test_captured import CASES, graphs, make, make_on_gpu, noise, on_gpu, train
-from tests.test_kernels import interpreted, with_kernels
-
-__all__ = ["interpreted"]
 
 INPUTS, CLASSES, BATCH, STEPS, WARMUP = 7, 3, 6, 20, 4
 
@@ -409,31 +405,6 @@ def test_orthogonality_holds_at_every_step(engine: EngineFactory, name: str) -> 
     assert ours.orthogonality_error().max() < 1e-5
 
 
-@pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize(
-    ("weights", "norm", "name"),
-    [
-        ("unit_rows", "none", "sgd, cosine"),
-        ("free", "batch", "adamw, cosine"),
-        ("free", "none", "sgd, step"),
-        ("orthogonal", "batch", "nesterov, step"),
-    ],
-)
-def test_kernels_of_a_gpu_train_as_the_library_does(weights: str, norm: str, name: str) -> None:
-    """As NumPy executes them: schedule, decay and limits around them, whole batches and short ones."""
-    model, data, optimiser = ModelConfig(depth=2, width=20, weights=weights, norm=norm), noise(), OPTIMISERS_TRIED[name]
-    ours = with_kernels(model, THREE, optimiser=optimiser)
-    double = make(model, THREE, optimiser=optimiser)
-    inner = ours.engine.inner if isinstance(ours.engine, RuleEngine) else ours.engine
-    assert isinstance(inner, TritonEngine)
-    for one in (ours, double):
-        train(one, data, epochs=1)
-    for key, tensor in double.tensors.items():
-        if tensor.is_floating_point() and not key.startswith("orthogonality") and not is_noise(key, double):
-            error = (ours.tensors[key].double() - tensor).abs().max() / tensor.abs().max().clamp(min=1)
-            assert error < (1e-3 if norm == "batch" else 1e-5), f"{key}: {error:.1e}"
-
-
 @pytest.mark.parametrize("name", OPTIMISERS_TRIED)
 def test_steps_that_are_captured_follow_the_schedule(name: str) -> None:
     """By way of `updates`, whose steps may not ask the host: over three epochs, orthogonal matrices and all."""
@@ -456,19 +427,6 @@ def test_a_graph_follows_the_schedule_as_a_cpu_does(norm: str, weights: str, nam
     plain, ours = make(model, THREE, optimiser=optimiser), make_on_gpu(model, THREE, optimiser=optimiser)
     torch.testing.assert_close(train(ours, noise(), 5), train(plain, noise(), 5), rtol=1e-8, atol=1e-8)
     assert graphs(ours) == {6, 4}
-
-
-@on_gpu
-@pytest.mark.parametrize("name", OPTIMISERS_TRIED)
-@pytest.mark.parametrize("weights", ["unit_rows", "free", "orthogonal"])
-def test_compiled_kernels_of_a_gpu_train_as_a_cpu_does(weights: str, name: str) -> None:
-    """In single precision, with 1e-4 for its rounding; with AdamW, small gradients make steps as large as others do."""
-    model, optimiser = ModelConfig(depth=3, width=40, weights=weights), OPTIMISERS_TRIED[name]
-    plain = make(model, THREE, optimiser=optimiser)
-    ours = make_on_gpu(model, THREE, optimiser=optimiser, dtype=torch.float32)
-    inner = ours.engine.inner if isinstance(ours.engine, RuleEngine) else ours.engine
-    assert isinstance(inner, TritonEngine)
-    torch.testing.assert_close(train(ours, noise(), 3).double(), train(plain, noise(), 3), rtol=1e-4, atol=1e-4)
 
 
 def test_a_fleet_says_what_trains_it() -> None:
