@@ -187,7 +187,7 @@ def retracted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", OPTIMISERS_TRIED)
 @pytest.mark.parametrize(
     ("weights", "norm"), [("unit_rows", "none"), ("free", "none"), ("orthogonal", "none"), ("unit_rows", "batch"),
-                          ("free", "batch"), ("orthogonal", "batch")]
+                          ("orthogonal", "batch")]
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["torch", "c"])
 def test_a_fleet_trains_as_torch_does(kind: str, weights: str, norm: str, name: str) -> None:
