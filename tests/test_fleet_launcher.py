@@ -78,7 +78,7 @@ def test_the_size_of_a_network_is_that_of_its_tensors() -> None:
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_networks_of_a_fleet_have_rates_decays_and_limits_of_their_own(kind: str, tmp_path: Path) -> None:
     settings = [{"lr": 1e-3}, {"lr": 1e-2, "weight_decay": 0.1}, {"lr": 1e-2, "weight_decay": 0.1, "clip": 0.1}]
-    runs = [config(kind=kind, schedule="cosine", warmup=0.5, **own) for own in settings]
+    runs = [config(kind=kind, schedule="cosine", warmup=0.5, **values) for values in settings]
 
     def results(root: str, groups: list[list[TrainConfig]]) -> list[RunResult]:
         placed = [[dataclasses.replace(run, output_root=str(tmp_path / root)) for run in group] for group in groups]

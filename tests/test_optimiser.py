@@ -143,9 +143,9 @@ def assert_trains_as_torch(
     with torch.no_grad() if isinstance(trainer, Fleet) else torch.enable_grad():
         losses = torch.stack([trainer.step(x, y) for x, y in data])
     assert trainer.alive.all()
-    for k, own in enumerate(trainer.members):
+    for k, trained in enumerate(trainer.members):
         network, expected = train_with_torch(
-            trainer.model, own, trainer.optimiser, starts[k], [(x[k], y[k]) for x, y in data]
+            trainer.model, trained, trainer.optimiser, starts[k], [(x[k], y[k]) for x, y in data]
         )
         torch.testing.assert_close(losses[:, k], losses.new_tensor(expected), rtol=tolerance, atol=tolerance)
         state = trainer.member_state(k)
@@ -376,8 +376,8 @@ def test_a_member_that_diverges_stays_and_disturbs_no_other(kind: str, weights: 
 @pytest.mark.parametrize("weights", ["unit_rows", "free"])
 def test_a_long_gradient_is_clipped_though_its_square_is_not_finite(weights: str, engine: EngineFactory) -> None:
     """Inputs of 1e18 make gradients of 1e21, which have no square in single precision; a step of 100 has one."""
-    own = [member("identity", 0, 100, clip=1.0), member("identity", 0, 100)]
-    ours = fleet(ModelConfig(depth=3, width=5, weights=weights), Optimiser(), engine, own, dtype=torch.float32)
+    members = [member("identity", 0, 100, clip=1.0), member("identity", 0, 100)]
+    ours = fleet(ModelConfig(depth=3, width=5, weights=weights), Optimiser(), engine, members, dtype=torch.float32)
     ours.tensors["output.weight"].mul_(1000)  # and as much longer is what reaches the hidden layers
     before = states(ours)[0]
     [(x, y)] = batches(2, steps=1)

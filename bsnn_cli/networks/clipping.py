@@ -54,8 +54,8 @@ def squared_lengths(engine: Engine, signals: Signals) -> Tensor:
         if hidden.unit_rows:
             squares = squares - (signals.s[layer] * hidden.scale[layer, :, 0]).double().square().sum(1)
         elif hidden.drift is not None:
-            one = slice(layer, layer + 1)
-            h = torch.cat([engine.preactivations(signals, k, one) for k in range(len(d))]).double()
+            place = slice(layer, layer + 1)
+            h = torch.cat([engine.preactivations(signals, k, place) for k in range(len(d))]).double()
             g = signals.g[layer].double()
             squares = (squares - 2 * _product(d, h, x, g) + _product(h, h, g, g)) / 4
         total += squares.clamp(min=0)

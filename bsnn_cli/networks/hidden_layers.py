@@ -31,8 +31,8 @@ class HiddenLayers:
         alive: (K,) False for a member that has diverged.
         a: (K, 1, 1) factor of each activation.
         step_size: (K,) −lr of this step.
-        weight_decay: (K,) λ of every member, or None if no member has any.
-        decaying: it where it acts on V, else None.
+        weight_decay: (K,) λ of each member, or None if no member has any.
+        decaying: the same if it acts on V, else None.
         norm: (L, K, n) lengths of the rows of V, as of the last measurement; 1 unless rows are scaled.
         inverse_norm, scale: (L, K, 1, n), 1/‖v‖ and a/‖v‖: factors of the signals forwards and backwards.
         groups: members with equal activations.

@@ -145,7 +145,7 @@ class Optimiser:
             parameter: any shape; or that of several networks, stacked.
             gradient: of the same shape.
             buffers: in the order of `self.buffers`, of the same shape.
-            step: what differs between networks, such as fits the parameter.
+            step: what differs between networks, in shapes that fit the parameter.
         """
         RULES[self.kind].update(self, parameter, gradient, buffers, step)
 

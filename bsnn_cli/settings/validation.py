@@ -68,7 +68,7 @@ def optimiser_problems(config: TrainConfig) -> list[str]:
     spec = DATASETS.get(config.dataset.kind)
     epochs = optim.epochs if optim.epochs is not None or spec is None else spec.epochs
     if epochs is not None and optim.warmup > max(epochs, 0):
-        lines.append(f"optim.warmup={optim.warmup}: is longer than training, which is optim.epochs={epochs}")
+        lines.append(f"optim.warmup={optim.warmup}: is longer than training; must be at most optim.epochs={epochs}")
     if epochs is not None and optim.schedule == "step" and (optim.decay_epochs or 0) >= max(epochs, 1):
         lines.append(f"optim.decay_epochs={optim.decay_epochs}: must be below optim.epochs={epochs}, or nothing decays")
     return lines
