@@ -152,7 +152,7 @@ def test_bad_input_gets_one_line_and_exit_code_2_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["optim.epochs=2", "optim.warmup=3"], "optim.warmup=3.0: is longer than training; must be at most optim.epochs=2"),
+        (["optim.epochs=2", "optim.warmup=3"], "optim.warmup=3.0: is longer than training; must be at most"),
         (["optim.nesterov=true", "optim=adamw"], "optim.nesterov=true: belongs to optim=sgd"),
         (["optim.nesterov=true", "optim.momentum=0"], "optim.nesterov=true: needs optim.momentum above 0"),
         (["optim.schedule=step", "optim.epochs=5", "optim.decay_epochs=5"], "optim.decay_epochs=5.0: must be below"),
