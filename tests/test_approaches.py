@@ -121,7 +121,7 @@ MEMBER = Member(activation=activations.get("selu"), a=0.9, b=0.1, seed=5, lr=0.0
 def trainer(
     model: ModelConfig, member: Member = MEMBER, states: list[dict[str, Tensor]] | None = None
 ) -> ReferenceTrainer:
-    return ReferenceTrainer(model, [member], inputs=6, classes=3, momentum=0.5, states=states, dtype=torch.float64)
+    return ReferenceTrainer(model, [member], inputs=6, classes=3, states=states, dtype=torch.float64)
 
 
 def batches(count: int) -> list[tuple[Tensor, Tensor]]:
@@ -153,7 +153,7 @@ def test_a_resumed_reference_training_ends_the_same_to_the_byte(name: str) -> No
 @pytest.mark.parametrize("name", sorted(FAST))
 def test_both_trainers_agree_where_both_can(name: str) -> None:
     reference = trainer(MODELS[name])
-    fleet = Fleet(MODELS[name], [MEMBER], inputs=6, classes=3, momentum=0.5, dtype=torch.float64)
+    fleet = Fleet(MODELS[name], [MEMBER], inputs=6, classes=3, dtype=torch.float64)
     for batch in batches(5):
         torch.testing.assert_close(reference.step(*batch), fleet.step(*batch), rtol=1e-10, atol=0)
     ours, theirs = reference.member_state(0), fleet.member_state(0)

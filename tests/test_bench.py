@@ -50,7 +50,7 @@ def test_the_plain_network_makes_the_same_steps(norm: str, weights: str) -> None
     model = ModelConfig(depth=3, width=8, norm=norm, weights=weights)
     solution = normalise("selu")
     member = Member(activation=get("selu"), a=solution.a, b=solution.b, seed=0, lr=0.05)
-    fleet = Fleet(model, [member], inputs=6, classes=4, momentum=0.5, dtype=torch.float64)
+    fleet = Fleet(model, [member], inputs=6, classes=4, dtype=torch.float64)
     plain = baselines.plain_network(model, Phi(get("selu"), solution.a, solution.b), 6, 4, weights).double()
     bottom, *hidden, top = linears(plain)
     state = fleet.member_state(0)

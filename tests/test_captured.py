@@ -57,7 +57,7 @@ def data() -> Dataset:
 def make(model: ModelConfig, members: list[Member], **options: Any) -> Fleet:
     """Return a fleet of PyTorch's operations on a CPU, in double precision unless the options say otherwise."""
     given = {"dtype": torch.float64, "engine": TorchEngine} | options
-    return Fleet(model, members, inputs=7, classes=3, momentum=0.5, **given)
+    return Fleet(model, members, inputs=7, classes=3, **given)
 
 
 def make_as_on_gpu(model: ModelConfig, members: list[Member], **options: Any) -> Fleet:

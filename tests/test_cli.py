@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bsnn_cli.settings.config import VERBS
+from bsnn_cli.settings.config import VERBS, OptimConfig
 from bsnn_cli.settings.options import options
 from tests.conftest import BSNN, Answer, run_bsnn, small
 
@@ -77,6 +78,19 @@ BAD = {
     "optim.batch_size=0": ["optim.batch_size=0", "at least 1"],
     "optim.batch_size=1798": ["optim.batch_size=1798", "at most 14"],
     "optim.momentum=1.5": ["optim.momentum=1.5", "below 1"],
+    "optim=adam": ["optim=adam", "one of adamw, sgd", "did you mean adamw?"],
+    "optim=rmsprop": ["optim=rmsprop", "one of adamw, sgd"],
+    "optim=null": ["optim=null", "one of adamw, sgd"],
+    "optim=3": ["optim=3", "one of adamw, sgd"],
+    "optim.kind=adam": ["optim.kind=adam", "did you mean adamw?"],
+    "optim.schedule=linear": ["optim.schedule=linear", "one of constant, cosine, step"],
+    "optim.schedule=cosine_annealing": ["did you mean cosine?"],
+    "optim.warmup=50.5": ["optim.warmup=50.5", "longer than training", "optim.epochs=50"],
+    "optim.warmup=-1": ["optim.warmup=-1", "at least 0"],
+    "optim.weight_decay=-0.1": ["optim.weight_decay=-0.1", "at least 0"],
+    "optim.clip=0": ["optim.clip=0", "above 0"],
+    "optim.beta1=1": ["optim.beta1=1", "below 1"],
+    "optim.decay_rate=0": ["optim.decay_rate=0", "above 0"],
     "dataset.validation=1.0": ["dataset.validation=1.0", "below 1"],
     "seed=-1": ["seed=-1", "from 0"],
     "seed=1.5": ["seed=1.5", "whole number from 0"],
@@ -90,6 +104,10 @@ BAD = {
     "depth=50": ["did you mean model.depth=50?"],
     "layers=50": ["did you mean model.depth=50?"],
     "width=100": ["did you mean model.width=100?"],
+    "optimizer=adam": ["optimizer: no such key", "did you mean optim=adamw?"],
+    "scheduler=cosine": ["did you mean optim.schedule=cosine?"],
+    "wd=0.1": ["did you mean optim.weight_decay=0.1?"],
+    "grad_clip=1": ["did you mean optim.clip=1?"],
     "bs=128": ["did you mean optim.batch_size=128?"],
     "norm=bn": ["did you mean model.norm=batch?"],
     "gpu=true": ["did you mean device?"],
@@ -129,6 +147,34 @@ def test_bad_input_gets_one_line_and_exit_code_2_and_nothing_is_written(
     assert all(part in line for part in BAD[argument]), line
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["optim.epochs=2", "optim.warmup=3"], "optim.warmup=3.0: is longer than training; must be at most"),
+        (["optim.nesterov=true", "optim=adamw"], "optim.nesterov=true: belongs to optim=sgd"),
+        (["optim.nesterov=true", "optim.momentum=0"], "optim.nesterov=true: needs optim.momentum above 0"),
+        (["optim.schedule=step", "optim.epochs=5", "optim.decay_epochs=5"], "optim.decay_epochs=5.0: must be below"),
+    ],
+)
+def test_settings_of_an_optimiser_that_make_no_sense_together_get_one_line(
+    arguments: list[str], told: str, tmp_path: Path, bsnn: Callable[..., Answer]
+) -> None:
+    result = bsnn("train", "dataset=digits", *arguments)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert told in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_timing_knows_one_optimiser(bsnn: Callable[..., Answer]) -> None:
+    result = bsnn("bench", "optim=adamw")
+    assert result.returncode == 2
+    assert "optim=adamw: must name one of its keys" in result.stderr
+    assert "optim.weight_decay" not in bsnn("bench", "--help").stdout
+    assert "Choices for optim=" not in bsnn("bench", "--help").stdout
+    assert "Choices for optim=\n  adamw sgd" in bsnn("train", "--help").stdout
 
 
 def test_bad_input_ends_the_process_with_2_and_without_a_traceback(tmp_path: Path) -> None:
@@ -224,7 +270,8 @@ def test_gpn_refuses_an_unknown_name(bsnn: Callable[..., Answer]) -> None:
         ("bsnn tr", {"train"}),
         ("bsnn ", set(VERBS)),
         ("bsnn train activation=selu", {"activation=selu", "activation=selu_gpn", "activation=selu_gpn_d"}),
-        ("bsnn train optim.", {"optim.lr=", "optim.momentum=", "optim.batch_size=", "optim.epochs="}),
+        ("bsnn train optim.", {f"optim.{entry.name}=" for entry in dataclasses.fields(OptimConfig)}),
+        ("bsnn train optim=", {"optim=adamw", "optim=sgd"}),
         ("bsnn data dataset=dig", {"dataset=digits"}),
     ],
 )

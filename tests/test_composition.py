@@ -22,8 +22,8 @@ from bsnn_cli.report import provenance_table
 from bsnn_cli.runs import job, sweep
 from bsnn_cli.settings import composition
 from bsnn_cli.settings.arguments import groups
-from bsnn_cli.settings.choices import TAILORED_BY, tailored_as_usual
-from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, TrainConfig
+from bsnn_cli.settings.choices import OPTIMISERS, TAILORED_BY, tailored_as_usual
+from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import canonical, differences, identity
 from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
 from bsnn_cli.settings.options import options
@@ -85,6 +85,8 @@ def test_the_composer_composes_what_hydra_does(verb: str) -> None:
         ["activation.root=lower", "activation=tanh_gpn"],  # a choice fills its node, and a value goes on top of it
         ["activation=lrelu_gpn_d", "activation.separation=0.5"],
         ["dataset=cifar10_jpeg", "dataset.name=x"],
+        ["optim=adamw", "optim.lr=0.01"],
+        ["optim.lr=0.01", "optim.kind=adamw"],
         ["approach=batch_norm"],
         ["approach=batch_norm", "activation=selu"],
         ["activation=selu", "approach=batch_norm"],
@@ -137,7 +139,13 @@ def test_every_activation_has_three_choices_and_every_kind_of_dataset_one() -> N
             dataset = OmegaConf.to_object(composer.compose([f"dataset={kind}"]).dataset)
             assert dataset == DatasetConfig(kind=kind, root=dataset.root)
 
-    composition.run("bench", [], act)
+        for kind in OPTIMISERS:
+            optim = OmegaConf.to_object(composition.Composer("train").compose([f"optim={kind}"]).optim)
+            assert optim == OptimConfig(kind=kind)
+
+    sweep.register()
+    composition.run("train", [], act)
+    assert groups()["optim"] == sorted(OPTIMISERS)
     assert groups()["activation"] == sorted(expected)
     assert groups()["dataset"] == ["cifar10", "cifar10_jpeg", "digits", "fashion_mnist", "folder", "mnist"]
 
@@ -208,7 +216,7 @@ def test_identity_is_a_function_of_what_changes_results_and_of_nothing_else(data
         assert same_result
     elif key not in (
         "activation.root", "activation.tailored_depth", "activation.parameter", "dataset.name", "model.norm_init",
-        "optim.epochs",
+        "optim.epochs", "optim.momentum", "optim.beta1", "optim.beta2", "optim.decay_epochs", "optim.decay_rate",
     ):  # fmt: skip
         # These may spell out a default, or mean nothing beside the rest.
         assert not same_result

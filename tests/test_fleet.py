@@ -19,6 +19,7 @@ from bsnn_cli.networks.engine import EngineFactory
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Network
+from bsnn_cli.networks.optimiser import Optimiser
 from bsnn_cli.networks.torch_engine import TorchEngine
 from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.choices import AUTO_ROOT, PAPER_ACTIVATIONS
@@ -44,7 +45,14 @@ def make_fleet(
     states: list[dict[str, Tensor]] | None = None,
 ) -> Fleet:
     return Fleet(
-        model, members, inputs=INPUTS, classes=CLASSES, momentum=momentum, dtype=dtype, states=states, engine=engine
+        model,
+        members,
+        inputs=INPUTS,
+        classes=CLASSES,
+        optimiser=Optimiser(momentum=momentum),
+        dtype=dtype,
+        states=states,
+        engine=engine,
     )
 
 
@@ -290,7 +298,7 @@ def test_a_gradient_may_be_long_if_the_step_is_not(weights: str) -> None:
     """The square of 3e19 is not finite in single precision. Orthogonal matrices have use for that of the momentum."""
     members = [make_member("tanh", True, lr=lr) for lr in (1e-4, 1.0)]
     model = ModelConfig(depth=3, width=5, weights=weights)
-    fleet = Fleet(model, members, inputs=INPUTS, classes=CLASSES, momentum=0.5)
+    fleet = Fleet(model, members, inputs=INPUTS, classes=CLASSES)
     w = fleet._signals_of(BATCH)
     w.loss.zero_()
     w.bound.fill_(3e19)
@@ -360,7 +368,7 @@ def test_torch_s_own_threads_leave_the_cores_to_the_kernels(
     with intra_op_threads(3):
         member = make_member("tanh", True)
         sizes = {"inputs": data.inputs, "classes": data.classes}
-        fleet = Fleet(ModelConfig(depth=1, width=20), [member], **sizes, momentum=0.5, engine=engine)
+        fleet = Fleet(ModelConfig(depth=1, width=20), [member], **sizes, engine=engine)
         for _ in fleet.updates(data, [torch.arange(6).unsqueeze(0)] * 2):
             assert torch.get_num_threads() == 3
     assert seen == [within] * 2

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.memory import training_bytes
 from bsnn_cli.runs import checkpoint, runner
 from bsnn_cli.runs.checkpoint import CURRENT
-from bsnn_cli.runs.directory import RunDirectory
+from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.runs.fleet_launcher import MEMBER_KEYS, fleets
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
@@ -24,7 +25,7 @@ from bsnn_cli.settings.validation import resolve
 from tests.conftest import SMALL, Answer, run_bsnn, small
 
 
-def config(name: str = "selu", seed: int = 0, **optim: float) -> TrainConfig:
+def config(name: str = "selu", seed: int = 0, **optim: Any) -> TrainConfig:
     return resolve(
         TrainConfig(
             activation=ActivationConfig(name=name),
@@ -38,7 +39,7 @@ def config(name: str = "selu", seed: int = 0, **optim: float) -> TrainConfig:
 
 
 def test_activations_seeds_and_learning_rates_share_a_fleet_in_contiguous_groups() -> None:
-    runs = [config("tanh"), config("selu"), config("tanh", seed=1, lr=0.1), config("selu", seed=1)]
+    runs = [config("tanh"), config("selu", clip=1.0), config("tanh", seed=1, lr=0.1), config("selu", weight_decay=0.1)]
     [fleet] = fleets(runs, networks=24, memory=1e12)
     assert [run.activation.name for run in fleet] == ["selu", "selu", "tanh", "tanh"]
 
@@ -49,6 +50,8 @@ def test_activations_seeds_and_learning_rates_share_a_fleet_in_contiguous_groups
         dataclasses.replace(config(), model=ModelConfig(depth=3, width=8)),
         dataclasses.replace(config(), model=ModelConfig(depth=2, width=8, norm="batch")),
         config(momentum=0.9),
+        config(kind="adamw"),
+        config(schedule="cosine"),
         config(batch_size=32),
         dataclasses.replace(config(), output_root="elsewhere"),
     ],
@@ -69,6 +72,33 @@ def test_fleets_are_no_larger_than_asked_and_than_the_memory() -> None:
 def test_the_size_of_a_network_is_that_of_its_tensors() -> None:
     model = ModelConfig(depth=200, width=500)
     assert training_bytes(model, 64) == pytest.approx(2 * 200e6 + 1002 * 64 * 500 * 4)
+    assert training_bytes(model, 64, "adamw") == pytest.approx(3 * 200e6 + 1002 * 64 * 500 * 4)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_networks_of_a_fleet_have_rates_decays_and_limits_of_their_own(kind: str, tmp_path: Path) -> None:
+    settings = [{"lr": 1e-3}, {"lr": 1e-2, "weight_decay": 0.1}, {"lr": 1e-2, "weight_decay": 0.1, "clip": 0.1}]
+    runs = [config(kind=kind, schedule="cosine", warmup=0.5, **values) for values in settings]
+
+    def results(root: str, groups: list[list[TrainConfig]]) -> list[RunResult]:
+        placed = [[dataclasses.replace(run, output_root=str(tmp_path / root)) for run in group] for group in groups]
+        return [result for group in placed for result in runner.run(group)]
+
+    alone, together = results("alone", [[run] for run in runs]), results("together", fleets(runs, 24, 1e12))
+    assert [result.networks for result in together] == [3] * 3
+    losses = [result.test_loss for result in alone]
+    assert [result.test_loss for result in together] == pytest.approx(losses, rel=1e-4)
+    assert len({round(loss or 0, 3) for loss in losses}) == 3
+
+
+def test_a_sweep_of_optimisers_says_what_is_trained_apart(tmp_path: Path) -> None:
+    words = [word for word in SMALL if not word.startswith("optim.lr")]
+    varied = ["optim=sgd,adamw", "optim.lr=1e-3,1e-2", "optim.clip=null,1"]
+    result = run_bsnn("train", "-m", *words, *varied, "hydra/launcher=fleet", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "runs that differ in optim.kind are trained in different fleets" in result.stderr
+    results = [RunDirectory(path).result() for path in tmp_path.glob("outputs/runs/*/*/*")]
+    assert [result.networks for result in results if result is not None] == [4] * 8
 
 
 def test_a_sweep_as_a_fleet_leaves_the_runs_of_a_plain_sweep(tmp_path: Path) -> None:

@@ -60,6 +60,12 @@ ANOTHER_VALUE: dict[str, Any] = {
     "model.input_init": "norm_preserving",
     "optim.lr": 1e-3,
     "optim.momentum": 0.9,
+    "optim.kind": "adamw",
+    "optim.nesterov": True,
+    "optim.weight_decay": 0.1,
+    "optim.clip": 1.0,
+    "optim.schedule": "cosine",
+    "optim.warmup": 2.0,
     "optim.batch_size": 32,
     "optim.epochs": 7,
     "precision": "tf32",
@@ -67,6 +73,9 @@ ANOTHER_VALUE: dict[str, Any] = {
 WITHOUT_ANOTHER_VALUE = {"dataset.name", "activation.tailored_depth", "activation.parameter", "model.norm_init"}
 """Only folders have a name of their own, only a separation counts layers or has a parameter, only a normalisation has
 gains (all tested below)."""
+
+OF_OPTIMISERS = {"optim.beta1": 0.8, "optim.beta2": 0.9, "optim.decay_epochs": 3.0, "optim.decay_rate": 0.5}
+"""They mean nothing beside the default optimiser and schedule (tested below)."""
 
 
 def with_value(key: str, value: Any) -> TrainConfig:
@@ -79,9 +88,24 @@ def with_value(key: str, value: Any) -> TrainConfig:
 RESULT_KEYS = {key for key, entry, _ in options(TrainConfig()) if entry.metadata["result"]}
 
 
-@pytest.mark.parametrize("key", sorted(RESULT_KEYS - WITHOUT_ANOTHER_VALUE))
+@pytest.mark.parametrize("key", sorted(RESULT_KEYS - WITHOUT_ANOTHER_VALUE - OF_OPTIMISERS.keys()))
 def test_every_result_changing_option_changes_the_identity(key: str) -> None:
     assert identity(with_value(key, ANOTHER_VALUE[key])) != identity(TrainConfig())
+
+
+def test_settings_count_where_the_optimiser_and_the_schedule_have_them() -> None:
+    def made(**values: Any) -> str:
+        return identity(TrainConfig(optim=OptimConfig(**values)))
+
+    for key, value in OF_OPTIMISERS.items():
+        setting = {key.partition(".")[2]: value}
+        assert made(**setting) == made()
+        assert (made(kind="adamw", **setting) != made(kind="adamw")) == ("beta" in key)
+        assert (made(schedule="step", **setting) != made(schedule="step")) == ("decay" in key)
+        assert made(schedule="cosine", **setting) == made(schedule="cosine")
+    assert made(kind="adamw", momentum=0.9) == made(kind="adamw")
+    assert made(schedule="step", epochs=6, decay_epochs=2.0) == made(schedule="step", epochs=6)
+    assert made(schedule="step", decay_epochs=50 / 3) == made(schedule="step", epochs=50)
 
 
 def test_what_changes_no_result_changes_no_identity() -> None:

@@ -18,11 +18,13 @@ from bsnn_cli.gpn.activations import get, normalise
 from bsnn_cli.gpn.tailored import tailored
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member, kernel_forms
+from bsnn_cli.networks.rule_engine import RuleEngine
 from bsnn_cli.networks.torch_engine import TorchEngine
 from bsnn_cli.settings.config import ModelConfig
 from tests.test_captured import CASES, graphs, make, make_on_gpu, noise, on_gpu, orders, train
 from tests.test_fleet import make_member
 from tests.test_native import COVERED
+from tests.test_optimiser import OPTIMISERS_TRIED, THREE, is_noise
 
 pytest.importorskip("triton", reason="Triton is not to be had on this system")
 
@@ -68,10 +70,10 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return kernels
 
 
-def with_kernels(model: ModelConfig, members: list[Member]) -> Fleet:
+def with_kernels(model: ModelConfig, members: list[Member], **options: Any) -> Fleet:
     """Return a fleet on the CPU that computes as one on a GPU does, by interpreted kernels."""
     engine = functools.partial(TritonEngine, exact=True)
-    return make(model, members, dtype=torch.float32, engine=engine, capture=True)
+    return make(model, members, dtype=torch.float32, engine=engine, capture=True, **options)
 
 
 def largest_difference(one: Fleet, other: Fleet) -> float:
@@ -317,3 +319,41 @@ def test_what_no_kernel_covers_is_trained_by_the_library(data: Dataset) -> None:
     train(ours, data, 3)
     train(plain, data, 3)
     assert largest_difference(plain, ours) < 1e-4
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(
+    ("weights", "norm", "name"),
+    [
+        ("unit_rows", "none", "sgd, cosine"),
+        ("free", "batch", "adamw, cosine"),
+        ("free", "none", "sgd, step"),
+        ("orthogonal", "batch", "nesterov, step"),
+    ],
+)
+def test_kernels_of_a_gpu_train_as_the_library_does(weights: str, norm: str, name: str) -> None:
+    """As NumPy executes them: schedule, decay and limits around them, whole batches and short ones."""
+    model, data, optimiser = ModelConfig(depth=2, width=20, weights=weights, norm=norm), noise(), OPTIMISERS_TRIED[name]
+    ours = with_kernels(model, THREE, optimiser=optimiser)
+    double = make(model, THREE, optimiser=optimiser)
+    inner = ours.engine.inner if isinstance(ours.engine, RuleEngine) else ours.engine
+    assert isinstance(inner, TritonEngine)
+    for one in (ours, double):
+        train(one, data, epochs=1)
+    for key, tensor in double.tensors.items():
+        if tensor.is_floating_point() and not key.startswith("orthogonality") and not is_noise(key, double):
+            error = (ours.tensors[key].double() - tensor).abs().max() / tensor.abs().max().clamp(min=1)
+            assert error < (1e-3 if norm == "batch" else 1e-5), f"{key}: {error:.1e}"
+
+
+@on_gpu
+@pytest.mark.parametrize("name", OPTIMISERS_TRIED)
+@pytest.mark.parametrize("weights", ["unit_rows", "free", "orthogonal"])
+def test_compiled_kernels_of_a_gpu_train_as_a_cpu_does(weights: str, name: str) -> None:
+    """In single precision, with 1e-4 for its rounding; with AdamW, small gradients make steps as large as others do."""
+    model, optimiser = ModelConfig(depth=3, width=40, weights=weights), OPTIMISERS_TRIED[name]
+    plain = make(model, THREE, optimiser=optimiser)
+    ours = make_on_gpu(model, THREE, optimiser=optimiser, dtype=torch.float32)
+    inner = ours.engine.inner if isinstance(ours.engine, RuleEngine) else ours.engine
+    assert isinstance(inner, TritonEngine)
+    torch.testing.assert_close(train(ours, noise(), 3).double(), train(plain, noise(), 3), rtol=1e-4, atol=1e-4)

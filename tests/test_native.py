@@ -330,6 +330,6 @@ def test_small_networks_are_left_to_one_thread_by_every_way_of_computing(monkeyp
     with intra_op_threads(2):
         for width in (10, 20):
             model = ModelConfig(depth=2, width=width)
-            reference = ReferenceTrainer(model, MIXED[:1], inputs=INPUTS, classes=CLASSES, momentum=0.5)
+            reference = ReferenceTrainer(model, MIXED[:1], inputs=INPUTS, classes=CLASSES)
             threads.append((make_fleet(model, MIXED[:1], engine=TorchEngine).threads, reference.threads))
     assert threads == [(1, 1), (2, 2)]

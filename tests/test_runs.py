@@ -155,9 +155,7 @@ def test_evaluation_counts_every_sample_once(tmp_path: Path, monkeypatch: pytest
 
     config = small(tmp_path)
     digits = load(config.dataset, progress=False)
-    fleet = runner.Fleet(
-        config.model, [runner.member(config)[0]], inputs=digits.inputs, classes=digits.classes, momentum=0.5
-    )
+    fleet = runner.Fleet(config.model, [runner.member(config)[0]], inputs=digits.inputs, classes=digits.classes)
 
     def result() -> float:
         ticks = evaluate(fleet, digits, digits.train)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -104,6 +105,10 @@ def stop_in_mid_epoch(process: subprocess.Popen[str], root: Path) -> None:
     stop_once(saved, process)
 
 
+COSINE = ["optim=adamw", "optim.schedule=cosine", "optim.warmup=2.5", "optim.weight_decay=0.01", "optim.clip=1"]
+"""An optimiser with two buffers whose learning rate is another one in every step."""
+
+
 def kill_in_mid_epoch(process: subprocess.Popen[str], root: Path) -> None:
     stop_in_mid_epoch(process, root)
     process.kill()
@@ -117,6 +122,25 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run_bsnn("train", *LONG, cwd=root)
     assert result.returncode == 0, result.stderr
     return run_directory(root)
+
+
+def test_adamw_with_a_schedule_goes_on_after_a_kill_and_ends_the_same_to_the_byte(start: Start, tmp_path: Path) -> None:
+    whole = run_bsnn("train", *LONG, *COSINE, "output_root=whole/outputs", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    assert "PyTorch's operations make the updates of AdamW" in whole.stderr
+    kill_in_mid_epoch(start(*LONG, *COSINE), tmp_path)
+    resumed = run_bsnn("train", *LONG, *COSINE, cwd=tmp_path)
+    assert "resuming after" in resumed.stderr
+    assert_same_end(run_directory(tmp_path), run_directory(tmp_path / "whole"))
+    weights = checkpoint.load(run_directory(tmp_path) / "weights.pt")
+    assert not [name for name in weights if name.startswith(("momentum.", "second_moment."))]
+    rates = [float(row["learning_rate"]) for row in metrics(run_directory(tmp_path))]
+    steps = int(metrics(run_directory(tmp_path))[0]["step"])
+    warmup = round(2.5 * steps)
+    last = [epoch * steps - 1 for epoch in range(1, 41)]
+    assert rates[:2] == pytest.approx([0.01 * (step + 1) / (warmup + 1) for step in last[:2]])
+    falling = [0.005 * (1 + math.cos(math.pi * (step - warmup) / (40 * steps - warmup))) for step in last[2:]]
+    assert rates[2:] == pytest.approx(falling)
 
 
 def test_a_run_leaves_what_the_contract_says(uninterrupted: Path) -> None:

@@ -51,7 +51,13 @@ class CEngine(Engine):
         self._claims = torch.zeros(self._size("count_of_claims", n, depth), dtype=torch.int32)
         self._alone = K - K % self.workers.count
         """So many networks are each left to one core: whole rounds of them. The others are shared by all cores."""
+        self.take_over()
+
+    @override
+    def take_over(self) -> None:
+        hidden = self.hidden
         if hidden.unit_rows:
+            depth, K, _ = hidden.norm.shape
             matrices = [(hidden.V[k, layer], hidden.norm[layer, k]) for k in range(K) for layer in range(depth)]
             self.workers.run(self._measure, matrices)
         hidden.rescale()
@@ -86,13 +92,13 @@ class CEngine(Engine):
         hidden.rescale()
 
     def _update(self, signals: Signals, k: int, layers: slice, tangent: Tensor) -> None:
-        self._call_update(self._code.update, signals, k, layers, tangent[0, k], self.hidden.members[k].lr)
+        self._call_update(self._code.update, signals, k, layers, tangent[0, k], self.hidden.lr(k))
 
     def _update_orthogonal(self, signals: Signals, k: int, layers: slice) -> None:
         hidden = self.hidden
         assert hidden.drift is not None
         longest = self.gradient_of_orthogonal(signals, k, layers)
-        hidden.drift.step(k, layers, hidden.V[k, layers], hidden.M[k, layers], longest, hidden.members[k].lr)
+        hidden.drift.step(k, layers, hidden.V[k, layers], hidden.M[k, layers], longest, hidden.lr(k))
 
     def gradient_of_orthogonal(self, signals: Signals, k: int, layers: slice) -> Tensor:
         """M ← μM + ½(dᵀx − hᵀg) of c matrices that stay orthogonal; return `longest_column` of each, (c,)."""

@@ -22,14 +22,21 @@ class Engine(ABC):
         arithmetic: engines that round in the same way have the same name.
         threads: of PyTorch's operations during a step and an evaluation.
         workers: the threads that share the images of an evaluation, beside those.
+        asks_device: whether `update` may read values, such as which members live; False where steps are captured.
     """
 
     arithmetic: str
     workers = Workers(1)
+    asks_device = True
 
     def __init__(self, hidden: HiddenLayers) -> None:
         self.hidden = hidden
         self.threads = threads_for(hidden.V.numel())
+
+    @property
+    def description(self) -> str:
+        """Return its name, for the provenance of a run."""
+        return type(self).__name__
 
     @property
     def every_g(self) -> bool:
@@ -41,6 +48,13 @@ class Engine(ABC):
 
     def measure_rows(self) -> None:  # noqa: B027
         """Bring the factors that depend on V up to date for a use outside of steps, if `update` does not do that."""
+
+    def take_over(self) -> None:  # noqa: B027
+        """Bring all factors that depend on V up to date after something else has changed V, unless `forward` does."""
+
+    def preactivations(self, signals: Signals, k: int, layers: slice) -> Tensor:
+        """Return Wx of some layers of a member, (c, B, n), but for what is the same for all samples."""
+        return signals.h[layers, k]
 
     @abstractmethod
     def forward(self, signals: Signals) -> None:

@@ -8,11 +8,23 @@ from bsnn_cli.networks import native
 from bsnn_cli.networks.c_engine import CEngine
 from bsnn_cli.networks.engine import Engine, EngineFactory
 from bsnn_cli.networks.hidden_layers import HiddenLayers
+from bsnn_cli.networks.rule_engine import with_rule
 from bsnn_cli.networks.torch_engine import TorchEngine
 
 
 def choose(hidden: HiddenLayers) -> tuple[Engine, str | None]:
-    """Return the fastest engine that covers these layers, and in words why it is PyTorch's operations, if it is."""
+    """Return the fastest engine that covers these layers, and in words why PyTorch's operations do, if they do."""
+    engine, slow_because = _of_signals(hidden)
+    if not hidden.optimiser.in_engines:
+        rule = (
+            f"PyTorch's operations make the updates of {hidden.optimiser.label}, since the kernels know plain SGD only"
+        )
+        retracted = "" if hidden.drift is None else "; orthogonal matrices are retracted after every step of it"
+        slow_because = rule + retracted if slow_because is None else f"{slow_because}{retracted}"
+    return with_rule(engine), slow_because
+
+
+def _of_signals(hidden: HiddenLayers) -> tuple[Engine, str | None]:
     uncovered = sorted({member.activation.name for member in hidden.members if member.activation.kernel is None})
     if uncovered:
         return TorchEngine(hidden), f"the fast kernels have no code for the activation {', '.join(uncovered)}"

@@ -19,6 +19,7 @@ whole. The fleet computes the input and output layers and the loss; an engine (`
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -29,12 +30,15 @@ from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.batch_norm import NORM_EPS, NORM_MOMENTUM, BatchNorm
 from bsnn_cli.networks.captured import CapturedSteps, delayed_read
+from bsnn_cli.networks.clipping import clip
 from bsnn_cli.networks.engine import EngineFactory
 from bsnn_cli.networks.engine_choice import choose
 from bsnn_cli.networks.hidden_layers import HiddenLayers
 from bsnn_cli.networks.members import Member
+from bsnn_cli.networks.optimiser import Optimiser, Step
 from bsnn_cli.networks.orthogonal import Drift, orthogonality_error
 from bsnn_cli.networks.parameters import NORM_STATISTICS
+from bsnn_cli.networks.rule_engine import with_rule
 from bsnn_cli.networks.signals import Signals
 from bsnn_cli.networks.torch_engine import TorchEngine
 from bsnn_cli.networks.workers import intra_op_threads
@@ -49,7 +53,7 @@ class Fleet:
         members: in contiguous groups of equal activations.
         inputs: size of one input.
         classes: number of outputs.
-        momentum: μ of the gradient sum.
+        optimiser: of all members; None: SGD with momentum 0.5 and a constant learning rate.
         states: what `member_state` returned for each member; None starts from the members' seeds.
         device, dtype: where and in which precision to compute.
         engine: computes the hidden layers; None: `engine_choice.choose`.
@@ -57,7 +61,7 @@ class Fleet:
 
     Attributes:
         tensors: everything a run stores, by the names of `parameters.shapes`, stacked on a leading dimension K, and
-            the momentum of each trained tensor as `momentum.<name>`.
+            the optimiser's buffers of each trained tensor, such as `momentum.<name>`.
         steps: (K,) updates applied to each member.
         alive: (K,) False from the step on whose loss or gradient was not finite; that step was not applied.
         engine: what computes the hidden layers.
@@ -72,14 +76,14 @@ class Fleet:
         *,
         inputs: int,
         classes: int,
-        momentum: float,
+        optimiser: Optimiser | None = None,
         states: Sequence[dict[str, Tensor]] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         engine: EngineFactory | None = None,
         capture: bool | None = None,
     ) -> None:
-        self.model, self.members = model, tuple(members)
+        self.model, self.members, self.optimiser = model, tuple(members), optimiser or Optimiser()
         self.device, self.dtype = torch.device(device), dtype
         shapes = parameters.shapes(model, inputs, classes)
         self.trained = tuple(name for name in shapes if name not in NORM_STATISTICS)
@@ -88,8 +92,15 @@ class Fleet:
         else:
             self.tensors = {name: _stack([state[name] for state in states]).to(self.device) for name in states[0]}
         self.steps, self.alive = self.tensors["steps"], self.tensors["alive"]
-        self.hidden = HiddenLayers(model, members, self.tensors, momentum)
-        self.engine, self.slow_because = choose(self.hidden) if engine is None else (engine(self.hidden), None)
+        self.hidden = HiddenLayers(model, members, self.tensors, self.optimiser)
+        self.engine, self.slow_because = (
+            choose(self.hidden) if engine is None else (with_rule(engine(self.hidden)), None)
+        )
+        self._clip: Tensor | None = None
+        if any(member.clip is not None for member in members):
+            limits = [math.inf if member.clip is None else member.clip for member in members]
+            self._clip = torch.tensor(limits, dtype=torch.float64, device=self.device)
+        self._decayed = parameters.decayed(model)
         self._signals: dict[int, Signals] = {}
         self.captured: CapturedSteps | None = None
         if self.device.type == "cuda" if capture is None else capture:
@@ -110,16 +121,16 @@ class Fleet:
     @property
     def description(self) -> str:
         """Return the names of this class and its engine, for the provenance of a run."""
-        return f"{type(self).__name__} ({type(self.engine).__name__})"
+        return f"{type(self).__name__} ({self.engine.description})"
 
     def _start(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         K = len(self.members)
         tensors = {name: torch.empty(K, *shape, device=self.device, dtype=self.dtype) for name, shape in shapes.items()}
         for k, member in enumerate(self.members):
             parameters.initialise({name: tensor[k] for name, tensor in tensors.items()}, self.model, member.seed)
-        momenta = {f"momentum.{name}": torch.zeros_like(tensors[name]) for name in self.trained}
         steps = torch.zeros(K, dtype=torch.int64, device=self.device)
-        state = tensors | momenta | {"steps": steps, "alive": torch.ones_like(steps, dtype=torch.bool)}
+        state = tensors | self.optimiser.start(tensors, self.trained)
+        state |= {"steps": steps, "alive": torch.ones_like(steps, dtype=torch.bool)}
         if self.model.weights == "orthogonal":
             state |= Drift.start(tensors["hidden.weight"], K, self.model.depth)
         return state
@@ -180,11 +191,12 @@ class Fleet:
         return affine(x, t["output.weight"], t["output.bias"])
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """One update of every member by stochastic gradient descent with momentum.
+        """One update of every member by the optimiser.
 
         The weights of a member whose loss or gradient is not finite stay as they are, now and in all later steps.
         A gradient counts as finite if its own length can be measured, of those of V the lengths of the signals whose
-        product it is, and if the square of a step's length is finite: longer rows of V could not be measured.
+        product it is, and if the square of a step's length, after clipping, is finite: longer rows of V could not be
+        measured. Where M or the square of the gradient is needed, the rate of the step counts as 1.
         In the first steps of a deep network with batch normalisation, gradients of 1e18 are not rare.
 
         Args:
@@ -195,6 +207,7 @@ class Fleet:
             (K,) mean cross-entropy of each batch before the update, in nats.
         """
         w = self._signals_of(inputs.shape[1])
+        self.hidden.follow_schedule(self.steps)
         self._differentiate(w, inputs, labels)
         gradients = {
             "input.weight": w.g[0].mT @ inputs,
@@ -205,6 +218,8 @@ class Fleet:
         if w.norm is not None:
             gradients["norm.weight"] = w.norm.all.gain_gradient.transpose(0, 1)
             gradients["norm.bias"] = w.norm.all.shift_gradient.transpose(0, 1)
+        if self._clip is not None:
+            clip(self.engine, w, gradients.values(), self._clip)
         self.alive &= self._finite(w, gradients)
         self.steps += self.alive
         self._update(w, gradients)
@@ -235,7 +250,7 @@ class Fleet:
                 f"PyTorch's operations take the place of fast kernels, which is slower: {reason}", stacklevel=2
             )
             on_gpu = True if self.captured is not None else None
-            self.engine, self.slow_because = TorchEngine(self.hidden, on_gpu=on_gpu), reason
+            self.engine, self.slow_because = with_rule(TorchEngine(self.hidden, on_gpu=on_gpu)), reason
             if self.captured is not None:
                 self.captured.clear()
 
@@ -283,8 +298,8 @@ class Fleet:
     def _finite(self, w: Signals, gradients: dict[str, Tensor]) -> Tensor:
         """Return whether the loss and the squared lengths of the step in all tensors are finite; (K,)."""
         lr = self.hidden.step_size
-        if self.hidden.drift is not None:
-            lr = torch.ones_like(lr)  # there M² is needed, not V²
+        if self.hidden.drift is not None or not self.optimiser.in_engines:
+            lr = torch.ones_like(lr)  # there M² is needed, not V², or the square of the gradient
         total = w.loss + (lr * w.bound).square().sum(0)
         for gradient in gradients.values():
             total = total + (lr * torch.linalg.vector_norm(gradient.flatten(1), dim=1)).square()
@@ -292,14 +307,24 @@ class Fleet:
         return finite
 
     def _update(self, w: Signals, gradients: dict[str, Tensor]) -> None:
-        """M ← μM + ∂E/∂V and V ← V − lr·M of the members that are alive."""
-        self.engine.update(w)
-        step_size = torch.where(self.alive, self.hidden.step_size, 0)
+        """Make a step of the optimiser with the members that are alive."""
+        hidden, engine = self.hidden, self.engine
+        if hidden.decaying is not None and self.optimiser.in_engines:
+            engine.workers.run(hidden.decay, range(len(self.members)))
+        engine.update(w)
+        step_size = torch.where(self.alive, hidden.step_size, 0)
+        number = self.steps.clamp(min=1).double()
         for name, gradient in gradients.items():
             shape = (-1, *[1] * (gradient.dim() - 1))
             gradient.masked_fill_(~self.alive.view(shape), 0)  # 0 · NaN is NaN
-            momentum = self.tensors[f"momentum.{name}"].mul_(self.hidden.momentum).add_(gradient)
-            self.tensors[name].addcmul_(momentum, step_size.view(shape))
+            weight_decay = hidden.weight_decay if name in self._decayed else None
+            step = Step(
+                size=step_size.view(shape),
+                weight_decay=None if weight_decay is None else weight_decay.view(shape),
+                number=number.view(shape),
+            )
+            buffers = [self.tensors[f"{buffer}.{name}"] for buffer in self.optimiser.buffers]
+            self.optimiser.update(self.tensors[name], gradient, buffers, step)
         if w.norm is not None:
             self._track_statistics(w.norm)
 

@@ -21,7 +21,9 @@ class Member:
         activation: φ and φ'.
         a, b: the network applies a·φ(h) + b; 1 and 0 without GPN.
         seed: of initial weights and batch order.
-        lr: learning rate.
+        lr: learning rate, before its schedule.
+        weight_decay: λ of `parameters.decayed`.
+        clip: largest norm of the gradient of all parameters; None: no limit.
     """
 
     activation: Activation
@@ -29,6 +31,8 @@ class Member:
     b: float
     seed: int
     lr: float
+    weight_decay: float = 0.0
+    clip: float | None = None
 
 
 def kernel_forms(members: Sequence[Member]) -> list[KernelForm]:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from bsnn_cli.common.machine import available_bytes
 from bsnn_cli.errors import ConfigError
+from bsnn_cli.settings.choices import OPTIMISERS
 from bsnn_cli.settings.config import ModelConfig
 
 
-def training_bytes(model: ModelConfig, batch_size: int) -> int:
-    """Return the bytes of one network in training, in float32: weights, momentum and the signals of a batch."""
-    weights = 2 * model.depth * model.width**2
+def training_bytes(model: ModelConfig, batch_size: int, kind: str = "sgd") -> int:
+    """Return the bytes of one network in training, in float32: weights, buffers and the signals of a batch.
+
+    Args:
+        model: of the network.
+        batch_size: samples in a batch.
+        kind: of the optimiser, which says how many buffers there are.
+    """
+    weights = (1 + len(OPTIMISERS[kind].buffers)) * model.depth * model.width**2
     return 4 * (weights + (5 * model.depth + 2) * batch_size * model.width)
 
 

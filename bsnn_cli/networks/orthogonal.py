@@ -165,6 +165,12 @@ class Drift:
             bound.copy_(retract(W))
             worst.copy_(torch.maximum(worst, bound))
 
+    def keep(self, k: int, layer: int, W: Tensor) -> None:
+        """Retract a matrix after a step of which no bound is known, (n, n), in place; `layer` is counted from 0."""
+        bound, worst = self.bound[k, layer], self.worst[k, layer]
+        bound.copy_(retract(W))
+        worst.copy_(torch.maximum(worst, bound))
+
     def largest_error(self, weights: Tensor) -> Tensor:
         """Return the largest |WᵀW − I| of (K, L, n, n) now and in all measurements since the last call; (K,)."""
         for W, worst in zip(weights.unbind(1), self.worst.unbind(1), strict=True):

@@ -26,6 +26,17 @@ UNTRAINED = (*NORM_STATISTICS, *SINGULAR_VECTORS)
 ENDS = ("input.", "output.")
 """How the names begin that are not per hidden layer."""
 
+
+def decayed(model: ModelConfig) -> frozenset[str]:
+    """Return the names of the tensors that weight decay acts on.
+
+    These are the matrices, and the lengths of their rows under weight normalisation. Orthogonal matrices do not decay:
+    λW has no part in the tangent space that their gradient is projected to.
+    """
+    kept = {"hidden.weight"} if model.weights == "orthogonal" else set()
+    return frozenset({"input.weight", "hidden.weight", "hidden.gain", "output.weight"} - kept)
+
+
 POWER_ITERATIONS = 15
 """Iterations for the first estimate of the singular vectors, as many as in PyTorch's `spectral_norm`."""
 

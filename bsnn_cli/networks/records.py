@@ -28,7 +28,7 @@ class EpochRecord:
         train_loss: mean over the epoch's batches as seen during training.
         test_loss, test_accuracy: of the whole test split, evaluation mode.
         train_accuracy: of the whole training split, evaluation mode.
-        learning_rate: of this epoch.
+        learning_rate: of this epoch's last step.
         orthogonality_error: largest |WᵀW − I| over all entries and layers at the end of the epoch.
         elapsed_s: wall time of the run so far in seconds, all its sessions added up.
         validation_loss, validation_accuracy: of the part of the training split set aside, evaluation mode.

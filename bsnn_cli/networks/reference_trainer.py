@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Hidden, Network, Phi
+from bsnn_cli.networks.optimiser import RULES, Optimiser, parameter_of
 from bsnn_cli.networks.orthogonal import orthogonality_error
-from bsnn_cli.networks.parameters import ENDS, UNTRAINED
+from bsnn_cli.networks.parameters import ENDS, UNTRAINED, decayed
 from bsnn_cli.networks.workers import intra_op_threads, threads_for
 from bsnn_cli.settings.config import ModelConfig
 
@@ -48,12 +49,12 @@ class ReferenceTrainer:
         *,
         inputs: int,
         classes: int,
-        momentum: float,
+        optimiser: Optimiser | None = None,
         states: Sequence[dict[str, Tensor]] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.model, self.members = model, tuple(members)
+        self.model, self.members, self.optimiser = model, tuple(members), optimiser or Optimiser()
         self.device, self.dtype = torch.device(device), dtype
         self.slow_because: str | None = "a fleet does not cover this network; autograd trains the reference network"
         self.threads = threads_for(len(members) * model.depth * model.width**2)
@@ -64,12 +65,9 @@ class ReferenceTrainer:
             for member in members
         ]
         self.optimizers = [
-            torch.optim.SGD(network.parameters(), member.lr, momentum)
+            self.optimiser.of_torch(network.parameters(), _decayed(network, model), member.lr, member.weight_decay)
             for network, member in zip(self.networks, members, strict=True)
         ]
-        for optimizer in self.optimizers:
-            for parameter in optimizer.param_groups[0]["params"]:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.steps = torch.zeros(len(members), dtype=torch.int64, device=self.device)
         self.alive = torch.ones(len(members), dtype=torch.bool, device=self.device)
         for k, state in enumerate(states or ()):
@@ -77,16 +75,20 @@ class ReferenceTrainer:
 
     def _resume(self, k: int, state: dict[str, Tensor]) -> None:
         self.networks[k].load(state)
-        for name, momenta in self._momenta(k).items():
-            for momentum, value in zip(momenta, state[name].view(len(momenta), *momenta[0].shape), strict=True):
-                momentum.copy_(value)
+        for name, buffers in self._buffers(k).items():
+            for buffer, value in zip(buffers, state[name].view(len(buffers), *buffers[0].shape), strict=True):
+                buffer.copy_(value)
+        for kept in self.optimizers[k].state.values():
+            kept["step"].fill_(int(state["steps"]))
         self.steps[k], self.alive[k] = state["steps"], state["alive"]
 
-    def _momenta(self, k: int) -> dict[str, list[Tensor]]:
+    def _buffers(self, k: int) -> dict[str, list[Tensor]]:
         """By names such as `momentum.hidden.weight`: the buffer of each layer, or of the one tensor there is."""
         state = self.optimizers[k].state
+        names = zip(self.optimiser.buffers, RULES[self.optimiser.kind].torch_buffers, strict=True)
         return {
-            f"momentum.{name}": [state[parameter]["momentum_buffer"] for parameter in parameters]
+            f"{ours}.{name}": [state[parameter][theirs] for parameter in parameters]
+            for ours, theirs in names
             for name, parameters in self.networks[k].tensors().items()
             if name not in UNTRAINED
         }
@@ -95,8 +97,8 @@ class ReferenceTrainer:
         """All tensors of member k, on the CPU."""
         stored = {name: [tensor.detach() for tensor in many] for name, many in self.networks[k].tensors().items()}
         tensors = {
-            name: many[0] if name.removeprefix("momentum.").startswith(ENDS) else torch.stack(many)
-            for name, many in (stored | self._momenta(k)).items()
+            name: many[0] if parameter_of(name).startswith(ENDS) else torch.stack(many)
+            for name, many in (stored | self._buffers(k)).items()
         }
         tensors |= {"steps": self.steps[k], "alive": self.alive[k]}
         return {name: tensor.cpu() for name, tensor in tensors.items()}
@@ -134,8 +136,14 @@ class ReferenceTrainer:
             loss = F.cross_entropy(network(inputs[k]), labels[k])
             loss.backward()  # type: ignore[no-untyped-call]
             gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-            self.alive[k] &= loss.isfinite() & nn.utils.get_total_norm(gradients).isfinite()
+            norm = nn.utils.get_total_norm(gradients)
+            self.alive[k] &= loss.isfinite() & norm.isfinite()
             if self.alive[k]:
+                member, factor = self.members[k], self.optimiser.schedule.factor(int(self.steps[k]))
+                if member.clip is not None:
+                    nn.utils.clip_grads_with_norm_(network.parameters(), member.clip, norm)
+                for group in self.optimizers[k].param_groups:
+                    group["lr"] = member.lr * factor
                 self.optimizers[k].step()
                 self.steps[k] += 1
             else:
@@ -154,3 +162,8 @@ class ReferenceTrainer:
     def anyone_alive(self) -> bool:
         """Return whether there is a member left to train."""
         return bool(self.alive.any())
+
+
+def _decayed(network: Network, model: ModelConfig) -> list[Tensor]:
+    """Return the parameters that weight decay acts on."""
+    return [tensor for name, many in network.tensors().items() if name in decayed(model) for tensor in many]

@@ -79,6 +79,19 @@ class Signals:
         error, loss, bound = s.new_empty(K, B, classes), s.new_empty(K), s.new_empty(L, K)
         return cls(x, h, d, g.expand_as(h), error, loss, s, bound, BatchNorm((L, K, n), s) if norm else None)
 
+    def scale_gradient(self, factor: Tensor, *, every_g: bool) -> None:
+        """Multiply the gradients of each network's hidden matrices by a factor, (K,), as those that they come from.
+
+        Args:
+            factor: of each network.
+            every_g: whether they come from g as well.
+        """
+        wide = factor.view(-1, 1, 1)
+        for signal in (self.d, self.g) if every_g else (self.d,):
+            signal.mul_(wide)
+        self.s.mul_(wide.squeeze(2))
+        self.bound.mul_(factor)
+
     def measure_bound(self, layers: slice = slice(None)) -> None:
         """Fill `bound` of some layers."""
         lengths = (torch.linalg.vector_norm(signal[layers], dim=(-2, -1)) for signal in (self.d, self.x[:-1]))

@@ -145,6 +145,12 @@ def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Callable
     return call
 
 
+def rescaled(signals: Signals, k: int, layers: slice) -> Tensor:
+    """Return Wx of some layers of a member, (c, B, n), less its mean where batch normalisation has put ĥ there."""
+    h = signals.h[layers, k]
+    return h if signals.norm is None else h / signals.norm.all.inverse_std[layers, k].unsqueeze(1)
+
+
 class TorchEngine(Engine):
     """An engine of PyTorch's operations.
 
@@ -161,6 +167,7 @@ class TorchEngine(Engine):
     ) -> None:
         super().__init__(hidden)
         self.on_gpu = hidden.device.type == "cuda" if on_gpu is None else on_gpu
+        self.asks_device = not self.on_gpu
         self._functions = functions(hidden.groups, unit_rows=hidden.unit_rows, on_gpu=self.on_gpu)
         if hidden.device.type == "cuda" or compile_options is not None:
             self._functions = compiled(self._functions, **(compile_options or {}))
@@ -194,6 +201,14 @@ class TorchEngine(Engine):
         signals.measure_bound()
 
     @override
+    def take_over(self) -> None:
+        self.hidden.measure_rows()
+
+    @override
+    def preactivations(self, signals: Signals, k: int, layers: slice) -> Tensor:
+        return rescaled(signals, k, layers) if self.on_gpu else super().preactivations(signals, k, layers)
+
+    @override
     def update(self, signals: Signals) -> None:
         if self.on_gpu:
             self.update_chunks(signals)
@@ -206,7 +221,7 @@ class TorchEngine(Engine):
         hidden, tangent = self.hidden, self.hidden.tangent(signals)
         living = [k for k, alive in enumerate(hidden.alive.tolist()) if alive]
         for k, layer in itertools.product(living, range(hidden.model.depth)):
-            V, M, lr = hidden.V[k, layer], hidden.M[k, layer], hidden.members[k].lr
+            V, M, lr = hidden.V[k, layer], hidden.M[k, layer], hidden.lr(k)
             d, x = signals.d[layer, k], signals.x[layer, k]
             if hidden.drift is not None:
                 M.addmm_(d.mT, x, beta=hidden.momentum, alpha=0.5)
@@ -234,9 +249,7 @@ class TorchEngine(Engine):
             if hidden.drift is None:
                 M.baddbmm_(d.mT, x, beta=hidden.momentum)
             else:
-                h = signals.h[layers, k]
-                if signals.norm is not None:
-                    h = h / signals.norm.all.inverse_std[layers, k].unsqueeze(1)
+                h = rescaled(signals, k, layers)
                 M.baddbmm_(d.mT, x, beta=hidden.momentum, alpha=0.5).baddbmm_(h.mT, signals.g[layers, k], alpha=-0.5)
                 held = hidden.drift.advance(k, layers, self._functions.longest_column(M), -step_size, alive)
                 alive = (alive & ~held).view(-1, 1, 1)
@@ -248,4 +261,4 @@ class TorchEngine(Engine):
         if hidden.drift is None or not self.on_gpu:  # on a CPU nothing is held back
             return
         for k, layer in torch.nonzero(hidden.drift.held).tolist():
-            hidden.drift.complete(k, layer, hidden.V[k, layer], hidden.M[k, layer], hidden.members[k].lr)
+            hidden.drift.complete(k, layer, hidden.V[k, layer], hidden.M[k, layer], hidden.lr(k))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from bsnn_cli.common.random_streams import stream
 from bsnn_cli.datasets.data import Dataset, Split
 from bsnn_cli.networks.members import Member
+from bsnn_cli.networks.optimiser import Optimiser
 from bsnn_cli.networks.records import EpochRecord, Evaluation
 from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
@@ -27,6 +28,7 @@ class Trainer(Protocol):
 
     model: ModelConfig
     members: tuple[Member, ...]
+    optimiser: Optimiser
     device: torch.device
     dtype: torch.dtype
     slow_because: str | None
@@ -126,7 +128,7 @@ def train(
                 test_loss=test[k].loss,
                 test_accuracy=test[k].accuracy,
                 train_accuracy=None if train_split is None else train_split[k].accuracy,
-                learning_rate=fleet.members[k].lr,
+                learning_rate=fleet.members[k].lr * fleet.optimiser.schedule.factor(int(fleet.steps[k]) - 1),
                 orthogonality_error=error,
                 elapsed_s=elapsed_s(),
                 validation_loss=None if validation is None else validation[k].loss,

@@ -13,7 +13,7 @@ from bsnn_cli.networks import kernels
 from bsnn_cli.networks.engine import Engine
 from bsnn_cli.networks.hidden_layers import HiddenLayers
 from bsnn_cli.networks.signals import Signals
-from bsnn_cli.networks.torch_engine import TorchEngine
+from bsnn_cli.networks.torch_engine import TorchEngine, rescaled
 
 
 class TritonEngine(Engine):
@@ -27,6 +27,7 @@ class TritonEngine(Engine):
     """
 
     arithmetic = "Triton"
+    asks_device = False
 
     def __init__(self, hidden: HiddenLayers, exact: bool | None = None) -> None:
         super().__init__(hidden)
@@ -73,6 +74,10 @@ class TritonEngine(Engine):
                 above, g = (d, hidden.V[:, layer]), below
             torch.bmm(signals.d[0], hidden.V[:, 0], out=g)
         signals.measure_bound()
+
+    @override
+    def preactivations(self, signals: Signals, k: int, layers: slice) -> Tensor:
+        return rescaled(signals, k, layers)
 
     @override
     def update(self, signals: Signals) -> None:

@@ -82,7 +82,9 @@ class Estimator:
 
 def shape(config: TrainConfig) -> tuple[Any, ...]:
     """Return what the time of a step depends on, besides the hardware."""
-    return dataclasses.astuple(config.model), config.optim.batch_size, config.precision
+    optim = config.optim
+    update = (optim.kind, optim.nesterov, optim.weight_decay > 0, optim.clip is not None)
+    return dataclasses.astuple(config.model), optim.batch_size, config.precision, update
 
 
 def hardware(config: TrainConfig) -> tuple[str, int]:
@@ -164,6 +166,8 @@ def probe(config: TrainConfig, depth: int, width: int) -> tuple[float, float, fl
     """Return the first, the fifth and the ninth decile of the seconds that steps of a network take."""
     import torch
 
+    from bsnn_cli.networks.optimiser import Optimiser
+    from bsnn_cli.networks.workers import intra_op_threads
     from bsnn_cli.runs import runner
 
     batch, device = config.optim.batch_size, choose_device(config.device)
@@ -172,17 +176,18 @@ def probe(config: TrainConfig, depth: int, width: int) -> tuple[float, float, fl
         [runner.member(config)[0]],
         inputs=width,
         classes=10,
-        momentum=config.optim.momentum,
+        optimiser=Optimiser.of(dataclasses.replace(config.optim, epochs=epochs(config)), steps_per_epoch=1),
         device=device,
     )
     inputs = torch.randn(1, batch, width, device=device)
     labels = torch.zeros(1, batch, dtype=torch.int64, device=device)
-    trainer.step(inputs, labels)  # the first one is slow
     seconds: list[float] = []
-    while len(seconds) < PROBE_STEPS or sum(seconds) < PROBE_S:
-        begin = time.perf_counter()
-        float(trainer.step(inputs, labels).sum())  # reading the loss waits for a GPU
-        seconds.append(time.perf_counter() - begin)
+    with intra_op_threads(trainer.threads):  # as in training
+        trainer.step(inputs, labels)  # the first one is slow
+        while len(seconds) < PROBE_STEPS or sum(seconds) < PROBE_S:
+            begin = time.perf_counter()
+            float(trainer.step(inputs, labels).sum())  # reading the loss waits for a GPU
+            seconds.append(time.perf_counter() - begin)
     deciles = statistics.quantiles(seconds, n=10, method="inclusive")
     return deciles[0], deciles[4], deciles[8]
 

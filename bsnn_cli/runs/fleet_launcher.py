@@ -16,8 +16,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bsnn_cli.common.machine import available_bytes
+from bsnn_cli.common.terminal import say
 from bsnn_cli.networks.memory import training_bytes
-from bsnn_cli.runs import job
+from bsnn_cli.runs import job, plan
 from bsnn_cli.runs.job import Manifest
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label
@@ -29,7 +30,7 @@ MEMORY_SHARE = 0.7
 """The networks of a fleet may take this share of the free main memory. On a GPU its own memory counts: a fleet that
 does not fit there is halved."""
 
-MEMBER_KEYS = ("activation", "optim.lr", "seed", "force", "wait")
+MEMBER_KEYS = ("activation", "optim.lr", "optim.weight_decay", "optim.clip", "seed", "force", "wait")
 """Keys whose values may differ between the members of a fleet."""
 
 
@@ -59,6 +60,9 @@ class FleetLauncher(Launcher):
         """Train the jobs to their end. Nothing is returned: the run directories tell the outcome."""
         manifest = Manifest.read(Path(self.config.hydra.sweep.dir))
         configs = manifest.configs[initial_job_idx : initial_job_idx + len(job_overrides)]
+        apart = [key for key in plan.varied(configs) if not key.startswith(MEMBER_KEYS)]
+        if apart:
+            say(f"runs that differ in {', '.join(apart)} are trained in different fleets")
         for fleet in fleets(configs, self.networks, MEMORY_SHARE * available_bytes()):
             if manifest.stopped() is None:
                 job.supervise(fleet, manifest)
@@ -79,7 +83,12 @@ def fleets(configs: Sequence[TrainConfig], networks: int, memory: float) -> list
     result = []
     for group in alike.values():
         group.sort(key=_activation)  # stable: seeds stay in their order
-        size = max(1, min(networks, int(memory // training_bytes(group[0].model, group[0].optim.batch_size))))
+        size = max(
+            1,
+            min(
+                networks, int(memory // training_bytes(group[0].model, group[0].optim.batch_size, group[0].optim.kind))
+            ),
+        )
         result += [group[first : first + size] for first in range(0, len(group), size)]
     return result
 

@@ -12,6 +12,7 @@ from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.checkpoint import CURRENT, PREVIOUS
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.runs.estimate import Estimate, Estimator, epochs, steps_equivalent, total
+from bsnn_cli.settings.choices import OPTIMISERS
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label, run_directory
 from bsnn_cli.settings.options import options
@@ -112,7 +113,8 @@ def preview(configs: Sequence[TrainConfig]) -> str:
         times.append(estimate)
         size = 4 * values(config)
         kept += size if left and config.checkpoint.keep != "none" else 0
-        peak = max(peak, 3 * 2 * size if left else 0)  # two checkpoints and the next, of weights and momentum
+        state = (1 + len(OPTIMISERS[config.optim.kind].buffers)) * size
+        peak = max(peak, 3 * state if left else 0)  # two checkpoints and the next
         table.append((*row, word, duration(estimate.typical) if left else "", str(run_directory(config))))
     return "\n".join(
         [

@@ -24,6 +24,7 @@ from bsnn_cli.gpn.activations import normalise
 from bsnn_cli.networks import memory
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
+from bsnn_cli.networks.optimiser import Optimiser, is_buffer
 from bsnn_cli.networks.records import EpochRecord
 from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
 from bsnn_cli.networks.training import Position, Tick, Trainer, steps_per_epoch, train
@@ -101,7 +102,11 @@ def member(config: TrainConfig) -> tuple[Member, str | None]:
     if activation.gpn:
         solution = normalise(phi, activation.root)
         a, b, root = solution.a, solution.b, solution.root
-    return Member(activation=phi, a=a, b=b, seed=config.seed, lr=config.optim.lr), root
+    optim = config.optim
+    made = Member(
+        activation=phi, a=a, b=b, seed=config.seed, lr=optim.lr, weight_decay=optim.weight_decay, clip=optim.clip
+    )
+    return made, root
 
 
 def trainer(model: ModelConfig) -> type[Fleet] | type[ReferenceTrainer]:
@@ -142,7 +147,7 @@ def _run_pending(pending: Sequence[Run]) -> None:
     """Lock the runs, and train those at the same step as one fleet."""
     first = pending[0].config
     if choose_device(first.device).type == "cpu":
-        needed = memory.training_bytes(first.model, first.optim.batch_size)
+        needed = memory.training_bytes(first.model, first.optim.batch_size, first.optim.kind)
         memory.require(needed, first.model, f"optim.batch_size={first.optim.batch_size}")
     if first.threads is not None:
         torch.set_num_threads(first.threads)
@@ -235,7 +240,9 @@ def train_together(pending: Sequence[Run], dataset: Dataset, stop: StopFlag) -> 
 def fitting(runs: Sequence[Run], device: torch.device) -> list[Sequence[Run]]:
     """Split the runs at one position into fleets that should fit into the free memory of a GPU."""
     config = runs[0].config
-    networks = int(GPU_SHARE * free_bytes(device) // memory.training_bytes(config.model, config.optim.batch_size))
+    optim = config.optim
+    needed = memory.training_bytes(config.model, optim.batch_size, optim.kind)
+    networks = int(GPU_SHARE * free_bytes(device) // needed)
     size = max(1, min(networks, len(runs)))
     return [runs[first : first + size] for first in range(0, len(runs), size)]
 
@@ -321,7 +328,7 @@ class Session:
             directory.write_epochs(self.records[k])
             if config.checkpoint.keep != "none":
                 state = self.fleet.member_state(k)
-                directory.write_weights({name: state[name] for name in state if not name.startswith("momentum.")})
+                directory.write_weights({name: state[name] for name in state if not is_buffer(name)})
             directory.end_session(provenance.now())
             directory.finish(result, config.checkpoint.keep)
         return results
@@ -358,6 +365,11 @@ class Session:
         )
 
 
+def updates_per_epoch(config: TrainConfig, dataset: Dataset) -> int:
+    """Return the steps that a run makes in an epoch."""
+    return steps_per_epoch(len(dataset.train.labels), config.optim.batch_size, config.model.norm)
+
+
 def environment(fleet: Trainer) -> dict[str, Any]:
     """Return what must be the same for a resumed run to be equal to the byte."""
     return {
@@ -381,7 +393,7 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
         [member(config)[0] for config in configs],
         inputs=dataset.inputs,
         classes=dataset.classes,
-        momentum=first.optim.momentum,
+        optimiser=Optimiser.of(first.optim, updates_per_epoch(first, dataset)),
         states=[state["tensors"] for state in states] or None,
         device=device,
     )
@@ -433,7 +445,7 @@ def work(session: Session, stop: StopFlag) -> None:
         train_every=config.eval.train_every,
         elapsed_s=session.elapsed_s,
     )
-    per_epoch = steps_per_epoch(len(session.dataset.train.labels), config.optim.batch_size, config.model.norm)
+    per_epoch = updates_per_epoch(config, session.dataset)
     done = session.position.epoch * per_epoch + session.position.batch
     directories = [directory.path for directory in session.directories]
     shown = progress.shown(directories, fleet, done, config.optim.epochs, per_epoch) if config.progress else None

@@ -28,6 +28,25 @@ def groups() -> dict[str, list[str]]:
     return {group: sorted(names) for group, names in sorted(choices.items()) if names}
 
 
+def groups_of(verb: str) -> dict[str, list[str]]:
+    """Return the config groups of a verb and their choices: those that are a node or a key of its config.
+
+    The settings of an optimiser are a group for training, and plain keys for timing, which knows one optimiser.
+    """
+    config = VERBS[verb]()
+    known = {key for key, _, _ in options(config)}
+    nodes = {entry.name for entry in dataclasses.fields(config)}
+    made = {
+        group: {f"{group}.{key}" for settings in choices.values() for key in settings}
+        for group, choices in MADE_CHOICES.items()
+    }
+    return {
+        name: choices
+        for name, choices in groups().items()
+        if name in nodes and (getattr(config, name) is None or made.get(name, set()) <= known)
+    }
+
+
 def checked(verb: str, words: Sequence[str]) -> list[str]:
     """Return the command line in the form that Hydra takes: flags first, and no `group=null` where null is the default.
 
@@ -160,7 +179,7 @@ def _spells_out_null(verb: str, word: str) -> bool:
     if override.is_sweep_override():
         return False
     value = override.value()
-    choices = groups().get(key)
+    choices = groups_of(verb).get(key)
     if choices is not None:
         if value is None and getattr(config, key) is None:
             return True

@@ -102,6 +102,29 @@ GPN_FORMS: dict[str, dict[str, Any]] = {
 }
 """The settings that each suffix of `FORMS` makes in the group `activation`."""
 
+
+@dataclass(frozen=True)
+class OptimiserSpec:
+    """The facts about an optimiser that are known before torch is.
+
+    Attributes:
+        label: as a message shows it.
+        buffers: what it keeps for each trained tensor; `BUFFER.NAME` is the name of it in a checkpoint.
+    """
+
+    label: str
+    buffers: tuple[str, ...]
+
+
+OPTIMISERS = {
+    "sgd": OptimiserSpec("SGD", ("momentum",)),
+    "adamw": OptimiserSpec("AdamW", ("momentum", "second_moment")),
+}
+"""Optimisers; their rules are in `networks/optimiser.py`."""
+
+SCHEDULES = ("constant", "cosine", "step")
+"""Schedules of the learning rate; their formulas are in `networks/optimiser.py`."""
+
 MADE_CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "activation": {
         name + form: {"name": name, **settings}
@@ -109,6 +132,7 @@ MADE_CHOICES: dict[str, dict[str, dict[str, Any]]] = {
         for form, settings in GPN_FORMS.items()
     },
     "dataset": {kind: {"kind": kind} for kind in DATASETS},
+    "optim": {kind: {"kind": kind} for kind in OPTIMISERS},
 }
 """The choices of config groups that need no file in `configs/`: the keys that each sets in its group."""
 

@@ -22,7 +22,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings import config_files
-from bsnn_cli.settings.arguments import as_typed, checked, refuse_repeated, spelled_out
+from bsnn_cli.settings.arguments import as_typed, checked, groups_of, refuse_repeated, spelled_out
 from bsnn_cli.settings.choices import MADE_CHOICES
 from bsnn_cli.settings.config import VERBS
 from bsnn_cli.settings.options import allowed, complaint, expand_homes, options
@@ -269,14 +269,25 @@ def of_a_file(error: Exception, verb: str, arguments: Sequence[str]) -> str | No
 
 def _unknown(key: str, verb: str, arguments: Sequence[str] = ()) -> str:
     entries = {name: entry for name, entry, _ in options(VERBS[verb]())}
-    near = nearest(key, entries)
-    hint = f"did you mean {near[0]}{_value_for(entries[near[0]], key, arguments)}? " if near else ""
+    choices = groups_of(verb)
+    near = nearest(key, [*entries, *choices])
+    value = _value_for(entries.get(near[0]), choices.get(near[0], ()), key, arguments) if near else ""
+    hint = f"did you mean {near[0]}{value}? " if near else ""
     return f"{key}: no such key; {hint}`bsnn {verb} --help` lists all"
 
 
-def _value_for(entry: Any, key: str, arguments: Sequence[str]) -> str:
-    """Return `=VALUE` as an argument gives it to an unknown key, if the option `entry` may have it, else nothing."""
+def _value_for(entry: Any, choices: Sequence[str], key: str, arguments: Sequence[str]) -> str:
+    """Return `=VALUE` as an argument gives it to an unknown key, if the key that is meant may have it, else nothing.
+
+    Args:
+        entry: the option that is meant; None if it is a config group.
+        choices: of this group.
+        key: that does not exist.
+        arguments: of the command line.
+    """
     value = next((text for name, _, text in (word.partition("=") for word in arguments) if name == key), "")
+    if entry is None:
+        return "".join(f"={choice}" for choice in nearest(value, choices))
     rule = entry.metadata["rule"]
     if rule is not None and rule.choices and value not in rule.choices:
         return "".join(f"={choice}" for choice in nearest(value, rule.choices))

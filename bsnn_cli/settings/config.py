@@ -19,7 +19,9 @@ from bsnn_cli.settings.choices import (
     FORMATS,
     METRICS,
     NORM_GROUPS,
+    OPTIMISERS,
     QUANTITIES,
+    SCHEDULES,
     SPLITS,
     WEIGHTS_KINDS,
     metric_parts,
@@ -168,7 +170,7 @@ class ModelConfig:
 
 
 @dataclass(kw_only=True)
-class OptimConfig:
+class SgdConfig:
     """Stochastic gradient descent with momentum, constant learning rate."""
 
     lr: float = option(1e-4, "learning rate", above(0), result=True)
@@ -184,6 +186,41 @@ class OptimConfig:
         unit="epochs",
         result=True,
     )
+
+
+@dataclass(kw_only=True)
+class OptimConfig(SgdConfig):
+    """The optimiser, and the schedule of its learning rate; `optim=adamw` is short for `optim.kind=adamw`."""
+
+    kind: str = option(
+        "sgd",
+        "sgd: with optim.momentum; adamw: with optim.beta1 and optim.beta2, decoupled weight decay",
+        one_of(*OPTIMISERS),
+        result=True,
+    )
+    nesterov: bool = option(False, "Nesterov's momentum, of optim=sgd", result=True)
+    beta1: float = option(0.9, "decay of the mean of gradients, of optim=adamw", half_open(0, 1), result=True)
+    beta2: float = option(0.999, "decay of the mean of their squares, of optim=adamw", half_open(0, 1), result=True)
+    weight_decay: float = option(
+        0.0, "of all matrices that are not kept orthogonal; not of biases and normalisation", at_least(0), result=True
+    )
+    clip: float | None = option(
+        None, "largest norm of the gradient of all parameters of a network; null: no limit", above(0), result=True
+    )
+    schedule: str = option(
+        "constant",
+        "of the learning rate, step by step; cosine: from optim.lr to 0 at the end of training; step: times "
+        "optim.decay_rate after every optim.decay_epochs",
+        one_of(*SCHEDULES),
+        result=True,
+    )
+    warmup: float = option(
+        0.0, "linear rise to optim.lr at the start, before the schedule", at_least(0), unit="epochs", result=True
+    )
+    decay_epochs: float | None = option(
+        None, "of schedule=step; null: a third of optim.epochs", above(0), unit="epochs", result=True
+    )
+    decay_rate: float = option(0.1, "of schedule=step: factor of the learning rate", above(0), result=True)
 
 
 @dataclass(kw_only=True)
@@ -406,7 +443,7 @@ class BenchConfig:
     activation: ActivationConfig = field(default_factory=ActivationConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    optim: SgdConfig = field(default_factory=SgdConfig)
     quick: bool = option(False, "only plain PyTorch, one network of this program and the floor")
     growth: bool = option(False, "also how cost grows with depth, width and number of networks")
     compile: bool = option(False, "also plain PyTorch with torch.compile, which takes minutes to compile")

@@ -7,6 +7,7 @@ directories where they are.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from bsnn_cli.settings.config import (
     DatasetConfig,
     ModelConfig,
     NetworkConfig,
+    OptimConfig,
     PropagateConfig,
     TrainConfig,
 )
@@ -52,6 +54,8 @@ def canonical(config: AnyConfig) -> AnyConfig:
         config.model.norm_init = ModelConfig().norm_init
     if isinstance(config, TrainConfig) and config.optim.epochs == DATASETS[config.dataset.kind].epochs:
         config.optim.epochs = None
+    if isinstance(config, TrainConfig):
+        config.optim = canonical_optimiser(config.optim, DATASETS[config.dataset.kind].epochs)
     if isinstance(config, PropagateConfig) and config.propagate.source == "gaussian":
         config.dataset = DatasetConfig()
         config.model.input_init = ModelConfig().input_init
@@ -60,6 +64,22 @@ def canonical(config: AnyConfig) -> AnyConfig:
     if config.dataset.name == config.dataset.kind:
         config.dataset.name = None
     return config
+
+
+def canonical_optimiser(optim: OptimConfig, usual_epochs: int) -> OptimConfig:
+    """Return the optimiser without what means nothing to it: settings of another one, or of another schedule.
+
+    Args:
+        optim: of a training.
+        usual_epochs: passes over the training split where `epochs` is None.
+    """
+    default = OptimConfig()
+    idle = {"sgd": ["beta1", "beta2"], "adamw": ["momentum"]}.get(optim.kind, [])
+    if optim.schedule != "step":
+        idle += ["decay_epochs", "decay_rate"]
+    elif optim.decay_epochs == (optim.epochs or usual_epochs) / 3:
+        idle += ["decay_epochs"]
+    return dataclasses.replace(optim, **{name: getattr(default, name) for name in idle})
 
 
 def differences(config: TrainConfig | PropagateConfig) -> dict[str, Any]:

@@ -35,6 +35,19 @@ SYNONYMS = {
     "outdir": "output_root",
     "out": "output_root",
     "workers": "threads",
+    "optimizer": "optim",
+    "optimiser": "optim",
+    "opt": "optim",
+    "wd": "weight_decay",
+    "scheduler": "schedule",
+    "lr_scheduler": "schedule",
+    "sched": "schedule",
+    "lr_schedule": "schedule",
+    "warmup_epochs": "warmup",
+    "grad_clip": "clip",
+    "gradient_clip": "clip",
+    "clip_grad": "clip",
+    "gamma": "decay_rate",
 }
 """Other words for the last part of a key."""
 
@@ -57,6 +70,9 @@ NAMES = {
     "lecun": "lecun_normal",
     "cifar": "cifar10",
     "fashion": "fashion_mnist",
+    "adam": "adamw",
+    "step_lr": "step",
+    "cosine_annealing": "cosine",
 }
 """Other names of choices, without the form of an activation such as `_gpn`."""
 

@@ -6,7 +6,7 @@ import dataclasses
 import textwrap
 from typing import Any
 
-from bsnn_cli.settings.arguments import groups
+from bsnn_cli.settings.arguments import groups_of
 from bsnn_cli.settings.config import VERBS
 from bsnn_cli.settings.options import allowed
 
@@ -49,11 +49,9 @@ def verb_help(verb: str, summary: str) -> str:
     """Return the text of `bsnn VERB --help`: the config groups and every option, with meaning, range and default."""
     config = VERBS[verb]()
     sections = [f"usage: bsnn {verb} [KEY=VALUE ...]", summary]
-    nodes = {entry.name for entry in dataclasses.fields(config)}
-    for name, choices in groups().items():
-        if name in nodes:
-            listing = textwrap.fill(" ".join(choices), WIDTH, initial_indent="  ", subsequent_indent="  ")
-            sections.append(f"Choices for {name}=\n{listing}")
+    for name, choices in groups_of(verb).items():
+        listing = textwrap.fill(" ".join(choices), WIDTH, initial_indent="  ", subsequent_indent="  ")
+        sections.append(f"Choices for {name}=\n{listing}")
     plain = [entry for entry in dataclasses.fields(config) if not dataclasses.is_dataclass(getattr(config, entry.name))]
     for entry in dataclasses.fields(config):
         node = getattr(config, entry.name)

@@ -44,6 +44,8 @@ def problems(config: Any) -> list[str]:
             lines.append(f"dataset.name={dataset.name}: belongs to another dataset; choose a name of its own")
     if isinstance(config, TrainConfig) and config.model.norm == "batch" and config.optim.batch_size == 1:
         lines.append("optim.batch_size=1: must be at least 2 with model.norm=batch; one sample has no statistics")
+    if isinstance(config, TrainConfig):
+        lines += optimiser_problems(config)
     if isinstance(config, TrainConfig) and config.logger == "tensorboard" and find_spec("tensorboard") is None:
         lines.append('logger=tensorboard: is not installed; pip install "bsnn[tensorboard]"')
     if isinstance(config, PropagateConfig):
@@ -79,6 +81,22 @@ def table_problems(config: TableConfig) -> list[str]:
     parts = metric_parts(config.metric)
     if parts is not None and parts[1] is not None and config.split not in (default.split, parts[1]):
         lines.append(f"split={config.split}: contradicts metric={config.metric}, which is of split={parts[1]}")
+    return lines
+
+
+def optimiser_problems(config: TrainConfig) -> list[str]:
+    """Return the problems of an optimiser and its schedule, one line each."""
+    optim, lines = config.optim, []
+    if optim.nesterov and optim.kind != "sgd":
+        lines.append(f"optim.nesterov=true: belongs to optim=sgd, not to optim={optim.kind}; leave it out")
+    elif optim.nesterov and optim.momentum == 0:
+        lines.append("optim.nesterov=true: needs optim.momentum above 0")
+    spec = DATASETS.get(config.dataset.kind)
+    epochs = optim.epochs if optim.epochs is not None or spec is None else spec.epochs
+    if epochs is not None and optim.warmup > max(epochs, 0):
+        lines.append(f"optim.warmup={optim.warmup}: is longer than training; must be at most optim.epochs={epochs}")
+    if epochs is not None and optim.schedule == "step" and (optim.decay_epochs or 0) >= max(epochs, 1):
+        lines.append(f"optim.decay_epochs={optim.decay_epochs}: must be below optim.epochs={epochs}, or nothing decays")
     return lines
 
 
