@@ -126,6 +126,8 @@ def test_what_matches_nothing_says_which_part_of_it(
         assert capsys.readouterr().err == f"error: {told}\n"
     assert cli.dispatch(["runs", f"output_root={root}", *arguments.split()]) == 0
     assert capsys.readouterr() == ("nothing to show\n", f"{told}\n")
+    assert cli.dispatch(["runs", f"output_root={root}", "sort=-test_accuracy", *arguments.split()]) == 0
+    assert capsys.readouterr() == ("nothing to show\n", f"{told}\n")
     assert cli.dispatch(["runs", f"output_root={root}", "watch=true", *arguments.split()]) == 2
     assert capsys.readouterr().err == f"error: {told}\n"
 

@@ -93,7 +93,7 @@ EPOCHS = (
     Entry("test_loss", "cross-entropy: mean over the whole test split after the epoch", "nats per sample"),
     Entry("test_accuracy", "of the whole test split after the epoch", "%"),
     Entry("train_accuracy", "of the whole training split after the epoch; empty where eval.train_every skips it", "%"),
-    Entry("learning_rate", "of this epoch"),
+    Entry("learning_rate", "of the last step of this epoch"),
     Entry("orthogonality_error", "largest |WᵀW − I| of all entries and hidden layers after the epoch; not squared"),
     Entry("elapsed_s", "wall time since the start, all sessions added up; of a fleet: of all its networks", "s"),
     Entry("validation_loss", "as test_loss, of the samples that dataset.validation sets aside", "nats per sample"),

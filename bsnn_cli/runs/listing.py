@@ -78,7 +78,7 @@ def chosen(
     rows = selection.with_names(selection.select(table, asked(status, where)))
     if rows.empty:
         print(selection.mismatch(table, asked(status, where)), file=sys.stderr)
-    return rows if sort is None else _sorted(rows, sort)
+    return rows if sort is None or rows.empty else _sorted(rows, sort)
 
 
 def asked(status: str | None, where: Sequence[str]) -> list[str]:
