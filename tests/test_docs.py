@@ -263,6 +263,34 @@ def test_the_table_of_depth_aware_networks_is_that_of_the_results() -> None:
         assert [f"{number:.2f}" for number in ours] == numbers
 
 
+def test_the_tables_of_batch_normalisation_are_those_of_the_results() -> None:
+    """By learning rate with gains of 1, and by the start of the gains at a rate of 1e-3."""
+    runs = pd.read_csv(CHECKOUT / "docs" / "results" / "batch_norm" / "runs.csv", keep_default_na=False)
+    rates = ("optim.lr=0.000316", "optim.lr=0.001", "optim.lr=0.00316", "optim.lr=0.01")
+
+    def number(name: str, setting: str) -> str:
+        chosen = runs[(runs["activation"] == name.removesuffix("_gpn")) & (runs["gpn"] == name.endswith("_gpn"))]
+        [run] = chosen[chosen["protocol"].str.contains(f"(?:^|, ?){re.escape(setting)}(?:,|$)")].to_dict("records")
+        return "diverged" if run["status"] == "diverged" else f"{float(run['test_accuracy']):.2f}"
+
+    page = (CHECKOUT / "docs" / "reproduction.md").read_text()
+    rows = re.findall(
+        r"^\| (\w+)(-GPN)? \| [^|]+ \| " + r"([\d.]+|diverged) \| " * 3 + r"([\d.]+|diverged) \|$", page, re.M
+    )
+    assert len(rows) == 6
+    for label, gpn, *numbers in rows:
+        [name] = (key for key, text in ACTIVATION_LABELS.items() if text == label)
+        assert numbers == [number(name + gpn.lower().replace("-", "_"), rate) for rate in rates]
+    starts = {
+        "1 (H200, TF32)": "optim.lr=0.001, optim.epochs=2, precision=tf32",
+        "U(0, 1) (": "model.norm_init=uniform",
+    }
+    for start, setting in starts.items():
+        [line] = (line for line in page.splitlines() if line.startswith(f"| {start}"))
+        shown = [cell.strip() for cell in line.split("|")[2:-1]]
+        assert shown == [number(name, setting) for name in ("elu", "selu", "tanh", "gelu")]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (CHECKOUT / page).read_text()):

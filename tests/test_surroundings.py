@@ -71,7 +71,11 @@ def test_output_that_cannot_be_written_is_one_line_and_a_reader_may_leave(tmp_pa
 def test_a_hang_up_saves_the_run_unless_it_is_to_be_ignored(ignoring: str, ends: bool, tmp_path: Path) -> None:
     """`nohup` ignores it; a terminal that is closed is a stop like any other."""
     run = shlex.join(["train", *small("optim.epochs=60", "checkpoint.every_s=3600")])
-    process = subprocess.Popen(["bash", "-c", f"{ignoring}exec {shlex.quote(str(BSNN))} {run}"], cwd=tmp_path)
+    process = subprocess.Popen(
+        ["bash", "-c", f"{ignoring}exec {shlex.quote(str(BSNN))} {run}"],
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # the tests may themselves run under nohup
+    )
     wait_for(tmp_path, "outputs/runs/*/*/*/epochs.csv")
     process.send_signal(signal.SIGHUP)
     assert process.wait(120) == (0 if ends else 128 + signal.SIGHUP)
