@@ -1,4 +1,4 @@
-"""What a training records in every epoch, as a figure shows it: names, axes, and spread over the seeds."""
+"""Metrics that a training records in every epoch, as a figure shows them: names, axes, and spread over the seeds."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ MEASURED_BY = {
     "validation": "dataset.validation=0.1 sets samples aside",
     "train": "eval.train_every=1 measures it in every epoch",
 }
-"""What makes a run measure a metric that none has, by its first word."""
+"""The setting that makes a run measure a metric, by the first word of its name."""
 
 DIVERGED = " (runs that diverged as far as they came)"
-"""Of what curves are the mean, for a caption."""
+"""Say in words which mean the curves show, for a caption."""
 
 
 def require(metric: str, epochs: pd.DataFrame) -> None:

@@ -231,7 +231,7 @@ def split(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
 
 
 class Common:
-    """What runs have in common: network, dataset and protocol. As a text it is for a caption.
+    """Network, dataset and protocol that runs have in common. As a text it is for a caption.
 
     Args:
         settings: as `shared` returns them.
@@ -255,7 +255,7 @@ class Common:
 
     @property
     def parts(self) -> list[str]:
-        """Of the name of a file: dataset, activation such as `tanh_gpn-bn`, protocol."""
+        """Return its part of the name of a file: dataset, activation such as `tanh_gpn-bn`, protocol."""
         network = "_".join(part for part in (self.network, self.separation) if part)
         return [
             self.dataset,

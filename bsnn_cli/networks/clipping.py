@@ -16,7 +16,7 @@ from bsnn_cli.networks.engine import Engine
 from bsnn_cli.networks.signals import Signals
 
 MARGIN = 1e-6
-"""What `torch.nn.utils.clip_grad_norm_` adds to the norm that it divides by."""
+"""Added to the norm that is divided by, as in `torch.nn.utils.clip_grad_norm_`."""
 
 
 def clip(engine: Engine, signals: Signals, gradients: Iterable[Tensor], largest: Tensor) -> None:

@@ -175,7 +175,7 @@ class Optimiser:
 
 
 class Step(NamedTuple):
-    """What a rule needs beside tensors. Each has one entry for each network, in a shape that fits the parameter.
+    """Numbers that a rule needs beside tensors, one entry for each network, in a shape that fits the parameter.
 
     Attributes:
         size: −lr in this step; 0 for a network that has diverged, whose gradient is 0 as well.

@@ -1,4 +1,4 @@
-"""What stands in every file of numbers that this program writes: each column and each key, with its unit.
+"""Descriptions of every column and key in the files of numbers that this program writes, with units.
 
 The page `docs/files.md` and the text of `bsnn runs help=columns` are both made from `FILES`. Imports no torch.
 """
