@@ -49,7 +49,7 @@ MEASURED_BY = {
 """The setting that makes a run measure a metric, by the first word of its name."""
 
 DIVERGED = " (runs that diverged as far as they came)"
-"""Say in words which mean the curves show, for a caption."""
+"""Note in a caption where curves are means that include runs which diverged."""
 
 
 def require(metric: str, epochs: pd.DataFrame) -> None:
