@@ -293,7 +293,7 @@ def test_the_installed_command_fits_the_terminal_it_runs_in(width: int, root: Pa
 
 
 def on_terminal(command: list[str], width: int) -> str:
-    """What a command prints on a terminal of this width."""
+    """Run a command on a terminal of this width, and return the text that it prints."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         command, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=os.environ | {"COLUMNS": str(width)}

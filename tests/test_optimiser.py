@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import pytest
 import scipy.linalg
@@ -158,7 +158,7 @@ def assert_trains_as_torch(
 
 
 def is_noise(name: str, trainer: Fleet | ReferenceTrainer) -> bool:
-    """What a bias adds, batch normalisation takes away: its gradient is rounding, which AdamW makes a step of."""
+    """Return whether a tensor holds rounding only: batch normalisation removes a bias, and AdamW scales its gradient up."""
     noisy = trainer.model.norm == "batch" and trainer.optimiser.kind == "adamw"
     return noisy and parameter_of(name) in ("input.bias", "norm.running_mean")
 
@@ -292,10 +292,27 @@ def test_every_optimiser_and_schedule_that_can_be_chosen_has_its_rule() -> None:
 
 
 def states(trainer: Fleet | ReferenceTrainer) -> list[dict[str, Tensor]]:
-    """What a checkpoint stores of each member."""
+    """Return the tensors that a checkpoint stores of each member."""
     return [
         {name: tensor.clone() for name, tensor in trainer.member_state(k).items()} for k in range(len(trainer.members))
     ]
+
+
+Trainer = TypeVar("Trainer", Fleet, ReferenceTrainer)
+
+
+def straight_and_resumed(made: Callable[..., Trainer]) -> tuple[Trainer, Trainer]:
+    """Return a trainer after all steps in one go, and one that was made again from its state in mid-epoch."""
+    data = [(x.float(), y) for x, y in batches(3)]
+    straight, first = made(), made()
+    for x, y in data:
+        straight.step(x, y)
+    for x, y in data[: WARMUP + 3]:
+        first.step(x, y)
+    resumed = made(states=states(first))
+    for x, y in data[WARMUP + 3 :]:
+        resumed.step(x, y)
+    return straight, resumed
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMISERS_TRIED if "," in name])
@@ -308,15 +325,7 @@ def test_a_fleet_resumed_in_mid_epoch_ends_the_same_to_the_byte(kind: str, weigh
     def made(**given: Any) -> Fleet:
         return as_updates(fleet(model, OPTIMISERS_TRIED[name], engine, dtype=torch.float32, **options, **given))
 
-    data = [(x.float(), y) for x, y in batches(3)]
-    straight, first = made(), made()
-    for x, y in data:
-        straight.step(x, y)
-    for x, y in data[: WARMUP + 3]:
-        first.step(x, y)
-    resumed = made(states=states(first))
-    for x, y in data[WARMUP + 3 :]:
-        resumed.step(x, y)
+    straight, resumed = straight_and_resumed(made)
     for key, tensor in straight.tensors.items():
         assert torch.equal(resumed.tensors[key], tensor), key
 
@@ -328,15 +337,7 @@ def test_a_reference_network_resumed_in_mid_epoch_ends_the_same_to_the_byte(weig
         ReferenceTrainer, ModelConfig(depth=3, width=5, weights=weights), THREE, inputs=INPUTS, classes=CLASSES,
         optimiser=OPTIMISERS_TRIED[name],
     )  # fmt: skip
-    data = [(x.float(), y) for x, y in batches(3)]
-    straight, first = made(), made()
-    for x, y in data:
-        straight.step(x, y)
-    for x, y in data[: WARMUP + 3]:
-        first.step(x, y)
-    resumed = made(states=states(first))
-    for x, y in data[WARMUP + 3 :]:
-        resumed.step(x, y)
+    straight, resumed = straight_and_resumed(made)
     for one, other in zip(states(straight), states(resumed), strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)

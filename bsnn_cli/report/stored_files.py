@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 INDENT, WIDTH = 6, 110
-"""Of the text for a terminal, in characters."""
+"""Width of the text for a terminal, in characters."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ NETWORK = (
     Entry("separation", "of depth-aware GPN: the 1 − cosine that φ is tailored to keep; empty without"),
     Entry("batch_norm", "whether batch normalisation stands before each activation"),
 )
-"""What tells networks apart in tables of accuracies."""
+"""Columns that tell networks apart in tables of accuracies."""
 
 DEPTH = Entry("depth", "number L of hidden matrices", "layers")
 WIDTH_OF = Entry("width", "units n of a hidden layer", "units")

@@ -37,7 +37,7 @@ Varying = Mapping[str, Mapping[Protocol, str]]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each number stands.
+    """The place of each number in a table.
 
     Attributes:
         cells: as `statistics.over_seeds` returns them, with `better`, `rest` (a `Protocol`: what sets it apart that

@@ -27,7 +27,7 @@ EVERY_EPOCH = "it needs an accuracy after every epoch, as eval.train_every=1 giv
 
 @dataclass(frozen=True)
 class Answer:
-    """What is printed.
+    """The text that a command prints.
 
     Attributes:
         text: the tables in the form that was asked for, and nothing else unless that is `text`.
