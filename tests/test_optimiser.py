@@ -158,7 +158,7 @@ def assert_trains_as_torch(
 
 
 def is_noise(name: str, trainer: Fleet | ReferenceTrainer) -> bool:
-    """Return whether a tensor holds rounding only: batch normalisation removes a bias, and AdamW scales its gradient up."""
+    """Return whether a tensor is rounding: batch normalisation removes a bias, whose gradient AdamW scales up."""
     noisy = trainer.model.norm == "batch" and trainer.optimiser.kind == "adamw"
     return noisy and parameter_of(name) in ("input.bias", "norm.running_mean")
 

@@ -83,12 +83,9 @@ def fleets(configs: Sequence[TrainConfig], networks: int, memory: float) -> list
     result = []
     for group in alike.values():
         group.sort(key=_activation)  # stable: seeds stay in their order
-        size = max(
-            1,
-            min(
-                networks, int(memory // training_bytes(group[0].model, group[0].optim.batch_size, group[0].optim.kind))
-            ),
-        )
+        model, optim = group[0].model, group[0].optim
+        largest = int(memory // training_bytes(model, optim.batch_size, optim.kind))
+        size = max(1, min(networks, largest))
         result += [group[first : first + size] for first in range(0, len(group), size)]
     return result
 
