@@ -223,7 +223,7 @@ def quoted(value: Any) -> str:
 
 def fleet_words(configs: Sequence[TrainConfig], words: Sequence[str]) -> list[str]:
     """Return the words that make fleets of the networks: on a GPU of any, on a CPU of those that are small enough."""
-    largest = max(training_bytes(config.model, config.optim.batch_size, config.optim.kind) for config in configs)
+    largest = max(training_bytes(config) for config in configs)
     on_gpu = choose_device(configs[0].device).type == "cuda"
     networks = FLEET_NETWORKS if on_gpu else min(FLEET_NETWORKS, int(FLEET_BYTES // largest))
     if networks < 2 or any(word.startswith("hydra") for word in words):

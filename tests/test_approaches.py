@@ -14,9 +14,10 @@ from torch import Tensor
 from bsnn_cli import cli
 from bsnn_cli.gpn import activations
 from bsnn_cli.measuring.propagation_store import load_all
+from bsnn_cli.networks.autograd_trainer import AutogradTrainer
+from bsnn_cli.networks.building import fleet_covers, reference_trainer
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
-from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
 from bsnn_cli.results.approach_table import APPROACHES, write_approaches
 from bsnn_cli.settings.approaches import preset
 from bsnn_cli.settings.config import ModelConfig
@@ -33,7 +34,7 @@ def test_the_table_knows_every_preset() -> None:
 
 
 def test_which_path_trains_what() -> None:
-    assert {name for name, model in MODELS.items() if covers(model)} == FAST
+    assert {name for name, model in MODELS.items() if fleet_covers(model)} == FAST
 
 
 @pytest.mark.parametrize("name", APPROACHES)
@@ -46,8 +47,8 @@ def test_every_approach_trains_through_the_command(
     said = capsys.readouterr()
     [run] = tmp_path.glob("outputs/runs/*/*/*")
     trainer = json.loads((run / "provenance.json").read_text())["trainer"]
-    assert trainer == ("Fleet (CEngine)" if name in FAST else "ReferenceTrainer")
-    assert ("reference network" in said.err) == (name not in FAST)
+    assert trainer == ("Fleet (CEngine)" if name in FAST else "AutogradTrainer (Network)")
+    assert ("autograd" in said.err) == (name not in FAST)
     result = json.loads((run / "result.json").read_text())
     assert result["status"] == "done"
     assert result["steps"] == 5
@@ -120,8 +121,8 @@ MEMBER = Member(activation=activations.get("selu"), a=0.9, b=0.1, seed=5, lr=0.0
 
 def trainer(
     model: ModelConfig, member: Member = MEMBER, states: list[dict[str, Tensor]] | None = None
-) -> ReferenceTrainer:
-    return ReferenceTrainer(model, [member], inputs=6, classes=3, states=states, dtype=torch.float64)
+) -> AutogradTrainer:
+    return reference_trainer(model, [member], inputs=6, classes=3, states=states, dtype=torch.float64)
 
 
 def batches(count: int) -> list[tuple[Tensor, Tensor]]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from bsnn_cli import cli, load_run
 from bsnn_cli.datasets.data import load
 from bsnn_cli.errors import ActivationError, ConfigError, Interrupted
-from bsnn_cli.gpn import activation_file, custom
+from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import Activation, get, normalise
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.report.archive import archive, without_places
@@ -269,7 +269,7 @@ def test_the_same_file_elsewhere_is_the_same_run(swept: Path) -> None:
 
 def test_a_finished_run_needs_its_file_no_more(swept: Path) -> None:
     [directory] = swept.glob("outputs/runs/digits/bent_gpn/*-s0")
-    assert (directory / activation_file.COPY).read_text() == FILE
+    assert (directory / "activation.py").read_text() == FILE
     network = load_run(directory)
     data = load(read_config(directory / "config.yaml").dataset)
     with torch.no_grad():

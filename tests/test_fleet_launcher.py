@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bsnn_cli.networks import memory
+from bsnn_cli.networks import building, memory
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.memory import training_bytes
 from bsnn_cli.runs import checkpoint, runner
@@ -63,16 +63,17 @@ def test_what_does_not_fit_together_is_trained_apart(other: TrainConfig) -> None
 
 def test_fleets_are_no_larger_than_asked_and_than_the_memory() -> None:
     runs = [config(seed=seed) for seed in range(10)]
-    each = training_bytes(runs[0].model, runs[0].optim.batch_size)
+    each = training_bytes(runs[0])
     assert [len(fleet) for fleet in fleets(runs, networks=4, memory=1e12)] == [4, 4, 2]
     assert [len(fleet) for fleet in fleets(runs, networks=24, memory=6.5 * each)] == [6, 4]
     assert [len(fleet) for fleet in fleets(runs[:2], networks=24, memory=0)] == [1, 1]
 
 
 def test_the_size_of_a_network_is_that_of_its_tensors() -> None:
-    model = ModelConfig(depth=200, width=500)
-    assert training_bytes(model, 64) == pytest.approx(2 * 200e6 + 1002 * 64 * 500 * 4)
-    assert training_bytes(model, 64, "adamw") == pytest.approx(3 * 200e6 + 1002 * 64 * 500 * 4)
+    run = TrainConfig(model=ModelConfig(depth=200, width=500))
+    assert training_bytes(run) == pytest.approx(2 * 200e6 + 1002 * 64 * 500 * 4)
+    run.optim.kind = "adamw"
+    assert training_bytes(run) == pytest.approx(3 * 200e6 + 1002 * 64 * 500 * 4)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
@@ -155,7 +156,7 @@ def test_networks_that_do_not_fit_a_gpu_together_are_trained_in_halves(
                 raise torch.OutOfMemoryError("CUDA out of memory")
             super().__init__(model, members, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner, "Fleet", SmallGpu)
+    monkeypatch.setattr(building, "Fleet", SmallGpu)
     runs = [dataclasses.replace(config(seed=seed), output_root=str(tmp_path)) for seed in range(5)]
     assert [result.status for result in runner.run(runs)] == ["done"] * 5
     assert sizes == [5, 2, 3, 1, 2]
@@ -178,7 +179,7 @@ def test_a_fleet_that_runs_out_of_memory_in_mid_training_goes_on_in_halves(
         for name in ("straight", "broken")
     )
     expected = [*runner.run(straight[:1]), *runner.run(straight[1:])]
-    monkeypatch.setattr(runner, "Fleet", SmallGpu)
+    monkeypatch.setattr(building, "Fleet", SmallGpu)
     monkeypatch.setattr(runner, "SAVING_SHARE", math.inf)
     for one in broken:
         one.checkpoint.every_s = 0
@@ -202,8 +203,8 @@ def test_fleets_are_no_larger_than_the_free_memory_of_a_gpu(tmp_path: Path, monk
             super().__init__(model, members, **options)  # type: ignore[arg-type]
 
     runs = [dataclasses.replace(config(seed=seed), output_root=str(tmp_path)) for seed in range(5)]
-    one = memory.training_bytes(runs[0].model, runs[0].optim.batch_size)
-    monkeypatch.setattr(runner, "Fleet", Counting)
+    one = memory.training_bytes(runs[0])
+    monkeypatch.setattr(building, "Fleet", Counting)
     monkeypatch.setattr(runner, "free_bytes", lambda _: 2.6 * one)
     assert [result.status for result in runner.run(runs)] == ["done"] * 5
     assert sizes == [2, 2, 1]

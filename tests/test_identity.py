@@ -61,6 +61,7 @@ ANOTHER_VALUE: dict[str, Any] = {
     "optim.lr": 1e-3,
     "optim.momentum": 0.9,
     "optim.kind": "adamw",
+    "network.kind": "cnn",
     "optim.nesterov": True,
     "optim.weight_decay": 0.1,
     "optim.clip": 1.0,
@@ -71,8 +72,9 @@ ANOTHER_VALUE: dict[str, Any] = {
     "precision": "tf32",
 }
 WITHOUT_ANOTHER_VALUE = {"dataset.name", "activation.tailored_depth", "activation.parameter", "model.norm_init"}
+WITHOUT_ANOTHER_VALUE |= {"network.kwargs", "network.shape", "network.fingerprint"}
 """Only folders have a name of their own, only a separation counts layers or has a parameter, only a normalisation has
-gains (all tested below)."""
+gains (all tested below), only a user's own network has arguments (tested with these networks)."""
 
 OF_OPTIMISERS = {"optim.beta1": 0.8, "optim.beta2": 0.9, "optim.decay_epochs": 3.0, "optim.decay_rate": 0.5}
 """They mean nothing beside the default optimiser and schedule (tested below)."""

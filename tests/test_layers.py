@@ -18,7 +18,7 @@ ROOMS = {
     "errors": set[str](),  # the program's exceptions
     "common": {"errors"},  # files, the machine, the terminal, random streams
     "settings": {"errors"},  # every key: its default, its rule, its place in a command line
-    "gpn": {"errors", "settings"},  # activations, their normalisation and their theory
+    "gpn": BASE,  # activations, their normalisation and their theory
     "theory": BASE | {"gpn"},  # what random networks do to signals, predicted and simulated: `bsnn theory`
     "datasets": BASE,
     "networks": BASE | {"gpn", "datasets"},  # what is trained, and how

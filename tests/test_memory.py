@@ -20,13 +20,12 @@ import torch
 bare = peak()
 from pathlib import Path
 from bsnn_cli.datasets import data
-from bsnn_cli.runs import runner
+from bsnn_cli.networks import building
 from bsnn_cli.settings import config, validation
 from bsnn_cli.runs import checkpoint
 train = validation.resolve(config.TrainConfig(dataset=config.DatasetConfig(root=sys.argv[1])))
 mnist = data.load(train.dataset, progress=False)
-build = runner.trainer(train.model)
-fleet = build(train.model, [runner.member(train)[0]], inputs=784, classes=10)
+fleet = building.trainer([train], (1, 28, 28), 10)
 for batch in torch.arange(128).split(64):
     loss = fleet.step(mnist.standardise(mnist.train.images[batch[None]]), mnist.train.labels[batch[None]])
 fleet.logits(mnist.standardise(mnist.test.images[:500]))

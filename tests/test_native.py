@@ -23,10 +23,10 @@ from bsnn_cli.gpn.activations import ACTIVATIONS, get, normalise
 from bsnn_cli.gpn.kernel_form import Family
 from bsnn_cli.gpn.tailored import tailored
 from bsnn_cli.networks import native, workers
+from bsnn_cli.networks.building import reference_trainer
 from bsnn_cli.networks.c_engine import CEngine
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
-from bsnn_cli.networks.reference_trainer import ReferenceTrainer
 from bsnn_cli.networks.torch_engine import TorchEngine
 from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.choices import TAILORED_BY
@@ -330,6 +330,6 @@ def test_small_networks_are_left_to_one_thread_by_every_way_of_computing(monkeyp
     with intra_op_threads(2):
         for width in (10, 20):
             model = ModelConfig(depth=2, width=width)
-            reference = ReferenceTrainer(model, MIXED[:1], inputs=INPUTS, classes=CLASSES)
+            reference = reference_trainer(model, MIXED[:1], inputs=INPUTS, classes=CLASSES)
             threads.append((make_fleet(model, MIXED[:1], engine=TorchEngine).threads, reference.threads))
     assert threads == [(1, 1), (2, 2)]

@@ -23,7 +23,7 @@ from bsnn_cli.measuring.records import OUTPUT
 from bsnn_cli.results.store import Results
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, FiguresConfig, NetworkConfig, PropagateConfig
 from bsnn_cli.settings.identity import identity
-from tests.conftest import SMALL, Answer, given_once
+from tests.conftest import Answer, given_once
 
 FILE = """
 import torch
@@ -244,7 +244,7 @@ def test_bad_input_gets_one_line_and_2(
 
 def test_other_verbs_have_no_network(bsnn: Callable[..., Answer]) -> None:
     for word in ("network=my.py:build", "network.kwargs.depth=3"):
-        told = bsnn("train", *SMALL, word)
+        told = bsnn("theory", word)
         assert (told.returncode, told.stderr.count("no such key")) == (2, 1)
 
 

@@ -17,13 +17,14 @@ from torch.optim import lr_scheduler
 
 from bsnn_cli.gpn.activations import get, normalise
 from bsnn_cli.networks import orthogonal
+from bsnn_cli.networks.autograd_trainer import AutogradTrainer
+from bsnn_cli.networks.building import reference_trainer
 from bsnn_cli.networks.c_engine import CEngine
 from bsnn_cli.networks.engine import EngineFactory
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Network, Phi
 from bsnn_cli.networks.optimiser import RULES, SCHEDULES, Optimiser, Schedule, parameter_of
-from bsnn_cli.networks.reference_trainer import ReferenceTrainer
 from bsnn_cli.networks.rule_engine import RuleEngine
 from bsnn_cli.networks.torch_engine import TorchEngine
 from bsnn_cli.settings.choices import OPTIMISERS
@@ -135,7 +136,7 @@ def train_with_torch(
 
 
 def assert_trains_as_torch(
-    trainer: Fleet | ReferenceTrainer, data: Sequence[tuple[Tensor, Tensor]], tolerance: float = 1e-10
+    trainer: Fleet | AutogradTrainer, data: Sequence[tuple[Tensor, Tensor]], tolerance: float = 1e-10
 ) -> None:
     """All losses, all tensors and the logits of every member."""
     K = len(trainer.members)
@@ -145,7 +146,7 @@ def assert_trains_as_torch(
     assert trainer.alive.all()
     for k, trained in enumerate(trainer.members):
         network, expected = train_with_torch(
-            trainer.model, trained, trainer.optimiser, starts[k], [(x[k], y[k]) for x, y in data]
+            model_of(trainer), trained, trainer.optimiser, starts[k], [(x[k], y[k]) for x, y in data]
         )
         torch.testing.assert_close(losses[:, k], losses.new_tensor(expected), rtol=tolerance, atol=tolerance)
         state = trainer.member_state(k)
@@ -157,9 +158,17 @@ def assert_trains_as_torch(
             assert error <= tolerance, f"{name} of member {k}: {error:.1e}"
 
 
-def is_noise(name: str, trainer: Fleet | ReferenceTrainer) -> bool:
+def model_of(trainer: Fleet | AutogradTrainer) -> ModelConfig:
+    if isinstance(trainer, Fleet):
+        return trainer.model
+    network = trainer.networks[0]
+    assert isinstance(network, Network)
+    return network.model
+
+
+def is_noise(name: str, trainer: Fleet | AutogradTrainer) -> bool:
     """Return whether a tensor is rounding: batch normalisation removes a bias, whose gradient AdamW scales up."""
-    noisy = trainer.model.norm == "batch" and trainer.optimiser.kind == "adamw"
+    noisy = model_of(trainer).norm == "batch" and trainer.optimiser.kind == "adamw"
     return noisy and parameter_of(name) in ("input.bias", "norm.running_mean")
 
 
@@ -219,7 +228,7 @@ def as_updates(ours: Fleet) -> Fleet:
 def test_the_reference_network_trains_as_torch_does(weights: str, norm: str, name: str) -> None:
     """With PyTorch's own optimiser, but for groups, limits and schedule."""
     model = ModelConfig(depth=4, width=5, weights=weights, norm=norm)
-    ours = ReferenceTrainer(
+    ours = reference_trainer(
         model, THREE, inputs=INPUTS, classes=CLASSES, optimiser=OPTIMISERS_TRIED[name], dtype=torch.float64
     )
     assert_trains_as_torch(ours, batches(3))
@@ -291,14 +300,14 @@ def test_every_optimiser_and_schedule_that_can_be_chosen_has_its_rule() -> None:
         assert len(rule.torch_buffers) == len(OPTIMISERS[kind].buffers)
 
 
-def states(trainer: Fleet | ReferenceTrainer) -> list[dict[str, Tensor]]:
+def states(trainer: Fleet | AutogradTrainer) -> list[dict[str, Tensor]]:
     """Return the tensors that a checkpoint stores of each member."""
     return [
         {name: tensor.clone() for name, tensor in trainer.member_state(k).items()} for k in range(len(trainer.members))
     ]
 
 
-Trainer = TypeVar("Trainer", Fleet, ReferenceTrainer)
+Trainer = TypeVar("Trainer", Fleet, AutogradTrainer)
 
 
 def straight_and_resumed(made: Callable[..., Trainer]) -> tuple[Trainer, Trainer]:
@@ -334,7 +343,7 @@ def test_a_fleet_resumed_in_mid_epoch_ends_the_same_to_the_byte(kind: str, weigh
 @pytest.mark.parametrize("weights", ["weight_norm", "spectral_norm"])
 def test_a_reference_network_resumed_in_mid_epoch_ends_the_same_to_the_byte(weights: str, name: str) -> None:
     made = functools.partial(
-        ReferenceTrainer, ModelConfig(depth=3, width=5, weights=weights), THREE, inputs=INPUTS, classes=CLASSES,
+        reference_trainer, ModelConfig(depth=3, width=5, weights=weights), THREE, inputs=INPUTS, classes=CLASSES,
         optimiser=OPTIMISERS_TRIED[name],
     )  # fmt: skip
     straight, resumed = straight_and_resumed(made)

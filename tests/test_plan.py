@@ -169,7 +169,7 @@ def test_a_fleet_s_time_is_divided_and_what_was_resumed_tells_nothing(bsnn: Call
 
 def test_a_deep_network_s_time_lies_on_the_line_through_two_shallow_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {8: (0.9, 1.8, 3.6), 24: (2.5, 5.0, 10.0)}
-    monkeypatch.setattr(estimate, "probe", lambda _config, depth, _width: seconds[depth])
+    monkeypatch.setattr(estimate, "probe", lambda _config, model: seconds[model.depth])
     whole = estimate.timed(resolve(TrainConfig(model=ModelConfig(depth=200))))
     assert (whole.typical, whole.low, whole.high) == pytest.approx((40.2, 20.1, 80.4))
     monkeypatch.setattr(estimate.os, "getloadavg", lambda: (99.0, 0.0, 0.0))

@@ -151,11 +151,11 @@ def test_a_failure_is_recorded_with_its_traceback_and_shown(tmp_path: Path, monk
 
 def test_evaluation_counts_every_sample_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The split is larger than a batch of the evaluation and not a multiple of it."""
-    from bsnn_cli.runs import runner
+    from bsnn_cli.networks import building
 
     config = small(tmp_path)
     digits = load(config.dataset, progress=False)
-    fleet = runner.Fleet(config.model, [runner.member(config)[0]], inputs=digits.inputs, classes=digits.classes)
+    fleet = building.trainer([config], digits.shape, digits.classes)
 
     def result() -> float:
         ticks = evaluate(fleet, digits, digits.train)

@@ -19,11 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bsnn_cli.common import source_file
 from bsnn_cli.errors import ActivationError, ConfigError
-from bsnn_cli.gpn import activation_file, activations
+from bsnn_cli.gpn import activations
 from bsnn_cli.gpn.activations import Activation, normalise
 from bsnn_cli.gpn.functions import Phi, autograd_pair, evaluating, require_elementwise, require_likeness
 from bsnn_cli.gpn.tailored import TailoredActivation, has_corner, tailored
+from bsnn_cli.settings.choices import CUSTOM
 from bsnn_cli.settings.config import ActivationConfig
 
 
@@ -58,10 +60,10 @@ def activation(config: ActivationConfig) -> Activation:
 
 def untailored(config: ActivationConfig) -> Activation:
     """Return the activation of a config before tailoring; errors as in `activation`."""
-    text = activation_file.source(config)
-    if text is None:
+    if config.name != CUSTOM:
         return activations.get(config.name)
-    path, function = activation_file.parts(config)
+    text = source_file.source("activation.path", str(config.path), config.fingerprint)
+    path, function = source_file.parts(str(config.path))
     return compiled(text, function, str(path))
 
 
@@ -83,7 +85,7 @@ def identified(config: ActivationConfig) -> ActivationConfig:
     if not isinstance(base, CustomActivation):
         return config
     text, function, _ = base.origin
-    return dataclasses.replace(config, fingerprint=activation_file.fingerprint(text, function), parameter=parameter)
+    return dataclasses.replace(config, fingerprint=source_file.fingerprint(text, function), parameter=parameter)
 
 
 @functools.cache

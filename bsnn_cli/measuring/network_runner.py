@@ -1,7 +1,9 @@
-"""Measure a network of the user's own for `bsnn propagate network=`, with the files of all other measurements."""
+"""Measure a network that is no perceptron for `bsnn propagate network=`, with the files of all other measurements."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,21 +14,31 @@ from bsnn_cli.common.random_streams import stream
 from bsnn_cli.common.terminal import say
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.measuring import network_file
 from bsnn_cli.measuring.calls import mapped
 from bsnn_cli.measuring.modules import Loss, ModuleMeasurement, batch_size, measure_calls, unreached_in_words
 from bsnn_cli.measuring.records import CallRecord, Measurement
+from bsnn_cli.networks import network_file
+from bsnn_cli.networks.convolutional import Convolutional
+from bsnn_cli.networks.network import nonlinearity
+from bsnn_cli.networks.trainable import Module
+from bsnn_cli.runs.loading import load_run
 from bsnn_cli.settings.config import PropagateConfig
 
+SIGNALS_KEPT = 4
+"""Signals of each hidden layer that are kept for the backward pass: of its product, and of the activation's steps."""
 
-def measure(config: PropagateConfig, text: str, dataset: Dataset | None, device: torch.device) -> list[Measurement]:
-    """Measure all repeats of the network that a text defines.
+
+def measure(
+    config: PropagateConfig, trained: Mapping[str, Tensor] | None, dataset: Dataset | None, device: torch.device
+) -> list[Measurement]:
+    """Measure all repeats of a network that is no perceptron: one of another kind, or of the user's own.
 
     Args:
-        config: of the measurement; its `network` names the function.
-        text: of the file.
+        config: of the measurement; its `network` says which.
+        trained: tensors of a finished run; None for the start of training.
         dataset: whose training samples are sent through the network, with the cross-entropy as loss; None: the inputs
-            that the function returns, or Gaussian ones, with a Gaussian gradient at the top.
+            that the user's function returns, or Gaussian ones, with a Gaussian gradient at the top. Of a network of
+            another kind these enter the first hidden layer and leave the last one.
         device: where to compute.
 
     Raises:
@@ -34,7 +46,7 @@ def measure(config: PropagateConfig, text: str, dataset: Dataset | None, device:
     """
     measurements: list[Measurement] = []
     for seed in range(config.seed, config.seed + config.propagate.repeats):
-        module, given = network_file.build(config.network, text, seed)
+        module, given = _network(config, trained, dataset, seed)
         module = module.to(device)
         loss = None
         if dataset is not None:
@@ -52,6 +64,33 @@ def measure(config: PropagateConfig, text: str, dataset: Dataset | None, device:
             raise ConfigError(f"network={config.network.path}: calls other layers at seed {seed} than at {config.seed}")
         measurements.append(Measurement(rows, _chosen(config, measured), inputs=batch_size(given, 0)))
     return measurements
+
+
+def _network(
+    config: PropagateConfig, trained: Mapping[str, Tensor] | None, dataset: Dataset | None, seed: int
+) -> tuple[nn.Module, Any]:
+    """Return the module to be measured, and the inputs that the user's function returns, if it does."""
+    if trained is not None:
+        network = load_run(str(config.run))
+    elif config.network.path is not None:
+        return network_file.build(config.network, str(network_file.source(config.network)), seed)
+    else:
+        shape, classes = ((1, 28, 28), 10) if dataset is None else (dataset.shape, dataset.classes)
+        network = Convolutional(config.model, nonlinearity(config.activation), shape, classes, seed)
+    if isinstance(network, Module):
+        return network.module, None
+    return network.hidden if dataset is None and isinstance(network, Convolutional) else network, None
+
+
+def estimate_bytes(config: PropagateConfig) -> int:
+    """Return the main memory that the measurement of a convolutional network needs."""
+    pixels = math.prod(_shape_of_signals(config)[1:])
+    return 4 * SIGNALS_KEPT * config.model.depth * config.propagate.inputs * config.model.width * pixels
+
+
+def _shape_of_signals(config: PropagateConfig) -> list[int]:
+    """Return the shape of one signal in the hidden layers of a convolutional network; 14 × 14 pixels are MNIST's."""
+    return [config.model.width, 14, 14] if config.network.shape is None else config.network.shape
 
 
 def _places(rows: Any) -> list[tuple[str, str, int]]:
@@ -72,7 +111,7 @@ def _chosen(config: PropagateConfig, measured: ModuleMeasurement) -> dict[int, T
 
 
 def _gaussian(config: PropagateConfig, module: nn.Module, seed: int, device: torch.device) -> Tensor:
-    shape = config.network.shape
+    shape = _shape_of_signals(config) if config.network.path is None else config.network.shape
     if shape is None:
         raise ConfigError(
             f"network={config.network.path}: returns no inputs; return a module and its inputs, or say the shape of one"

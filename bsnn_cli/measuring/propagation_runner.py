@@ -18,10 +18,10 @@ from bsnn_cli.datasets import data
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import CheckpointError, ConfigError
 from bsnn_cli.gpn import custom
-from bsnn_cli.measuring import matrices, network_file, network_runner, propagation, propagation_store
+from bsnn_cli.measuring import matrices, network_runner, propagation, propagation_store
 from bsnn_cli.measuring.propagation import Layers
 from bsnn_cli.measuring.records import Measurement
-from bsnn_cli.networks import memory
+from bsnn_cli.networks import memory, network_file
 from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.settings.config import PropagateConfig
@@ -41,6 +41,7 @@ def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
     config, trained = of_trained_run(config)
     check(config)
     text = network_file.source(config.network)
+    perceptron = text is None and config.network.kind == "mlp"
     if text is None:
         config = dataclasses.replace(config, activation=custom.identified(config.activation))
     else:
@@ -55,15 +56,16 @@ def run(config: PropagateConfig) -> tuple[Path, dict[str, Any]]:
         say(f"{path}: finished already; force=true measures it again")
         return path, summary
     if text is None:
-        memory.require(estimate_bytes(config), config.model, f"propagate.inputs={config.propagate.inputs}")
+        needed = estimate_bytes(config) if perceptron else network_runner.estimate_bytes(config)
+        memory.require(needed, config.model, f"propagate.inputs={config.propagate.inputs}")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     begin = provenance.collect(device)
     samples = load_dataset(config) if config.propagate.source == "dataset" else None
-    if text is None:
+    if perceptron:
         measurements = measure(config, trained, samples, device)
     else:
-        measurements = network_runner.measure(config, text, samples, device)
+        measurements = network_runner.measure(config, trained, samples, device)
     return path, propagation_store.write(path, config, measurements, begin | {"ended": provenance.now()}, text)
 
 
@@ -109,9 +111,9 @@ def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, 
     if config.run is None:
         return config, None
     directory = Path(config.run)
-    run_config = RunDirectory(directory).config()
-    default = PropagateConfig()
-    for name in ("activation", "model", "dataset", "approach"):
+    run = RunDirectory(directory)
+    run_config, default = run.config(), PropagateConfig()
+    for name in ("activation", "model", "dataset", "approach", "network"):
         value = getattr(config, name)
         if name != "dataset" and value not in (getattr(default, name), getattr(run_config, name)):
             raise ConfigError(f"{name}: run={config.run} brings its own; leave out what you have said about it")
@@ -120,10 +122,14 @@ def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, 
     except CheckpointError as error:
         raise ConfigError(f"run={config.run}: needs the weights of a finished run ({error})") from error
     dataset = dataclasses.replace(run_config.dataset, root=config.dataset.root)
+    result, network = run.result(), run_config.network
+    if network.path is not None and config.propagate.source == "gaussian" and result is not None:
+        network = dataclasses.replace(network, shape=result.image)
     return dataclasses.replace(
         config,
         activation=run_config.activation,
         model=run_config.model,
+        network=network,
         dataset=dataset,
         approach=run_config.approach,
         weights_digest=checkpoint.digest(weights)[:10],

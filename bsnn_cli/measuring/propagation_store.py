@@ -17,16 +17,13 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from bsnn_cli.common.files import read_text, write_atomically, write_json, write_text
-from bsnn_cli.gpn import activation_file
+from bsnn_cli.common.files import read_text, write_json, write_text
 from bsnn_cli.measuring.records import CallRecord, LayerRecord, Measurement, summarise, summarise_calls, with_weights
+from bsnn_cli.runs import user_files
 from bsnn_cli.runs.directory import NUMERICS_VERSION
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMS
-from bsnn_cli.settings.config import PropagateConfig
-
-NETWORK_COPY = "network.py"
-"""In the directory of a network of the user's own: its file as it was."""
+from bsnn_cli.settings.config import ActivationConfig, PropagateConfig
 
 BINS = 100
 """Bins of each histogram of f'(h), equally wide, over the range of all values at the chosen layers."""
@@ -67,8 +64,7 @@ def write(
     """
     (path / "summary.json").unlink(missing_ok=True)
     if network is not None:
-        content = activation_file.encoded(network)
-        write_atomically(path / NETWORK_COPY, lambda file: file.write(content))
+        user_files.write(path, {user_files.COPIES["network"]: network})
     write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
     write_text(path / "layers.csv", layers_table(measurements).to_csv(index=False))
     if measurements[0].derivatives:
@@ -132,7 +128,7 @@ def summary_of(config: PropagateConfig, measurements: Sequence[Measurement]) -> 
     Mean and sample standard deviation are over the repeats; null where a number is not finite in some of them.
     """
     calls = [[row for row in measurement.layers if isinstance(row, CallRecord)] for measurement in measurements]
-    name = identity.network_name(config.network)
+    name = identity.network_name(config.network) or (None if config.network.kind == "mlp" else config.network.kind)
     repeats = [
         dataclasses.asdict(summarise(measurement.layers) if name is None else summarise_calls(rows))
         for measurement, rows in zip(measurements, calls, strict=True)
@@ -160,21 +156,29 @@ def summary_of(config: PropagateConfig, measurements: Sequence[Measurement]) -> 
 
 
 def _of_model(config: PropagateConfig) -> dict[str, Any]:
-    base = identity.base_name(config.activation)
     return {
         "activation": identity.activation_label(config),
-        "label": ACTIVATION_LABELS.get(base, base) + FORMS[identity.form(config.activation)],
+        "label": _label(config.activation),
         "depth": config.model.depth,
         "width": config.model.width,
     }
 
 
+def _label(activation: ActivationConfig) -> str:
+    base = identity.base_name(activation)
+    return ACTIVATION_LABELS.get(base, base) + FORMS[identity.form(activation)]
+
+
 def _of_network(config: PropagateConfig, name: str, calls: Sequence[CallRecord]) -> dict[str, Any]:
-    """Return what a summary says of a network of the user's own; its depth counts the layers with weights."""
-    arguments = ", ".join(f"{key}={value}" for key, value in config.network.kwargs.items())
+    """Return what a summary says of a network that is no perceptron; its depth counts the layers with weights."""
+    if config.network.path is None:
+        label = f"{_label(config.activation)} {name}, {config.model.width} channels"
+    else:
+        arguments = ", ".join(f"{key}={value}" for key, value in config.network.kwargs.items())
+        label = f"{name}({arguments})" if arguments else name
     return {
         "network": name,
-        "label": f"{name}({arguments})" if arguments else name,
+        "label": label,
         "depth": len(with_weights(calls)),
         "calls": len(calls) - 1,
     }

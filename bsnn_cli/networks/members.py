@@ -14,25 +14,34 @@ from bsnn_cli.gpn.kernel_form import KernelForm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class Hyperparameters:
+    """The settings that may differ between the trainings that share a process.
+
+    Attributes:
+        seed: of initial weights and batch order.
+        lr: learning rate, before its schedule.
+        weight_decay: λ of matrices; see `parameters.decayed`.
+        clip: largest norm of the gradient of all parameters; None: no limit.
+    """
+
+    seed: int
+    lr: float
+    weight_decay: float = 0.0
+    clip: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member(Hyperparameters):
     """The settings that may differ between the networks of a fleet.
 
     Attributes:
         activation: φ and φ'.
         a, b: the network applies a·φ(h) + b; 1 and 0 without GPN.
-        seed: of initial weights and batch order.
-        lr: learning rate, before its schedule.
-        weight_decay: λ of `parameters.decayed`.
-        clip: largest norm of the gradient of all parameters; None: no limit.
     """
 
     activation: Activation
     a: float
     b: float
-    seed: int
-    lr: float
-    weight_decay: float = 0.0
-    clip: float | None = None
 
 
 def kernel_forms(members: Sequence[Member]) -> list[KernelForm]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from bsnn_cli.common.machine import available_bytes
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings.choices import OPTIMISERS
-from bsnn_cli.settings.config import ModelConfig
+from bsnn_cli.settings.config import ModelConfig, TrainConfig
 
 
-def training_bytes(model: ModelConfig, batch_size: int, kind: str = "sgd") -> int:
+def training_bytes(config: TrainConfig) -> int:
     """Return the bytes of one network in training, in float32: weights, buffers and the signals of a batch.
 
-    Args:
-        model: of the network.
-        batch_size: samples in a batch.
-        kind: of the optimiser, which says how many buffers there are.
+    Of a user's own module nothing is known, and 1 stands for it. The signals of a convolutional network are taken to
+    have 16 × 16 pixels, as those of CIFAR-10.
     """
-    weights = (1 + len(OPTIMISERS[kind].buffers)) * model.depth * model.width**2
-    return 4 * (weights + (5 * model.depth + 2) * batch_size * model.width)
+    if config.network.path is not None:
+        return 1
+    model, batch = config.model, config.optim.batch_size
+    taps, pixels = (9, 256) if config.network.kind == "cnn" else (1, 1)
+    copies = 1 + len(OPTIMISERS[config.optim.kind].buffers)
+    weights = copies * taps * model.depth * model.width**2
+    return 4 * (weights + (5 * model.depth + 2) * batch * pixels * model.width)
 
 
 def require(needed: float, model: ModelConfig, further: str) -> None:

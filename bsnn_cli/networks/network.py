@@ -15,7 +15,9 @@ from torch.nn.utils import parametrizations, parametrize
 from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import Activation
 from bsnn_cli.gpn.module import GPN
-from bsnn_cli.networks.parameters import ENDS, State, initialise, layer_shapes
+from bsnn_cli.networks.parameters import State, decayed, initialise, layer_shapes
+from bsnn_cli.networks.trainable import Trainable
+from bsnn_cli.networks.workers import threads_for
 from bsnn_cli.settings.choices import NORM_GROUPS
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig
 
@@ -137,7 +139,7 @@ OURS = {
 """Our names for what PyTorch keeps in a linear layer: what is optimised is never W itself where W is parametrised."""
 
 
-class Network(nn.Module):
+class Network(Trainable):
     """The paper's network with every option of the config.
 
     Args:
@@ -152,6 +154,7 @@ class Network(nn.Module):
         self, model: ModelConfig, activation: ActivationConfig | nn.Module, inputs: int, classes: int, seed: int
     ) -> None:
         super().__init__()
+        self.model = model
         phi = activation if isinstance(activation, nn.Module) else nonlinearity(activation)
         self.input = nn.Linear(inputs, model.width)
         self.hidden = nn.ModuleList(Hidden(model, phi) for _ in range(model.depth))
@@ -165,21 +168,35 @@ class Network(nn.Module):
             x = layer(x)
         return cast(Tensor, self.output(x))
 
-    def tensors(self) -> dict[str, list[Tensor]]:
-        """Parameters and buffers that a run stores, by the names of `parameters.shapes`: L of them, or one."""
+    def tensors(self) -> State:
+        """Return the parameters and buffers that a run stores, by the names of `parameters.shapes`."""
         layers = [cast(Hidden, layer).tensors() for layer in self.hidden]
         return {
-            "input.weight": [self.input.weight],
-            "input.bias": [self.input.bias],
+            "input.weight": self.input.weight,
+            "input.bias": self.input.bias,
             **{name: [layer[name] for layer in layers] for name in layers[0]},
-            "output.weight": [self.output.weight],
-            "output.bias": [self.output.bias],
+            "output.weight": self.output.weight,
+            "output.bias": self.output.bias,
         }
 
-    def state(self) -> State:
-        """Return the values of `tensors`, to be read and written without a graph; of layers as lists of L tensors."""
-        values = {name: [tensor.detach() for tensor in many] for name, many in self.tensors().items()}
-        return {name: many[0] if name.startswith(ENDS) else many for name, many in values.items()}
+    def decayed(self) -> list[Tensor]:
+        """Return the parameters that weight decay acts on, as `parameters.decayed` names them."""
+        names = decayed(self.model)
+        values = [value for name, value in self.tensors().items() if name in names]
+        return [tensor for value in values for tensor in ([value] if isinstance(value, Tensor) else value)]
+
+    def matrices(self) -> list[Tensor]:
+        """Return W of each hidden layer."""
+        return [cast(Hidden, layer).linear.weight for layer in self.hidden]
+
+    def settle(self, x: Tensor) -> None:
+        """Scale the hidden matrices by the first batch of training if `init=lsuv` asks for it; x: (batch, inputs)."""
+        if self.model.init == "lsuv":
+            self.unit_variance(x)
+
+    def threads(self) -> int:
+        """Return as many threads as a fleet of one such network has."""
+        return threads_for(self.model.depth * self.model.width**2)
 
     @torch.no_grad()
     def unit_variance(self, x: Tensor) -> None:
@@ -194,16 +211,6 @@ class Network(nn.Module):
         for layer in self.hidden:
             unit_variance(cast(Hidden, layer), x)
             x = layer(x)
-
-    def load(self, state: dict[str, Tensor]) -> Network:
-        """Take over the tensors of a run (`weights.pt`); returns self."""
-        for name, target in self.state().items():
-            if isinstance(target, Tensor):
-                target.copy_(state[name])
-            else:
-                for layer, value in zip(target, state[name], strict=True):
-                    layer.copy_(value)
-        return self
 
 
 def unit_variance(layer: Hidden, x: Tensor) -> float:

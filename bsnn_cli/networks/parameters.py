@@ -41,7 +41,7 @@ POWER_ITERATIONS = 15
 """Iterations for the first estimate of the singular vectors, as many as in PyTorch's `spectral_norm`."""
 
 State: TypeAlias = Mapping[str, "Tensor | Sequence[Tensor]"]
-"""Tensors by name; what has one entry for each hidden layer is stacked, or a sequence of L tensors."""
+"""Tensors by name; what has one entry for each hidden layer is stacked, or a sequence of L tensors of one shape."""
 
 
 def shapes(model: ModelConfig, inputs: int, classes: int) -> dict[str, tuple[int, ...]]:
@@ -96,10 +96,10 @@ def initialise(state: State, model: ModelConfig, seed: int) -> None:
 
 @torch.no_grad()
 def initialise_ends(state: State, model: ModelConfig, seed: int) -> None:
-    """Fill the tensors of the input and output layer in place; arguments as in `initialise`."""
+    """Fill the tensors of the input and output layer in place, matrices or kernels; arguments as in `initialise`."""
     for name in ("input", "output"):
         weight, bias = cast(Tensor, state[f"{name}.weight"]), cast(Tensor, state[f"{name}.bias"])
-        fan_in, generator = weight.shape[1], stream(seed, name)
+        fan_in, generator = weight[0].numel(), stream(seed, name)
         if name == "input" and model.input_init == "norm_preserving":
             weight.copy_(torch.randn(weight.shape, generator=generator) / fan_in**0.5)
             bias.zero_()
@@ -148,9 +148,13 @@ def hidden_start(model: ModelConfig, seed: int, layer: int) -> Tensor:
     generator = stream(seed, "hidden", layer)
     if model.init in ("orthogonal", "lsuv"):
         return haar(model.width, generator)
-    weight = torch.empty(model.width, model.width)
-    if model.init == "glorot_uniform":
+    return fill(torch.empty(model.width, model.width), model.init, generator)
+
+
+def fill(weight: Tensor, init: str, generator: torch.Generator) -> Tensor:
+    """Draw independent entries for a matrix or the kernels of a convolution, in place; returns them."""
+    if init == "glorot_uniform":
         return nn.init.xavier_uniform_(weight, generator=generator)
-    if model.init == "he_normal":
+    if init == "he_normal":
         return nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
     return nn.init.kaiming_normal_(weight, nonlinearity="linear", generator=generator)  # LeCun's: variance 1/n

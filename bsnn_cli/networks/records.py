@@ -29,7 +29,8 @@ class EpochRecord:
         test_loss, test_accuracy: of the whole test split, evaluation mode.
         train_accuracy: of the whole training split, evaluation mode.
         learning_rate: of this epoch's last step.
-        orthogonality_error: largest |WᵀW − I| over all entries and layers at the end of the epoch.
+        orthogonality_error: largest |WᵀW − I| over all entries and layers at the end of the epoch; None where there
+            are no square matrices.
         elapsed_s: wall time of the run so far in seconds, all its sessions added up.
         validation_loss, validation_accuracy: of the part of the training split set aside, evaluation mode.
     """
@@ -41,7 +42,7 @@ class EpochRecord:
     test_accuracy: float
     train_accuracy: float | None
     learning_rate: float
-    orthogonality_error: float
+    orthogonality_error: float | None
     elapsed_s: float
     validation_loss: float | None = None
     validation_accuracy: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,11 +13,11 @@ from torch.nn import functional as F
 
 from bsnn_cli.common.random_streams import stream
 from bsnn_cli.datasets.data import Dataset, Split
-from bsnn_cli.networks.members import Member
+from bsnn_cli.networks.members import Hyperparameters
 from bsnn_cli.networks.optimiser import Optimiser
 from bsnn_cli.networks.records import EpochRecord, Evaluation
 from bsnn_cli.networks.workers import intra_op_threads
-from bsnn_cli.settings.config import ModelConfig
+from bsnn_cli.settings.config import TrainConfig
 
 EVALUATION_BATCH = 500
 EVALUATION_BATCH_ON_GPU = 5000
@@ -24,16 +25,17 @@ EVALUATION_BATCH_ON_GPU = 5000
 
 
 class Trainer(Protocol):
-    """Trains K networks: `Fleet`, which explains the attributes, or `ReferenceTrainer`."""
+    """Trains K networks: `Fleet`, which explains the attributes, or `AutogradTrainer`."""
 
-    model: ModelConfig
-    members: tuple[Member, ...]
     optimiser: Optimiser
     device: torch.device
     dtype: torch.dtype
     slow_because: str | None
     steps: Tensor
     alive: Tensor
+
+    @property
+    def members(self) -> Sequence[Hyperparameters]: ...  # noqa: D102
 
     @property
     def arithmetic(self) -> str: ...  # noqa: D102
@@ -43,6 +45,8 @@ class Trainer(Protocol):
 
     @property
     def description(self) -> str: ...  # noqa: D102
+
+    def step(self, inputs: Tensor, labels: Tensor) -> Tensor: ...  # noqa: D102
 
     def updates(self, data: Dataset, batches: Sequence[Tensor]) -> Iterator[Tensor]: ...  # noqa: D102
 
@@ -89,6 +93,7 @@ def train(
     position: Position,
     *,
     batch_size: int,
+    steps: int,
     epochs: int,
     train_every: int | None,
     elapsed_s: Callable[[], float],
@@ -100,6 +105,7 @@ def train(
         data: on the fleet's device.
         position: where to go on; kept up to date, so that (fleet, position) is a complete state at every yield.
         batch_size: samples in a batch; the last one of an epoch may be shorter.
+        steps: in an epoch, as `steps_per_epoch` gives them.
         epochs: to be completed in total.
         train_every: evaluate the whole training split every so many epochs, and at the end in any case.
         elapsed_s: wall time of the run so far in seconds.
@@ -108,7 +114,7 @@ def train(
         a `Tick` after every update and evaluated batch; after every epoch the K records of it.
     """
     while position.epoch < epochs and fleet.anyone_alive():
-        batches = epoch_batches(fleet, position.epoch, len(data.train.labels), batch_size)
+        batches = epoch_batches(fleet, position.epoch, len(data.train.labels), batch_size)[:steps]
         for loss in fleet.updates(data, batches[position.batch :]):
             position.loss_sum += loss
             position.batch += 1
@@ -129,7 +135,7 @@ def train(
                 test_accuracy=test[k].accuracy,
                 train_accuracy=None if train_split is None else train_split[k].accuracy,
                 learning_rate=fleet.members[k].lr * fleet.optimiser.schedule.factor(int(fleet.steps[k]) - 1),
-                orthogonality_error=error,
+                orthogonality_error=None if math.isnan(error) else error,
                 elapsed_s=elapsed_s(),
                 validation_loss=None if validation is None else validation[k].loss,
                 validation_accuracy=None if validation is None else validation[k].accuracy,
@@ -141,17 +147,21 @@ def train(
         yield records
 
 
-def steps_per_epoch(samples: int, batch_size: int, norm: str) -> int:
-    """Updates in an epoch. With batch normalisation a last batch of one sample is left out: it has no statistics."""
-    full, rest = divmod(samples, batch_size)
-    return full + (rest > (1 if norm == "batch" else 0))
+def steps_per_epoch(config: TrainConfig, samples: int) -> int:
+    """Return the updates in an epoch over so many samples.
+
+    With batch normalisation a last batch of one sample is left out, since it has no statistics; so it is for a user's
+    own module, which may have such layers.
+    """
+    full, rest = divmod(samples, config.optim.batch_size)
+    smallest = 2 if config.model.norm == "batch" or config.network.path is not None else 1
+    return full + (rest >= smallest)
 
 
 def epoch_batches(fleet: Trainer, epoch: int, samples: int, batch_size: int) -> tuple[Tensor, ...]:
-    """Shuffled indices (K, B) of each batch; member k's order is a function of its seed and the epoch alone."""
+    """Return shuffled indices (K, B) of each batch; member k's order is a function of its seed and the epoch alone."""
     orders = [torch.randperm(samples, generator=stream(member.seed, "batches", epoch)) for member in fleet.members]
-    steps = steps_per_epoch(samples, batch_size, fleet.model.norm)
-    return torch.split(torch.stack(orders).to(fleet.device), batch_size, dim=1)[:steps]
+    return torch.split(torch.stack(orders).to(fleet.device), batch_size, dim=1)
 
 
 def evaluation_batch(device: torch.device) -> int:

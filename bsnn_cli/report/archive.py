@@ -14,16 +14,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bsnn_cli.common.files import as_json, read_text, write_text
-from bsnn_cli.gpn import activation_file
 from bsnn_cli.measuring import propagation_store
 from bsnn_cli.report import provenance_table
+from bsnn_cli.runs.user_files import COPIES
 
 PLACES = ("output_root", "dataset.root", "run")
 """Keys that say where something lies; without them a config takes the reader's own."""
 
-RUN_FILES = ("provenance.json", "epochs.csv", activation_file.COPY, "config.yaml", "result.json")
+RUN_FILES = ("provenance.json", "epochs.csv", *COPIES.values(), "config.yaml", "result.json")
 MEASUREMENT_FILES = (
-    "provenance.json", "layers.csv", "histogram.csv", propagation_store.NETWORK_COPY, "config.yaml", "summary.json"
+    "provenance.json", "layers.csv", "histogram.csv", COPIES["network"], "config.yaml", "summary.json"
 )  # fmt: skip
 BENCH_FILES = ("bench.md", "bench.csv")
 """Files that are copied, in this order: the last one says that all are there."""

@@ -94,7 +94,10 @@ EPOCHS = (
     Entry("test_accuracy", "of the whole test split after the epoch", "%"),
     Entry("train_accuracy", "of the whole training split after the epoch; empty where eval.train_every skips it", "%"),
     Entry("learning_rate", "of the last step of this epoch"),
-    Entry("orthogonality_error", "largest |WᵀW − I| of all entries and hidden layers after the epoch; not squared"),
+    Entry(
+        "orthogonality_error",
+        "largest |WᵀW − I| of all entries and hidden layers after the epoch, not squared; empty with network=",
+    ),
     Entry("elapsed_s", "wall time since the start, all sessions added up; of a fleet: of all its networks", "s"),
     Entry("validation_loss", "as test_loss, of the samples that dataset.validation sets aside", "nats per sample"),
     Entry("validation_accuracy", "of these samples after the epoch", "%"),
@@ -123,6 +126,8 @@ RESULT = (
     Entry("diverged_epoch", "epoch in which a loss or gradient was not finite, counted from 1; null where done"),
     Entry("diverged_step", "update at which it was, counted from 1; null where done"),
     Entry("networks", "in the fleet that took elapsed_s; null in results from before this was noted"),
+    Entry("image", "channels, height and width of what is classified; null in results from before this was noted"),
+    Entry("classes", "number of them; null in results from before this was noted"),
 )
 
 PROVENANCE = (

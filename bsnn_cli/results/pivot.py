@@ -102,7 +102,7 @@ def axis_key(argument: str, key: str) -> str:
         ConfigError: naming the argument, the key and the nearest known ones.
     """
     known = [*AXES, *(dotted for dotted, _, _ in options(TrainConfig()))]
-    if key not in known:
+    if key not in known and not key.startswith("network.kwargs."):
         near = nearest(key, known, n=3, cutoff=0.4)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise ConfigError(
@@ -128,7 +128,8 @@ def axis_values(runs: pd.DataFrame, key: str, named: bool) -> pd.Series:
         return runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""}) + tailored
     if key == SEPARATION:
         return runs["separation"].replace("", "none")
-    values = runs[{statistics.ROOT: "root", "activation.name": "activation"}.get(key, key)].astype(object)
+    column = {statistics.ROOT: "root", "activation.name": "activation"}.get(key, key)
+    values = runs.get(column, pd.Series(index=runs.index, dtype=object)).astype(object)
     return values.where(values.notna(), "none")
 
 

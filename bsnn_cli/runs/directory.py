@@ -20,11 +20,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from bsnn_cli.common.files import read_text, write_atomically, write_json, write_text
+from bsnn_cli.common.files import read_text, write_json, write_text
 from bsnn_cli.errors import RunDirectoryError, RunLockedError
-from bsnn_cli.gpn import activation_file
 from bsnn_cli.networks.records import EpochRecord
-from bsnn_cli.runs import checkpoint, tensorboard
+from bsnn_cli.runs import checkpoint, tensorboard, user_files
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.options import expand_homes
@@ -45,12 +44,15 @@ class RunResult:
 
     Attributes:
         status: `done` or `diverged`.
-        activation: base name, such as "selu".
+        activation: base name, such as "selu"; the name of the function that returns a network of the user's own, of
+            which depth, width, norm and weights are null.
         root: which solution b was used, null without GPN.
         batch_norm: whether `norm` is `batch`.
         parameters: number of trained values.
         networks: in the fleet that took `elapsed_s`; null in results from before this was noted.
         numerics: `NUMERICS_VERSION` of the program that made the result.
+        image: (channels, height, width) of what is classified; null in results from before this was noted.
+        classes: number of them; likewise.
         diverged_epoch, diverged_step: where the loss or a gradient ceased to be finite; null where done.
     """
 
@@ -65,18 +67,20 @@ class RunResult:
     activation: str
     gpn: bool
     root: str | None
-    norm: str
+    norm: str | None
     batch_norm: bool
     dataset: str
-    depth: int
-    width: int
-    weights: str
+    depth: int | None
+    width: int | None
+    weights: str | None
     seed: int
     parameters: int
     numerics: int = NUMERICS_VERSION
     diverged_epoch: int | None = None
     diverged_step: int | None = None
     networks: int | None = None
+    image: list[int] | None = None
+    classes: int | None = None
 
 
 class RunDirectory:
@@ -113,13 +117,12 @@ class RunDirectory:
             lock.release()
 
     def config(self) -> TrainConfig:
-        """Return the run's config; a custom activation is taken from the copy of its file.
+        """Return the run's config; files of the user's are taken from their copies.
 
         Raises:
             RunDirectoryError: as `read_config`.
         """
-        config = read_config(self.path / "config.yaml")
-        return dataclasses.replace(config, activation=activation_file.moved(config.activation, self.path))
+        return user_files.moved(read_config(self.path / "config.yaml"), self.path)
 
     def verify(self, config: TrainConfig) -> None:
         """Make sure that the directory holds this run, or none.
@@ -133,12 +136,12 @@ class RunDirectory:
             if (identity.differences(other), other.seed) != (identity.differences(config), config.seed):
                 raise RunDirectoryError(f"{self.path}: holds a run of another configuration ({path}); move it away")
 
-    def claim(self, config: TrainConfig, activation: str | None = None) -> None:
+    def claim(self, config: TrainConfig, copies: dict[str, str] | None = None) -> None:
         """Begin an attempt: write `config.yaml`, and remove the record of the last failure.
 
         Args:
             config: resolved.
-            activation: text of the file of a custom activation, to be kept here.
+            copies: texts of the user's own files that are to be kept here, by name.
 
         Raises:
             RunDirectoryError: the directory belongs to another configuration, or cannot be written to.
@@ -146,9 +149,7 @@ class RunDirectory:
         self.verify(config)
         try:
             write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-            if activation is not None:
-                content = activation_file.encoded(activation)
-                write_atomically(self.path / activation_file.COPY, lambda file: file.write(content))
+            user_files.write(self.path, copies or {})
             (self.path / "failed.json").unlink(missing_ok=True)
         except OSError as error:
             raise RunDirectoryError(unwritable(error.filename, error)) from error
@@ -188,7 +189,7 @@ class RunDirectory:
         """Remove the files of an earlier attempt; `result.json` first, so that no half run looks finished."""
         for name in ("result.json", "weights.pt", "epochs.csv", "failed.json", "provenance.json", "config.yaml"):
             (self.path / name).unlink(missing_ok=True)
-        (self.path / activation_file.COPY).unlink(missing_ok=True)
+        user_files.discard(self.path)
         checkpoint.discard(self.path)
         tensorboard.discard(self.path)
 

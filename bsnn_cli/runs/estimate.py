@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import statistics
 import time
@@ -21,7 +22,7 @@ from bsnn_cli.common.terminal import duration
 from bsnn_cli.errors import BsnnError
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.settings.choices import DATASETS
-from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.config import ModelConfig, TrainConfig
 
 PROBE_LAYERS = (8, 24)
 """Depths of the networks that are timed; a deeper network's time lies on the line through both. More layers than a
@@ -84,7 +85,10 @@ def shape(config: TrainConfig) -> tuple[Any, ...]:
     """Return what the time of a step depends on, besides the hardware."""
     optim = config.optim
     update = (optim.kind, optim.nesterov, optim.weight_decay > 0, optim.clip is not None)
-    return dataclasses.astuple(config.model), optim.batch_size, config.precision, update
+    network = config.network
+    other = () if network.kind == "mlp" and network.path is None else (config.dataset.kind, config.dataset.root)
+    kind = (network.kind, network.fingerprint, str(network.kwargs), *other)
+    return dataclasses.astuple(config.model), kind, optim.batch_size, config.precision, update
 
 
 def hardware(config: TrainConfig) -> tuple[str, int]:
@@ -152,9 +156,12 @@ def steps_equivalent(config: TrainConfig) -> float:
 
 def timed(config: TrainConfig) -> Estimate:
     """Return the seconds of an update on random data, from networks of a few layers."""
+    if config.network.path is not None:
+        low, typical, high = probe(config, config.model)
+        return Estimate(typical, low, high)
     width = min(config.model.width, PROBE_WIDTH)
     depths = sorted({min(config.model.depth, depth) for depth in PROBE_LAYERS})
-    times = [probe(config, depth, width) for depth in depths]
+    times = [probe(config, dataclasses.replace(config.model, depth=depth, width=width)) for depth in depths]
     low, typical, high = times[-1]
     rest = config.model.depth - depths[-1]
     per_layer = (typical - times[0][1]) / (depths[-1] - depths[0]) if rest > 0 else 0.0
@@ -162,25 +169,29 @@ def timed(config: TrainConfig) -> Estimate:
     return Estimate(whole, whole * low / typical, whole * high / typical)
 
 
-def probe(config: TrainConfig, depth: int, width: int) -> tuple[float, float, float]:
-    """Return the first, the fifth and the ninth decile of the seconds that steps of a network take."""
+def probe(config: TrainConfig, model: ModelConfig) -> tuple[float, float, float]:
+    """Return the first, the fifth and the ninth decile of the seconds that steps of a run with this model take."""
     import torch
 
+    from bsnn_cli.datasets import data
+    from bsnn_cli.networks import building
     from bsnn_cli.networks.optimiser import Optimiser
     from bsnn_cli.networks.workers import intra_op_threads
-    from bsnn_cli.runs import runner
 
-    batch, device = config.optim.batch_size, choose_device(config.device)
-    trainer = runner.trainer(config.model)(
-        dataclasses.replace(config.model, depth=depth, width=width),
-        [runner.member(config)[0]],
-        inputs=width,
-        classes=10,
+    shape, classes = (1, 1, model.width), 10
+    if config.network.path is not None or config.network.kind != "mlp":
+        dataset = data.load(config.dataset, progress=False)
+        shape, classes = dataset.shape, dataset.classes
+    device = choose_device(config.device)
+    trainer = building.trainer(
+        [dataclasses.replace(config, model=model)],
+        shape,
+        classes,
         optimiser=Optimiser.of(dataclasses.replace(config.optim, epochs=epochs(config)), steps_per_epoch=1),
         device=device,
     )
-    inputs = torch.randn(1, batch, width, device=device)
-    labels = torch.zeros(1, batch, dtype=torch.int64, device=device)
+    inputs = torch.randn(1, config.optim.batch_size, math.prod(shape), device=device)
+    labels = torch.zeros(1, config.optim.batch_size, dtype=torch.int64, device=device)
     seconds: list[float] = []
     with intra_op_threads(trainer.threads):  # as in training
         trainer.step(inputs, labels)  # the first one is slow

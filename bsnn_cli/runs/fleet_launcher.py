@@ -83,9 +83,8 @@ def fleets(configs: Sequence[TrainConfig], networks: int, memory: float) -> list
     result = []
     for group in alike.values():
         group.sort(key=_activation)  # stable: seeds stay in their order
-        model, optim = group[0].model, group[0].optim
-        largest = int(memory // training_bytes(model, optim.batch_size, optim.kind))
-        size = max(1, min(networks, largest))
+        alone = group[0].network.path is not None  # nothing is gained by training a user's own modules together
+        size = 1 if alone else max(1, min(networks, int(memory // training_bytes(group[0]))))
         result += [group[first : first + size] for first in range(0, len(group), size)]
     return result
 

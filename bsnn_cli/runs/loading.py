@@ -13,20 +13,23 @@ from bsnn_cli.networks.records import EpochRecord
 from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.directory import RunDirectory, RunResult, read_config
 from bsnn_cli.settings import identity
-from bsnn_cli.settings.options import options
+from bsnn_cli.settings.choices import CUSTOM
+from bsnn_cli.settings.config import TrainConfig
+from bsnn_cli.settings.options import settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bsnn_cli.datasets.data import Dataset
-    from bsnn_cli.networks.network import Network
+    from bsnn_cli.networks.trainable import Trainable
 
 
-def load_run(path: str | Path) -> Network:
+def load_run(path: str | Path) -> Trainable:
     """Load the trained network of a finished run, in evaluation mode, on the CPU.
 
     It takes inputs as `load_dataset(path).standardise` gives them, (batch, inputs) float32, and returns logits. Where
-    the run has a custom activation, the copy of its Python file in the run directory is executed; nothing else is.
+    the run has an activation or a network of a user's own, the copy of its Python file in the run directory is
+    executed; nothing else is. The user's own module is the attribute `module`.
 
     Args:
         path: a run directory.
@@ -35,16 +38,20 @@ def load_run(path: str | Path) -> Network:
         RunDirectoryError: not a run directory, or its weights have not been kept.
         CheckpointError: the weights are damaged.
     """
-    from bsnn_cli.networks.network import Network
+    from bsnn_cli.networks import building
 
     directory = Path(path)
-    config = RunDirectory(directory).config()
+    run = RunDirectory(directory)
+    config, result = run.config(), run.result()
     if not (directory / "weights.pt").exists():
         raise RunDirectoryError(f"{directory}: has no weights.pt; checkpoint.keep=weights keeps it at the end of a run")
     weights = checkpoint.load(directory / "weights.pt")
-    inputs, classes = weights["input.weight"].shape[1], weights["output.weight"].shape[0]
-    network = Network(config.model, config.activation, inputs, classes, config.seed)
-    return network.load(weights).eval()
+    if result is not None and result.image is not None and result.classes is not None:
+        channels, height, width = result.image
+        image, classes = (channels, height, width), result.classes
+    else:  # of a version that knew perceptrons only
+        image, classes = (1, 1, weights["input.weight"].shape[1]), weights["output.weight"].shape[0]
+    return building.network(config, image, classes).load(weights).eval()
 
 
 def load_dataset(path: str | Path) -> Dataset:
@@ -97,7 +104,7 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
     epochs = directory.path / "epochs.csv"
     return (
         {field: None if result is None else getattr(result, field) for field in fields}
-        | {key: value for key, _, value in options(config)}
+        | _settings(config)
         | {
             "directory": str(directory.path),
             "status": directory.status(),
@@ -108,6 +115,20 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
             "epoch": max(0, len(read_text(epochs).splitlines()) - 1) if epochs.exists() else 0,
         }
     )
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """Return every key of a run with its value.
+
+    A network of the user's own has no `model`; its function stands as a custom activation does, so that tables, whose
+    rows are activations, have a row for it.
+    """
+    values = settings(config)
+    if config.network.path is not None:
+        values |= {key: None for key in values if key.startswith(("activation.", "model."))}
+        values |= {"activation.name": CUSTOM, "activation.gpn": False, "network.kind": None}
+        values |= {f"activation.{key}": values[f"network.{key}"] for key in ("path", "fingerprint")}
+    return values
 
 
 def load_epochs(runs: pd.DataFrame) -> pd.DataFrame:

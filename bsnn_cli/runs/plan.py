@@ -15,9 +15,9 @@ from bsnn_cli.runs.estimate import Estimate, Estimator, epochs, steps_equivalent
 from bsnn_cli.settings.choices import OPTIMISERS
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label, run_directory
-from bsnn_cli.settings.options import options
+from bsnn_cli.settings.options import flattened, options, settings
 
-UNNAMED = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "seed"}
+UNNAMED = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "network.fingerprint", "seed"}
 """Keys that have their own column, or none, in the table of outcomes."""
 
 INTENTS = ("finished", "to resume", "to run")
@@ -60,8 +60,12 @@ def intent(config: TrainConfig) -> str:
 
 def varied(configs: Sequence[TrainConfig]) -> list[str]:
     """Return the result-changing keys that differ between runs, without those that a table names in any case."""
-    values = [{key: value for key, entry, value in options(config) if entry.metadata["result"]} for config in configs]
-    return [key for key in values[0] if key not in UNNAMED and len({row[key] for row in values}) > 1]
+    values = [
+        flattened({key: value for key, entry, value in options(config) if entry.metadata["result"]})
+        for config in configs
+    ]
+    keys = dict.fromkeys(key for row in values for key in row if key not in UNNAMED)
+    return [key for key in keys if len({str(row.get(key)) for row in values}) > 1]
 
 
 def columns(configs: Sequence[TrainConfig]) -> list[tuple[str, ...]]:
@@ -69,9 +73,9 @@ def columns(configs: Sequence[TrainConfig]) -> list[tuple[str, ...]]:
     keys = varied(configs)
     rows = [("dataset", "activation", *keys, "seed")]
     for config in configs:
-        values = {key: value for key, _, value in options(config)}
+        values = settings(config)
         label = activation_label(config)
-        rows.append((str(config.dataset.name), label, *(str(values[key]) for key in keys), str(config.seed)))
+        rows.append((str(config.dataset.name), label, *(str(values.get(key, "")) for key in keys), str(config.seed)))
     return rows
 
 
@@ -127,8 +131,16 @@ def preview(configs: Sequence[TrainConfig]) -> str:
 
 
 def values(config: TrainConfig) -> int:
-    """Return the number of trained values in the hidden layers, which are nearly all there are."""
-    return config.model.depth * config.model.width**2
+    """Return the number of trained values of a network: of the hidden layers, which are nearly all there are.
+
+    Those of a user's own module are counted.
+    """
+    if config.network.path is None:
+        return config.model.depth * config.model.width**2 * (9 if config.network.kind == "cnn" else 1)
+    from bsnn_cli.networks import network_file
+
+    module, _ = network_file.build(config.network, str(network_file.source(config.network)), config.seed)
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def seconds_left(config: TrainConfig, estimator: Estimator) -> Estimate:

@@ -19,21 +19,17 @@ from bsnn_cli.common.terminal import say
 from bsnn_cli.datasets import data
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import BsnnError, CheckpointError, ConfigError, Interrupted, StorageError
-from bsnn_cli.gpn import activation_file, custom
-from bsnn_cli.gpn.activations import normalise
-from bsnn_cli.networks import memory
-from bsnn_cli.networks.fleet import Fleet
-from bsnn_cli.networks.members import Member
+from bsnn_cli.gpn import custom
+from bsnn_cli.networks import building, memory, network_file
 from bsnn_cli.networks.optimiser import Optimiser, is_buffer
 from bsnn_cli.networks.records import EpochRecord
-from bsnn_cli.networks.reference_trainer import ReferenceTrainer, covers
 from bsnn_cli.networks.training import Position, Tick, Trainer, steps_per_epoch, train
-from bsnn_cli.runs import checkpoint, progress
+from bsnn_cli.runs import checkpoint, progress, user_files
 from bsnn_cli.runs.directory import RunDirectory, RunResult
 from bsnn_cli.runs.interruption import StopFlag
 from bsnn_cli.runs.tensorboard import EventLog
-from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, TrainConfig
-from bsnn_cli.settings.identity import base_name, identity, run_directory
+from bsnn_cli.settings.config import DatasetConfig, TrainConfig
+from bsnn_cli.settings.identity import base_name, identity, network_name, run_directory
 
 GPU_SHARE = 0.8
 """Networks may take this share of the free memory of a GPU; temporaries and evaluation take some as well."""
@@ -88,30 +84,16 @@ def identified(config: TrainConfig, fingerprint: Fingerprint = data.fingerprint)
     """Fill in the fingerprints of the user's files that a run reads.
 
     Raises:
-        ConfigError: a custom activation cannot be read, is none, or is not the one that the config was made for.
+        ConfigError: a custom activation or network cannot be read, is none, or is not the one that the config was made
+            for.
         DataError: an image folder cannot be read.
     """
     dataset = dataclasses.replace(config.dataset, fingerprint=fingerprint(config.dataset))
-    return dataclasses.replace(config, activation=custom.identified(config.activation), dataset=dataset)
-
-
-def member(config: TrainConfig) -> tuple[Member, str | None]:
-    """Return the fleet's member for a run, and the root that was taken for b (None without GPN)."""
-    activation: ActivationConfig = config.activation
-    phi, a, b, root = custom.activation(activation), 1.0, 0.0, None
-    if activation.gpn:
-        solution = normalise(phi, activation.root)
-        a, b, root = solution.a, solution.b, solution.root
-    optim = config.optim
-    made = Member(
-        activation=phi, a=a, b=b, seed=config.seed, lr=optim.lr, weight_decay=optim.weight_decay, clip=optim.clip
-    )
-    return made, root
-
-
-def trainer(model: ModelConfig) -> type[Fleet] | type[ReferenceTrainer]:
-    """Return the fleet where it covers a network, and the reference network elsewhere."""
-    return Fleet if covers(model) else ReferenceTrainer
+    config = dataclasses.replace(config, dataset=dataset)
+    text = network_file.source(config.network)
+    if text is not None:
+        return dataclasses.replace(config, network=network_file.identified(config.network, text))
+    return dataclasses.replace(config, activation=custom.identified(config.activation))
 
 
 def run(configs: Sequence[TrainConfig]) -> list[RunResult]:
@@ -147,11 +129,12 @@ def _run_pending(pending: Sequence[Run]) -> None:
     """Lock the runs, and train those at the same step as one fleet."""
     first = pending[0].config
     if choose_device(first.device).type == "cpu":
-        needed = memory.training_bytes(first.model, first.optim.batch_size, first.optim.kind)
-        memory.require(needed, first.model, f"optim.batch_size={first.optim.batch_size}")
+        memory.require(memory.training_bytes(first), first.model, f"optim.batch_size={first.optim.batch_size}")
     if first.threads is not None:
         torch.set_num_threads(first.threads)
     torch.set_float32_matmul_precision("high" if first.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = first.precision == "tf32"
+    torch.backends.cudnn.deterministic = True
     with StopFlag() as stop, contextlib.ExitStack() as locks:
         with stop.at_once():
             dataset = data.load(first.dataset, progress=first.progress)
@@ -199,7 +182,7 @@ def _locked(run: Run) -> Iterator[bool]:
             run.directory.clear()
         unfinished = run.directory.result() is None
         if unfinished:
-            run.directory.claim(run.config, activation_file.source(run.config.activation))
+            run.directory.claim(run.config, user_files.texts(run.config))
             try:
                 run.load()
             except CheckpointError as error:
@@ -239,10 +222,7 @@ def train_together(pending: Sequence[Run], dataset: Dataset, stop: StopFlag) -> 
 
 def fitting(runs: Sequence[Run], device: torch.device) -> list[Sequence[Run]]:
     """Split the runs at one position into fleets that should fit into the free memory of a GPU."""
-    config = runs[0].config
-    optim = config.optim
-    needed = memory.training_bytes(config.model, optim.batch_size, optim.kind)
-    networks = int(GPU_SHARE * free_bytes(device) // needed)
+    networks = int(GPU_SHARE * free_bytes(device) // memory.training_bytes(runs[0].config))
     size = max(1, min(networks, len(runs)))
     return [runs[first : first + size] for first in range(0, len(runs), size)]
 
@@ -337,8 +317,8 @@ class Session:
         """Return the result of member k's run."""
         config, fleet, alive = self.configs[k], self.fleet, bool(self.fleet.alive[k])
         last = self.records[k][-1] if alive else None
-        steps, activation = int(fleet.steps[k]), config.activation
-        root = normalise(fleet.members[k].activation, activation.root).root if activation.gpn else None
+        steps, model = int(fleet.steps[k]), config.model
+        theirs = config.network.path is not None  # then activation and model mean nothing
         return RunResult(
             status="done" if alive else "diverged",
             train_accuracy=None if last is None else last.train_accuracy,
@@ -348,26 +328,28 @@ class Session:
             epochs=len(self.records[k]),
             steps=steps,
             elapsed_s=self.elapsed_s(),
-            activation=base_name(activation),
-            gpn=activation.gpn,
-            root=root,
-            norm=config.model.norm,
-            batch_norm=config.model.norm == "batch",
+            activation=str(network_name(config.network)) if theirs else base_name(config.activation),
+            gpn=not theirs and config.activation.gpn,
+            root=None if theirs else building.constants(config.activation)[2],
+            norm=None if theirs else model.norm,
+            batch_norm=not theirs and model.norm == "batch",
             dataset=str(config.dataset.name),
-            depth=config.model.depth,
-            width=config.model.width,
-            weights=config.model.weights,
+            depth=None if theirs else model.depth,
+            width=None if theirs else model.width,
+            weights=None if theirs else model.weights,
             seed=config.seed,
             parameters=fleet.parameter_count(),
             diverged_epoch=None if alive else len(self.records[k]) + 1,
             diverged_step=None if alive else steps + 1,
             networks=len(self.configs),
+            image=list(self.dataset.shape),
+            classes=self.dataset.classes,
         )
 
 
 def updates_per_epoch(config: TrainConfig, dataset: Dataset) -> int:
     """Return the steps that a run makes in an epoch."""
-    return steps_per_epoch(len(dataset.train.labels), config.optim.batch_size, config.model.norm)
+    return steps_per_epoch(config, len(dataset.train.labels))
 
 
 def environment(fleet: Trainer) -> dict[str, Any]:
@@ -387,12 +369,10 @@ def begin(runs: Sequence[Run], dataset: Dataset) -> Session:
     for run in runs:
         run.checkpoint = None  # as large as the fleet, which has values of its own
     device, first = dataset.train.images.device, configs[0]
-    build = trainer(first.model)
-    fleet: Trainer = build(
-        first.model,
-        [member(config)[0] for config in configs],
-        inputs=dataset.inputs,
-        classes=dataset.classes,
+    fleet = building.trainer(
+        configs,
+        dataset.shape,
+        dataset.classes,
         optimiser=Optimiser.of(first.optim, updates_per_epoch(first, dataset)),
         states=[state["tensors"] for state in states] or None,
         device=device,
@@ -436,16 +416,17 @@ def work(session: Session, stop: StopFlag) -> None:
     """
     config, fleet = session.configs[0], session.fleet
     assert config.optim.epochs is not None  # resolved
+    per_epoch = updates_per_epoch(config, session.dataset)
     events = train(
         fleet,
         session.dataset,
         session.position,
         batch_size=config.optim.batch_size,
+        steps=per_epoch,
         epochs=config.optim.epochs,
         train_every=config.eval.train_every,
         elapsed_s=session.elapsed_s,
     )
-    per_epoch = updates_per_epoch(config, session.dataset)
     done = session.position.epoch * per_epoch + session.position.batch
     directories = [directory.path for directory in session.directories]
     shown = progress.shown(directories, fleet, done, config.optim.epochs, per_epoch) if config.progress else None

@@ -28,14 +28,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bsnn_cli.common.machine import cores, local_gpus
 from bsnn_cli.errors import BsnnError, ConfigError, Interrupted, RunDirectoryError
-from bsnn_cli.runs import job, plan, slurm
+from bsnn_cli.runs import job, plan, slurm, user_files
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.runs.interruption import StopFlag
 from bsnn_cli.runs.job import Manifest
 from bsnn_cli.runs.watch import Watch, watching
 from bsnn_cli.settings import composition
 from bsnn_cli.settings.arguments import quoted
-from bsnn_cli.settings.choices import CUSTOM
 from bsnn_cli.settings.config import DatasetConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
 from bsnn_cli.settings.validation import resolve
@@ -176,7 +175,7 @@ class RunSweeper(Sweeper):
 
             return runner.prepare(config, self.fingerprint)
         tailored = config.activation.separation is not None
-        if config.dataset.kind == "folder" or config.activation.name == CUSTOM or tailored:
+        if config.dataset.kind == "folder" or user_files.used(config) or tailored:
             from bsnn_cli.runs import runner
 
             return runner.identified(config, self.fingerprint)

@@ -22,7 +22,7 @@ from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.runs.job import LOG
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label
-from bsnn_cli.settings.options import options
+from bsnn_cli.settings.options import settings
 
 POLL_S = 1.0
 """Seconds between two looks at the directories, at least."""
@@ -138,8 +138,9 @@ def names(configs: Sequence[TrainConfig]) -> list[str]:
     keys = [*plan.varied(configs), *(["dataset.name"] if len({config.dataset.name for config in configs}) > 1 else [])]
     rows = []
     for config in configs:
-        values = {key: value for key, _, value in options(config)}
-        rows.append(" ".join([activation_label(config), *(f"{key}={values[key]}" for key in keys), f"s{config.seed}"]))
+        values = settings(config)
+        stated = [f"{key}={values[key]}" for key in keys if key in values]
+        rows.append(" ".join([activation_label(config), *stated, f"s{config.seed}"]))
     return rows
 
 

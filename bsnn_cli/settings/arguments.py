@@ -90,15 +90,16 @@ def refuse_repeated(words: Sequence[str]) -> None:
 def spelled_out(verb: str, word: str) -> str:
     """Return the word as Hydra wants it, where that is longer than what a user types.
 
-    `network=` is short for `network.path=`. What `network.kwargs.depth=20` adds to a mapping, Hydra takes
-    with `++` only. A key that takes a list takes its entries without brackets: `metric=train_loss,test_loss`.
+    `network=my.py:build` is short for `network.path=my.py:build`. What `network.kwargs.depth=20` adds to a mapping,
+    Hydra takes with `++` only. A key that takes a list takes its entries without brackets:
+    `metric=train_loss,test_loss`.
     """
     defaults = {key: default for key, _, default in options(VERBS[verb]())}
     lists = [key for key, entry, _ in options(VERBS[verb]()) if str(entry.type).startswith("list")]
     key, _, text = word.partition("=")
     if key in lists and re.fullmatch(r"[^\[({'\"=]+", text) and text != "null":
         return f"{key}=[{text}]"
-    if word.startswith("network=") and "network.path" in defaults:
+    if key == "network" and "network.path" in defaults and (".py" in text or text == "null"):
         return word.replace("network", "network.path", 1)
     mappings = tuple(f"{key}{end}" for key, default in defaults.items() if isinstance(default, dict) for end in ".=")
     return f"++{word}" if word.startswith(mappings) else word

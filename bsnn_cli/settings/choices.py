@@ -125,6 +125,9 @@ OPTIMISERS = {
 SCHEDULES = ("constant", "cosine", "step")
 """Schedules of the learning rate; their formulas are in `networks/optimiser.py`."""
 
+NETWORKS = ("mlp", "cnn")
+"""Kinds of network that `activation` and `model` describe."""
+
 MADE_CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "activation": {
         name + form: {"name": name, **settings}
@@ -132,6 +135,7 @@ MADE_CHOICES: dict[str, dict[str, dict[str, Any]]] = {
         for form, settings in GPN_FORMS.items()
     },
     "dataset": {kind: {"kind": kind} for kind in DATASETS},
+    "network": {kind: {"kind": kind} for kind in NETWORKS},
     "optim": {kind: {"kind": kind} for kind in OPTIMISERS},
 }
 """The choices of config groups that need no file in `configs/`: the keys that each sets in its group."""

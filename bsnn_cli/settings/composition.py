@@ -231,7 +231,8 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
             return f'hydra/launcher={engine}: is not installed; pip install "bsnn[{EXTRAS[engine]}]"'
         if error.options is not None:
             choices = sorted(name for name in error.options if not name.endswith(PLUGIN))
-            return complaint(group, choice, "one of " + ", ".join(choices), choices)
+            file = " or FILE.py:FUNCTION" if group == "network" else ""
+            return complaint(group, choice, f"one of {', '.join(choices)}{file}", choices)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; quote what is not plain, as in \"key='a b'\""
     of_file = of_a_file(error, verb, arguments)

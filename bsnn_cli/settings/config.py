@@ -18,6 +18,7 @@ from bsnn_cli.settings.choices import (
     FIGURES,
     FORMATS,
     METRICS,
+    NETWORKS,
     NORM_GROUPS,
     OPTIMISERS,
     QUANTITIES,
@@ -88,18 +89,28 @@ class ActivationConfig:
 
 @dataclass(kw_only=True)
 class NetworkConfig:
-    """Any PyTorch module, in place of activation and model; network=FILE.py:FUNCTION will do."""
+    """The kind of network; or any PyTorch module in place of activation and model, by network=FILE.py:FUNCTION."""
 
+    kind: str = option(
+        "mlp",
+        "mlp: fully connected, as in the paper; cnn: model.depth convolutions of 3 × 3 with model.width channels",
+        one_of(*NETWORKS),
+        result=True,
+    )
     path: str | None = option(
         None,
-        "a Python file and a function in it that returns the module, or the module and its inputs; null: the network "
-        "that activation and model describe",
+        "a Python file and a function in it that returns the module, or the module and its inputs; null: the kind of "
+        "network above, as activation and model describe it",
         IN_FILE,
         path=True,
     )
     kwargs: dict[str, Any] = option(dict, "arguments of the function, such as network.kwargs.depth=20", result=True)
     shape: list[int] | None = option(
-        None, "of one standard Gaussian input, where the function returns none", SHAPE, result=True
+        None,
+        "of one standard Gaussian input that is measured; null: what the function returns; of kind=cnn the signal that "
+        "enters the hidden layers, 14 × 14 pixels",
+        SHAPE,
+        result=True,
     )
     fingerprint: str | None = option(
         None, "of the file's content and the function's name; filled in by the program", result=True
@@ -252,6 +263,7 @@ class TrainConfig:
     activation: ActivationConfig = field(default_factory=ActivationConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -24,7 +24,7 @@ from bsnn_cli.settings.config import (
     PropagateConfig,
     TrainConfig,
 )
-from bsnn_cli.settings.options import options
+from bsnn_cli.settings.options import flattened, options
 
 SCHEMA_VERSION = 1
 """Enters every identity. Raise it only if old run directories must never be found again."""
@@ -42,6 +42,8 @@ def canonical(config: AnyConfig) -> AnyConfig:
     a dataset nor an input layer.
     """
     config = copy.deepcopy(config)
+    if config.network.path is not None:
+        config.activation, config.model, config.approach = ActivationConfig(), ModelConfig(), None
     activation = config.activation
     if activation.separation is None or activation.tailored_depth == config.model.depth:
         activation.tailored_depth = None
@@ -59,8 +61,10 @@ def canonical(config: AnyConfig) -> AnyConfig:
     if isinstance(config, PropagateConfig) and config.propagate.source == "gaussian":
         config.dataset = DatasetConfig()
         config.model.input_init = ModelConfig().input_init
-    if isinstance(config, PropagateConfig) and config.network.path is None:
-        config.network = NetworkConfig()
+    network = config.network
+    if network.path is None:
+        measured = isinstance(config, PropagateConfig) and network.kind != "mlp"
+        config.network = NetworkConfig(kind=network.kind, shape=network.shape if measured else None)
     if config.dataset.name == config.dataset.kind:
         config.dataset.name = None
     return config
@@ -135,9 +139,9 @@ def protocol(config: TrainConfig) -> Protocol:
     The activation, batch normalisation and the dataset are not part of it: they are the axes of the paper's tables.
     """
     axes = {"activation.name", "activation.gpn", "activation.fingerprint"}
-    axes |= {"dataset.kind", "dataset.name", "dataset.fingerprint"}
-    apart = [item for item in differences(config).items() if item[0] not in axes and item != ("model.norm", "batch")]
-    return Protocol(tuple(apart))
+    axes |= {"dataset.kind", "dataset.name", "dataset.fingerprint", "network.fingerprint"}
+    apart = flattened(differences(config))
+    return Protocol(tuple(item for item in apart.items() if item[0] not in axes and item != ("model.norm", "batch")))
 
 
 def base_name(activation: ActivationConfig) -> str:
@@ -156,8 +160,16 @@ def form(activation: ActivationConfig) -> str:
 
 
 def activation_label(config: TrainConfig | PropagateConfig) -> str:
-    """Return the activation's name in paths and tables, such as `selu_gpn` or `tanh-bn`."""
-    return base_name(config.activation) + form(config.activation) + ("-bn" if config.model.norm == "batch" else "")
+    """Return the name of a run's activation in paths and tables, such as `selu_gpn`, `tanh-bn` or `selu_gpn-cnn`.
+
+    A network of the user's own has the name of its function there.
+    """
+    function = network_name(config.network)
+    if function is not None:
+        return function
+    kind = "" if config.network.kind == "mlp" else f"-{config.network.kind}"
+    norm = "-bn" if config.model.norm == "batch" else ""
+    return base_name(config.activation) + form(config.activation) + kind + norm
 
 
 def run_directory(config: TrainConfig) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os.path
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,19 @@ def options(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fi
             yield from options(value, f"{prefix}{entry.name}.")
         else:
             yield prefix + entry.name, entry, value
+
+
+def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by key, with a key such as `network.kwargs.depth` for each entry of one that is a mapping."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """Return the values of a config by dotted key, as `flattened`."""
+    return flattened({key: value for key, _, value in options(config)})
 
 
 def expand_homes(config: Any) -> None:

@@ -17,6 +17,7 @@ from bsnn_cli.settings.config import (
     TheoryConfig,
     TrainConfig,
 )
+from bsnn_cli.settings.identity import network_name
 from bsnn_cli.settings.options import allowed, complaint, options
 
 
@@ -48,11 +49,12 @@ def problems(config: Any) -> list[str]:
         lines += optimiser_problems(config)
     if isinstance(config, TrainConfig) and config.logger == "tensorboard" and find_spec("tensorboard") is None:
         lines.append('logger=tensorboard: is not installed; pip install "bsnn[tensorboard]"')
-    if isinstance(config, PropagateConfig):
+    if isinstance(config, (PropagateConfig, TrainConfig)):
         lines += network_problems(config)
     if (
         isinstance(config, PropagateConfig)
         and config.network.path is None
+        and config.network.kind == "mlp"
         and (config.run is None or config.weights_digest is not None)
     ):
         # With run=, the network is known only once that run has been read.
@@ -104,27 +106,55 @@ def path_problems(activation: ActivationConfig) -> list[str]:
     """Return the problems of a custom activation's path, at most one line."""
     if activation.path is None:
         return [f"activation.path: activation={CUSTOM} needs FILE.py:FUNCTION, such as activation.path=my.py:phi"]
-    name = activation.path.rpartition(":")[2]
-    if name in (*AUTO_ROOT, CUSTOM) or name.endswith(("_gpn", "_gpn_d")):
-        return [
-            f"activation.path={activation.path}: a function called {name} would pass for another activation; rename it"
-        ]
-    return []
+    return taken_names(f"activation.path={activation.path}", activation.path.rpartition(":")[2])
 
 
-def network_problems(config: PropagateConfig) -> list[str]:
-    """Return what cannot go with a network of the user's own, or means nothing without one; one line each."""
-    network, default = config.network, PropagateConfig()
+def network_problems(config: PropagateConfig | TrainConfig) -> list[str]:
+    """Return what cannot go with a network of the user's own or of another kind, or means nothing; one line each."""
+    network, default = config.network, type(config)()
     if network.path is None:
-        without = [name for name in ("kwargs", "shape") if getattr(network, name) != getattr(default.network, name)]
-        return [f"network.{name}: means nothing without network=FILE.py:FUNCTION" for name in without]
-    beside = [
-        name for name in ("activation", "model", "approach", "run") if getattr(config, name) != getattr(default, name)
-    ]
-    return [
+        lines = ["network.kwargs: means nothing without network=FILE.py:FUNCTION"] if network.kwargs else []
+        if network.shape is not None and network.kind == "mlp":
+            lines.append("network.shape: means nothing without network=FILE.py:FUNCTION or network=cnn")
+        return [*lines, *convolution_problems(config.model)] if network.kind == "cnn" else lines
+    names = ["activation", "model", "approach"]
+    if isinstance(config, PropagateConfig) and config.weights_digest is None:  # else the network is that of the run
+        names.append("run")
+    beside = [name for name in names if getattr(config, name) != getattr(default, name)]
+    if "approach" in beside:  # which has set the others
+        beside = ["approach"]
+    lines = [
         f"{name}: network={network.path} brings its own network; leave out what you have said about {name}"
         for name in beside
     ]
+    if network.kind != default.network.kind:
+        lines.append(f"network.kind={network.kind}: contradicts network.path={network.path}; give one of them")
+    if isinstance(config, TrainConfig):
+        lines += taken_names(f"network={network.path}", str(network_name(network)))
+        if network.shape is not None:
+            lines.append("network.shape: is that of the dataset's images in training; leave it out")
+    return lines
+
+
+def convolution_problems(model: ModelConfig) -> list[str]:
+    """Return the options that a convolutional network does not have; one line each."""
+    there_are: dict[str, tuple[str, ...]] = {
+        "norm": ("none", "batch"),
+        "weights": ("unit_rows", "free"),
+        "init": ("orthogonal", "lecun_normal", "glorot_uniform", "he_normal"),
+    }
+    return [
+        f"model.{key}={getattr(model, key)}: does not go with network=cnn; use one of {', '.join(values)}"
+        for key, values in there_are.items()
+        if getattr(model, key) not in values
+    ]
+
+
+def taken_names(key: str, function: str) -> list[str]:
+    """Return a line if a function has the name of an activation, as which it would pass in paths and tables."""
+    if function in (*AUTO_ROOT, CUSTOM) or function.endswith(("_gpn", "_gpn_d")):
+        return [f"{key}: a function called {function} would pass for another activation; rename it"]
+    return []
 
 
 def tailoring_problems(activation: ActivationConfig) -> list[str]:

@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from bsnn_cli.datasets.data import Dataset, Split
+from bsnn_cli.networks import building
 from bsnn_cli.networks.captured import WARM_UP
-from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Phi
 from bsnn_cli.networks.optimiser import Optimiser
 from bsnn_cli.networks.training import Trainer
-from bsnn_cli.runs.runner import member, trainer
 from bsnn_cli.settings.config import BenchConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.timing import baselines, floors
 from bsnn_cli.timing.stopwatch import Step, peak_mb
@@ -61,22 +60,21 @@ def build(spec: Spec, config: BenchConfig, dataset: Dataset) -> Step:
     return (_fleet if spec.implementation == "bsnn" else _baseline)(spec, config, dataset, order)
 
 
-def alone(config: BenchConfig) -> Member:
-    """Return the member of a fleet that is timed."""
+def training(config: BenchConfig, model: ModelConfig) -> TrainConfig:
+    """Return the training whose steps are timed."""
     optim = OptimConfig(**dataclasses.asdict(config.optim))
-    return member(TrainConfig(activation=config.activation, dataset=config.dataset, optim=optim))[0]
+    return TrainConfig(activation=config.activation, dataset=config.dataset, model=model, optim=optim)
 
 
 def _fleet(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator[Tensor]) -> Step:
     """Return a step of this program. All members start from the same weights: to draw many would take minutes."""
-    lone = alone(config)
-    device, model = dataset.train.images.device, spec.model
+    device, alone = dataset.train.images.device, training(config, spec.model)
     make_fleet: Callable[..., Trainer] = functools.partial(
-        trainer(model), model, inputs=dataset.inputs, classes=dataset.classes,
+        building.trainer, shape=dataset.shape, classes=dataset.classes,
         optimiser=Optimiser(momentum=config.optim.momentum),
     )  # fmt: skip
-    state = make_fleet([lone]).member_state(0)
-    fleet = make_fleet([lone] * spec.networks, states=[state] * spec.networks, device=device)
+    state = make_fleet([alone]).member_state(0)
+    fleet = make_fleet([alone] * spec.networks, states=[state] * spec.networks, device=device)
     epoch = len(dataset.train.labels) // config.optim.batch_size
     losses = itertools.chain.from_iterable(
         fleet.updates(dataset, list(itertools.islice(order, epoch))) for _ in itertools.count()
@@ -88,12 +86,12 @@ def _fleet(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator[Te
 
 def _baseline(spec: Spec, config: BenchConfig, dataset: Dataset, order: Iterator[Tensor]) -> Step:
     """Return a step of plain PyTorch."""
-    lone = alone(config)
+    member = building.member(training(config, spec.model))
     device = dataset.train.images.device
     weights = spec.implementation.removeprefix("torch_")
     network = baselines.plain_network(
         spec.model,
-        Phi(lone.activation, lone.a, lone.b),
+        Phi(member.activation, member.a, member.b),
         dataset.inputs,
         dataset.classes,
         weights if weights in baselines.ORTHOGONAL_MAPS else spec.model.weights,

@@ -1,8 +1,8 @@
-"""Load a network of the user's own from a Python file: `bsnn propagate network=FILE.py:FUNCTION`.
+"""Load a network of the user's own from a Python file: `network=FILE.py:FUNCTION`, to train or to measure it.
 
 The function returns an `nn.Module`, or a module and its inputs. The file stands for itself, as that of a custom
-activation does: its content, the name of the function and its arguments are what a measurement is identified by, not
-what it imports.
+activation does: its content, the name of the function and its arguments are what a run is identified by, not what it
+imports.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
-from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from bsnn_cli.common import source_file
 from bsnn_cli.common.random_streams import stream
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.gpn import activation_file, custom
+from bsnn_cli.gpn import custom
 from bsnn_cli.settings.config import NetworkConfig
 from bsnn_cli.settings.identity import network_name
 
@@ -30,16 +30,9 @@ def source(config: NetworkConfig) -> str | None:
     """Return the text of the file; None if no file is named.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or is not the one that `config.fingerprint` tells.
     """
-    if config.path is None:
-        return None
-    path = _file(config)
-    try:
-        return decode_source(path.read_bytes())
-    except (OSError, UnicodeDecodeError, SyntaxError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"network={config.path}: cannot read {path}: {reason}") from error
+    return None if config.path is None else source_file.source("network", config.path, config.fingerprint)
 
 
 def identified(config: NetworkConfig, text: str) -> NetworkConfig:
@@ -55,7 +48,7 @@ def identified(config: NetworkConfig, text: str) -> NetworkConfig:
         if name not in defaults or (type(value), value) != (type(defaults[name].default), defaults[name].default)
     }
     return dataclasses.replace(
-        config, kwargs=kwargs, fingerprint=activation_file.fingerprint(text, str(network_name(config)))
+        config, kwargs=kwargs, fingerprint=source_file.fingerprint(text, str(network_name(config)))
     )
 
 
@@ -83,7 +76,7 @@ def build(config: NetworkConfig, text: str, seed: int) -> tuple[nn.Module, Any]:
 def _function(config: NetworkConfig, text: str) -> Callable[..., Any]:
     """Return the function that a config names, and make sure that it takes its arguments."""
     key, name = f"network={config.path}", str(network_name(config))
-    path = _file(config)
+    path, _ = source_file.parts(str(config.path))
     names = _executed(text, str(path), key)
     function = names.get(name)
     if not callable(function):
@@ -102,7 +95,3 @@ def _executed(text: str, path: str, key: str) -> dict[str, object]:
     """Execute a text, once for all jobs of a sweep and all repeats; it may import what lies beside its file."""
     sys.path.append(str(Path(path).absolute().parent))
     return custom.executed(text, path, key)
-
-
-def _file(config: NetworkConfig) -> Path:
-    return Path(str(config.path).rpartition(":")[0])

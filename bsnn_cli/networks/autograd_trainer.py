@@ -1,4 +1,4 @@
-"""Training by autograd of networks that no fleet covers: the reference network behind the interface of a fleet.
+"""Training by autograd of networks that no fleet covers, such as a user's own module, behind the interface of a fleet.
 
 Options such as layer normalisation or spectral normalisation are there to be compared with, not to be fast. Here they
 are PyTorch's own modules under PyTorch's own optimiser.
@@ -6,66 +6,60 @@ are PyTorch's own modules under PyTorch's own optimiser.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
-from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bsnn_cli.common.random_streams import stream
 from bsnn_cli.datasets.data import Dataset
-from bsnn_cli.networks.members import Member
-from bsnn_cli.networks.network import Hidden, Network, Phi
-from bsnn_cli.networks.optimiser import RULES, Optimiser, parameter_of
+from bsnn_cli.networks.members import Hyperparameters
+from bsnn_cli.networks.optimiser import RULES, Optimiser
 from bsnn_cli.networks.orthogonal import orthogonality_error
-from bsnn_cli.networks.parameters import ENDS, UNTRAINED, decayed
-from bsnn_cli.networks.workers import intra_op_threads, threads_for
-from bsnn_cli.settings.config import ModelConfig
+from bsnn_cli.networks.parameters import State
+from bsnn_cli.networks.trainable import Trainable, restore, stored
+from bsnn_cli.networks.workers import intra_op_threads
 
 
-def covers(model: ModelConfig) -> bool:
-    """Return whether a fleet trains networks of this kind."""
-    return (
-        model.norm in ("none", "batch")
-        and model.weights not in ("weight_norm", "spectral_norm")
-        and model.init != "lsuv"
-        and not model.residual
-    )
+class AutogradTrainer:
+    """K networks, trained one after the other; attributes and methods as those of `fleet.Fleet`.
 
+    What is random in a pass, such as dropout, is drawn from generators that are set to a function of the member's seed
+    and the step, so that a resumed training goes on with the same draws, whatever is trained beside it.
 
-class ReferenceTrainer:
-    """K reference networks, trained one after the other; arguments, attributes and methods as those of `fleet.Fleet`.
-
-    With `init=lsuv`, the first batch of training settles the scales of the matrices, before the first update.
+    Args:
+        networks: K of them, all of the same size.
+        members: the settings of each.
+        optimiser: of all members; None: SGD with momentum 0.5 and a constant learning rate.
+        states: what `member_state` returned for each member; None: the networks as they are.
+        device, dtype: where and in which precision to compute.
+        slow_because: why nothing faster trains them, in words; None where there is nothing faster.
     """
 
     arithmetic = "PyTorch"
-    description = "ReferenceTrainer"
 
     def __init__(
         self,
-        model: ModelConfig,
-        members: Sequence[Member],
+        networks: Sequence[Trainable],
+        members: Sequence[Hyperparameters],
         *,
-        inputs: int,
-        classes: int,
         optimiser: Optimiser | None = None,
         states: Sequence[dict[str, Tensor]] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        slow_because: str | None = None,
     ) -> None:
-        self.model, self.members, self.optimiser = model, tuple(members), optimiser or Optimiser()
+        self.members, self.optimiser = tuple(members), optimiser or Optimiser()
         self.device, self.dtype = torch.device(device), dtype
-        self.slow_because: str | None = "a fleet does not cover this network; autograd trains the reference network"
-        self.threads = threads_for(len(members) * model.depth * model.width**2)
-        self.networks = [
-            Network(model, Phi(member.activation, member.a, member.b), inputs, classes, member.seed).to(
-                self.device, dtype
-            )
-            for member in members
-        ]
+        self.networks = [network.to(self.device, dtype) for network in networks]
+        self.description = f"AutogradTrainer ({type(self.networks[0]).__name__})"
+        self.slow_because = slow_because
+        self.threads = self.networks[0].threads()
         self.optimizers = [
-            self.optimiser.of_torch(network.parameters(), _decayed(network, model), member.lr, member.weight_decay)
+            self.optimiser.of_torch(_trained(network), network.decayed(), member.lr, member.weight_decay)
             for network, member in zip(self.networks, members, strict=True)
         ]
         self.steps = torch.zeros(len(members), dtype=torch.int64, device=self.device)
@@ -75,51 +69,58 @@ class ReferenceTrainer:
 
     def _resume(self, k: int, state: dict[str, Tensor]) -> None:
         self.networks[k].load(state)
-        for name, buffers in self._buffers(k).items():
-            for buffer, value in zip(buffers, state[name].view(len(buffers), *buffers[0].shape), strict=True):
-                buffer.copy_(value)
+        restore(self._buffers(k), state)
         for kept in self.optimizers[k].state.values():
             kept["step"].fill_(int(state["steps"]))
         self.steps[k], self.alive[k] = state["steps"], state["alive"]
 
-    def _buffers(self, k: int) -> dict[str, list[Tensor]]:
-        """By names such as `momentum.hidden.weight`: the buffer of each layer, or of the one tensor there is."""
-        state = self.optimizers[k].state
+    def _buffers(self, k: int) -> State:
+        """Return the optimiser's buffers of each trained tensor, by names such as `momentum.hidden.weight`."""
+        kept = self.optimizers[k].state
         names = zip(self.optimiser.buffers, RULES[self.optimiser.kind].torch_buffers, strict=True)
         return {
-            f"{ours}.{name}": [state[parameter][theirs] for parameter in parameters]
+            f"{ours}.{name}": kept[value][theirs]
+            if isinstance(value, Tensor)
+            else [kept[parameter][theirs] for parameter in value]
             for ours, theirs in names
-            for name, parameters in self.networks[k].tensors().items()
-            if name not in UNTRAINED
+            for name, value in self.networks[k].tensors().items()
+            if (value if isinstance(value, Tensor) else value[0]).requires_grad
         }
 
     def member_state(self, k: int) -> dict[str, Tensor]:
         """All tensors of member k, on the CPU."""
-        stored = {name: [tensor.detach() for tensor in many] for name, many in self.networks[k].tensors().items()}
-        tensors = {
-            name: many[0] if parameter_of(name).startswith(ENDS) else torch.stack(many)
-            for name, many in (stored | self._buffers(k)).items()
-        }
+        tensors = stored({**self.networks[k].tensors(), **self._buffers(k)})
         tensors |= {"steps": self.steps[k], "alive": self.alive[k]}
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     def parameter_count(self) -> int:
         """Return the number of trained values of one member."""
-        return sum(parameter.numel() for parameter in self.networks[0].parameters())
+        return sum(parameter.numel() for parameter in _trained(self.networks[0]))
 
     @torch.no_grad()
     def orthogonality_error(self) -> Tensor:
-        """Return the largest |WᵀW − I| over all entries and layers of each member; (K,)."""
+        """Return the largest |WᵀW − I| over all entries and layers of each member, NaN where none is defined; (K,)."""
         errors = []
         for network in self.networks:
-            layers = cast("list[Hidden]", list(network.eval().hidden))
-            errors.append(torch.stack([orthogonality_error(layer.linear.weight) for layer in layers]).max())
+            layers = [orthogonality_error(weight) for weight in network.eval().matrices()]
+            errors.append(torch.stack(layers).max() if layers else torch.tensor(torch.nan, device=self.device))
         return torch.stack(errors)
 
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:
         """Evaluation mode: (B, inputs), the same for all members, → (K, B, classes)."""
-        return torch.stack([network.eval()(inputs) for network in self.networks])
+        logits = []
+        for k, network in enumerate(self.networks):
+            self._set_generators(k)
+            logits.append(network.eval()(inputs))
+        return torch.stack(logits)
+
+    def _set_generators(self, k: int) -> None:
+        """Set all generators that a module may draw from to a function of a member's seed and step."""
+        number = stream(self.members[k].seed, "network in training", int(self.steps[k])).initial_seed()
+        torch.manual_seed(number)
+        random.seed(number)
+        np.random.seed(number % 2**32)  # it is the generator that modules of users may draw from
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One update of every member, as `Fleet.step`: (K, B, inputs), (K, B) → (K,) losses in nats before the update.
@@ -128,20 +129,21 @@ class ReferenceTrainer:
         """
         losses = []
         for k, network in enumerate(self.networks):
+            self._set_generators(k)
             network.train()
-            if self.model.init == "lsuv" and self.steps[k] == 0 and self.alive[k]:
-                network.unit_variance(inputs[k])
+            if self.steps[k] == 0 and self.alive[k]:
+                network.settle(inputs[k])
             statistics = [buffer.clone() for buffer in network.buffers()]
             self.optimizers[k].zero_grad()
             loss = F.cross_entropy(network(inputs[k]), labels[k])
             loss.backward()  # type: ignore[no-untyped-call]
-            gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in _trained(network) if parameter.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
             self.alive[k] &= loss.isfinite() & norm.isfinite()
             if self.alive[k]:
                 member, factor = self.members[k], self.optimiser.schedule.factor(int(self.steps[k]))
                 if member.clip is not None:
-                    nn.utils.clip_grads_with_norm_(network.parameters(), member.clip, norm)
+                    nn.utils.clip_grads_with_norm_(_trained(network), member.clip, norm)
                 for group in self.optimizers[k].param_groups:
                     group["lr"] = member.lr * factor
                 self.optimizers[k].step()
@@ -164,6 +166,5 @@ class ReferenceTrainer:
         return bool(self.alive.any())
 
 
-def _decayed(network: Network, model: ModelConfig) -> list[Tensor]:
-    """Return the parameters that weight decay acts on."""
-    return [tensor for name, many in network.tensors().items() if name in decayed(model) for tensor in many]
+def _trained(network: Trainable) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
