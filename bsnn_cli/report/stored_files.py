@@ -123,6 +123,8 @@ RESULT = (
     Entry("diverged_epoch", "epoch in which a loss or gradient was not finite, counted from 1; null where done"),
     Entry("diverged_step", "update at which it was, counted from 1; null where done"),
     Entry("networks", "in the fleet that took elapsed_s; null in results from before this was noted"),
+    Entry("validation_accuracy", "of what dataset.validation sets aside, at the end; null if nothing, or diverged", "%"),
+    Entry("validation_loss", "of these samples, at the end", "nats per sample"),
 )
 
 PROVENANCE = (
@@ -450,6 +452,7 @@ FILES = (
             DEPTH,
             WIDTH_OF,
             *only(RESULT, "epochs", "seed", "status", "test_accuracy", "train_accuracy", "test_loss", "train_loss"),
+            *only(RESULT, "validation_accuracy", "validation_loss"),
             *only(RESULT, "steps", "elapsed_s", "networks", "diverged_epoch", "diverged_step"),
             NUMERICS,
             IDENTITY,

@@ -52,6 +52,7 @@ class RunResult:
         networks: in the fleet that took `elapsed_s`; null in results from before this was noted.
         numerics: `NUMERICS_VERSION` of the program that made the result.
         diverged_epoch, diverged_step: where the loss or a gradient ceased to be finite; null where done.
+        validation_accuracy, validation_loss: of what `dataset.validation` sets aside; null where that is nothing.
     """
 
     status: str
@@ -77,6 +78,12 @@ class RunResult:
     diverged_epoch: int | None = None
     diverged_step: int | None = None
     networks: int | None = None
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
+
+
+VALIDATION = ("validation_accuracy", "validation_loss")
+"""Fields that results did not have at first; `epochs.csv` has them."""
 
 
 class RunDirectory:
@@ -154,13 +161,25 @@ class RunDirectory:
             raise RunDirectoryError(unwritable(error.filename, error)) from error
 
     def result(self) -> RunResult | None:
-        """Return the result of a finished run; None if it is not finished."""
+        """Return the result of a finished run; None if it is not finished.
+
+        Where it was written before it had the metrics of validation, they are those of the last epoch.
+        """
         try:
             content = json.loads(read_text(self.path / "result.json"))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        if content.get("status") == "done" and not content.keys() >= {*VALIDATION}:
+            content |= self._last_validation()
         known = {field.name for field in dataclasses.fields(RunResult)}
         return RunResult(**{key: value for key, value in content.items() if key in known})
+
+    def _last_validation(self) -> dict[str, float]:
+        try:
+            *_, last = csv.DictReader(read_text(self.path / "epochs.csv").splitlines())
+        except (FileNotFoundError, ValueError):  # the latter: it has no row
+            return {}
+        return {name: float(last[name]) for name in VALIDATION if last.get(name)}
 
     def status(self) -> str:
         """Return `done`, `diverged`, `running`, `failed` or `interrupted`."""

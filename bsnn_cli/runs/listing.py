@@ -73,7 +73,7 @@ def chosen(
     if table.empty:
         return table
     last = pd.DataFrame([_last_epoch(Path(directory)) for directory in table["directory"]])
-    for metric in ("train_loss", "test_accuracy"):  # of runs that are not finished too
+    for metric in ("train_loss", "test_accuracy", "validation_accuracy"):  # of runs that are not finished too
         table[metric] = last.get(metric)
     rows = selection.with_names(selection.select(table, asked(status, where)))
     if rows.empty:
@@ -128,10 +128,13 @@ def shown(table: pd.DataFrame, also: Sequence[str] = (), columns: Sequence[str] 
         "train_loss": table["train_loss"].astype(float),
         "test_accuracy": table["test_accuracy"].astype(float),
         "train_accuracy": table["train_accuracy"].astype(float),
+        "validation_accuracy": table["validation_accuracy"].astype(float),
         "directory": table["directory"],
     }
     if "error" in (*also, *(columns or ())):
         usual["error"] = [_error(Path(directory)) for directory in table["directory"]]
+    if usual["validation_accuracy"].isna().all():
+        del usual["validation_accuracy"]
     if columns is None:  # where a run lies, and why it failed, can be long, and stand at the end
         last = [name for name in usual if name in ("directory", "error")]
         columns = [*(name for name in (*usual, *also) if name not in last), *last]
@@ -146,7 +149,8 @@ def differing(table: pd.DataFrame) -> list[str]:
     """Return the columns of `shown` that tell runs apart, and what became of them; settings by their keys."""
     alike = common(table)
     columns = ["dataset", "activation", *_settings(table), "seed", "status", "epochs"]
-    columns += [name for name in ("test_accuracy", "train_loss", "train_accuracy") if table[name].notna().any()]
+    metrics = ("test_accuracy", "train_loss", "train_accuracy", "validation_accuracy")
+    columns += [name for name in metrics if table[name].notna().any()]
     return [*(name for name in columns if name not in alike), "directory"]
 
 

@@ -362,6 +362,8 @@ class Session:
             diverged_epoch=None if alive else len(self.records[k]) + 1,
             diverged_step=None if alive else steps + 1,
             networks=len(self.configs),
+            validation_accuracy=None if last is None else last.validation_accuracy,
+            validation_loss=None if last is None else last.validation_loss,
         )
 
 
