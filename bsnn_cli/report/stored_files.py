@@ -123,7 +123,7 @@ RESULT = (
     Entry("diverged_epoch", "epoch in which a loss or gradient was not finite, counted from 1; null where done"),
     Entry("diverged_step", "update at which it was, counted from 1; null where done"),
     Entry("networks", "in the fleet that took elapsed_s; null in results from before this was noted"),
-    Entry("validation_accuracy", "of what dataset.validation sets aside, at the end; null if nothing, or diverged", "%"),
+    Entry("validation_accuracy", "of the samples that dataset.validation sets aside, at the end; else null", "%"),
     Entry("validation_loss", "of these samples, at the end", "nats per sample"),
 )
 
