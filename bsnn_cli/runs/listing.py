@@ -118,6 +118,7 @@ def shown(table: pd.DataFrame, also: Sequence[str] = (), columns: Sequence[str] 
     """
     if table.empty:
         return pd.DataFrame()
+    validated = table["validation_accuracy"].astype(float)
     usual = {
         "dataset": table["dataset"],
         "activation": table["label"],
@@ -128,13 +129,11 @@ def shown(table: pd.DataFrame, also: Sequence[str] = (), columns: Sequence[str] 
         "train_loss": table["train_loss"].astype(float),
         "test_accuracy": table["test_accuracy"].astype(float),
         "train_accuracy": table["train_accuracy"].astype(float),
-        "validation_accuracy": table["validation_accuracy"].astype(float),
+        **({"validation_accuracy": validated} if validated.notna().any() else {}),
         "directory": table["directory"],
     }
     if "error" in (*also, *(columns or ())):
         usual["error"] = [_error(Path(directory)) for directory in table["directory"]]
-    if usual["validation_accuracy"].isna().all():
-        del usual["validation_accuracy"]
     if columns is None:  # where a run lies, and why it failed, can be long, and stand at the end
         last = [name for name in usual if name in ("directory", "error")]
         columns = [*(name for name in (*usual, *also) if name not in last), *last]
