@@ -344,6 +344,7 @@ def test_the_installed_command_answers(root: Path) -> None:
         ("metric=test_loss split=train", "split=train: contradicts metric=test_loss, which is of split=test"),
         ("split=val", "split=val: must be one of test, train, validation, both"),
         ("format=html", "format=html: must be one of text, markdown, latex, csv"),
+        ("kind=roots tune=optim.lr", "tune: goes with kind=accuracy, not with kind=roots"),
         ("kind=roots metric=loss", "metric: goes with kind=accuracy, not with kind=roots"),
         ("kind=approaches seed=0", "where: goes with kind=accuracy, not with kind=approaches"),
         (

@@ -18,11 +18,10 @@ from bsnn_cli.results import layout, metrics, statistics, tables
 from bsnn_cli.results.formats import dataset_label
 from bsnn_cli.results.metrics import Metric
 from bsnn_cli.results.store import Results
-from bsnn_cli.results.tuned import Tuned, choose
+from bsnn_cli.results.tuned import VALIDATION, Tuned, choose
 from bsnn_cli.settings.config import TableConfig
 
 PAIRED = "GPN minus Non-GPN of the same seed, in percentage points; 95 % interval of the mean by Student's t from n = 3"
-VALIDATION = "dataset.validation=0.1 sets a part of the training split aside"
 EVERY_EPOCH = "it needs an accuracy after every epoch, as eval.train_every=1 gives it of the training split"
 
 
@@ -131,11 +130,13 @@ def _chosen_by_row(placed: layout.Layout, tuned: Tuned | None) -> tuple[dict[str
         return beside, notes
     for key in tuned.keys:
         by_row = layout.chosen_by_row(placed, tuned, key)
-        if by_row is None:
-            notes.append(f"{key} chosen by validation accuracy (see its table)")
-        else:
+        if by_row is not None:
             beside[key] = by_row
             notes.append(tuned.note(key))
+    apart = [key for key in tuned.keys if key not in beside]
+    if apart:
+        table = "see its table" if len(apart) == 1 else "see their tables"
+        notes.append(f"{' and '.join(apart)} chosen by validation accuracy ({table})")
     return beside, notes
 
 

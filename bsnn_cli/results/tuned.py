@@ -26,6 +26,8 @@ OPTIONS = {
 }
 """Keys of which validation may choose the value; of datasets, accuracies cannot be compared."""
 
+VALIDATION = "dataset.validation=0.1 sets a part of the training split aside"
+
 COVERED = {"activation": [*pivot.AXES["activation"], statistics.TAILORED_DEPTH, statistics.PARAMETER]}
 """Keys that a short name stands for."""
 
@@ -44,8 +46,8 @@ class Tuned:
         keys: that have been tuned.
         runs: those at the chosen values, as `statistics.finished` returns them; the keys are not in their `protocol`.
         choices: a row for each key and `identity` of these runs: `value` (None where every run diverged), `tried` (how
-            many values), `edge` (`lowest` or `highest` where no value was tried beyond, else empty) and
-            `validation_accuracy` (in percent, mean over the seeds).
+            many values, with the other keys at theirs), `edge` (`lowest` or `highest` where no value was tried beyond,
+            else empty) and `validation_accuracy` (in percent, mean over the seeds).
         left_out: number of finished runs without a validation accuracy.
     """
 
@@ -73,11 +75,11 @@ class Tuned:
         """Return what a reader has to know of the texts of a key, such as `of 5 values tried`."""
         choices = self.of(key)
         counts = set(choices["tried"])
-        count = f"of {counts.pop()} values tried" if len(counts) == 1 else "[of so many values tried]"
+        count = f", of {counts.pop()} values tried" if len(counts) == 1 else " [of the number of values tried]"
         marks = [mark for edge, mark in EDGES.items() if (choices["edge"] == edge).any()]
         beyond = f"; {' '.join(marks)} at the edge of these: the best may lie beyond" if marks else ""
         lost = f"; {DASH} all runs diverged" if choices["value"].isna().any() else ""
-        return f"{key} chosen by validation accuracy, {count}{beyond}{lost}"
+        return f"{key} chosen by validation accuracy{count}{beyond}{lost}"
 
 
 def choose(runs: pd.DataFrame, keys: Sequence[str]) -> Tuned:
@@ -100,10 +102,7 @@ def choose(runs: pd.DataFrame, keys: Sequence[str]) -> Tuned:
     validated = runs["validation_accuracy"].notna() | (runs["status"] == "diverged")
     candidates = runs[validated & (runs["dataset.validation"] > 0)].reset_index(drop=True)
     if candidates.empty:
-        raise ConfigError(
-            f"tune={','.join(keys)}: no run has a validation accuracy to choose by; dataset.validation=0.1 sets a part "
-            "of the training split aside"
-        )
+        raise ConfigError(f"tune={','.join(keys)}: no run has a validation accuracy to choose by; {VALIDATION}")
     values = list(zip(*(_values(candidates, key) for key in keys), strict=True))
     groups: dict[Protocol, dict[tuple[Any, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
     for place, run in enumerate(records(candidates)):
@@ -116,7 +115,8 @@ def choose(runs: pd.DataFrame, keys: Sequence[str]) -> Tuned:
         members = candidates.loc[group[best]]
         mean = members["validation_accuracy"].astype(float).mean()
         for position, key in enumerate(keys):
-            tried = {value[position] for value in group}
+            along = {value for value in group if _without(value, position) == _without(best, position)}
+            tried = {value[position] for value in along}
             choice = {"value": best[position], "edge": _edge(key, best[position], tried)}
             choices += [
                 {"key": key, "identity": identity, "tried": len(tried), "validation_accuracy": mean}
@@ -163,6 +163,10 @@ def _values(runs: pd.DataFrame, key: str) -> list[Any]:
         return list(pivot.axis_values(runs, key, named=False))
     values = runs[key].astype(object)
     return list(values.where(values.notna(), "none"))
+
+
+def _without(value: tuple[Any, ...], position: int) -> tuple[Any, ...]:
+    return value[:position] + value[position + 1 :]
 
 
 def _rank(value: tuple[Any, ...], runs: pd.DataFrame) -> tuple[Any, ...]:
