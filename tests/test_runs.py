@@ -124,6 +124,9 @@ def test_validation_of_an_older_result_is_that_of_its_last_epoch(tmp_path: Path)
     assert list(listed["validation_accuracy"]) == [accuracy]
     path.write_text(json.dumps(older | {"status": "diverged"}))
     assert load_all(tmp_path)["validation_accuracy"].isna().all()
+    path.unlink()  # a run that is going on is listed with its last epoch
+    assert load_all(tmp_path)["validation_accuracy"].isna().all()
+    assert list(shown(chosen(str(tmp_path)))["validation_accuracy"]) == [accuracy]
     path.write_text(json.dumps(older))
     (directory.path / "epochs.csv").unlink()
     assert load_all(tmp_path)["validation_accuracy"].isna().all()
