@@ -223,6 +223,11 @@ def test_choices_that_agree_in_each_row_stand_in_a_column() -> None:
     assert text.count("|\n\n") == 0  # there is no other table
 
 
+def test_a_single_value_is_no_choice() -> None:
+    text = answer(rates("tanh", {0.1: [50.0]}), split="test").text
+    assert "; optim.lr chosen by validation accuracy, the only value tried\n" in text
+
+
 def test_the_layout_of_the_paper_has_the_chosen_runs_and_their_differences_by_seed() -> None:
     rows = [
         *rates("tanh", {0.01: [60.0, 60.0], 0.1: [70.0, 70.0]}, test=40.0),

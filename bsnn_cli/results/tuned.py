@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,8 @@ class Tuned:
         """Return what a reader has to know of the texts of a key, such as `of 5 values tried`."""
         choices = self.of(key)
         counts = set(choices["tried"])
-        count = f", of {counts.pop()} values tried" if len(counts) == 1 else " [of the number of values tried]"
+        count = f", of {max(counts)} values tried" if len(counts) == 1 else " [of the number of values tried]"
+        count = ", the only value tried" if counts == {1} else count
         marks = [mark for edge, mark in EDGES.items() if (choices["edge"] == edge).any()]
         beyond = f"; {' '.join(marks)} at the edge of these: the best may lie beyond" if marks else ""
         lost = f"; {DASH} all runs diverged" if choices["value"].isna().any() else ""
@@ -112,17 +113,7 @@ def choose(runs: pd.DataFrame, keys: Sequence[str]) -> Tuned:
         ranks = {value: _rank(value, candidates.loc[places]) for value, places in group.items()}
         best = min(ranks, key=ranks.__getitem__)
         kept += group[best]
-        members = candidates.loc[group[best]]
-        mean = members["validation_accuracy"].astype(float).mean()
-        for position, key in enumerate(keys):
-            along = {value for value in group if _without(value, position) == _without(best, position)}
-            tried = {value[position] for value in along}
-            choice = {"value": best[position], "edge": _edge(key, best[position], tried)}
-            choices += [
-                {"key": key, "identity": identity, "tried": len(tried), "validation_accuracy": mean}
-                | (choice if not math.isnan(mean) else {"value": None, "edge": ""})
-                for identity in members["identity"].unique()
-            ]
+        choices += _choices(keys, best, group, candidates.loc[group[best]])
     chosen = candidates.loc[sorted(kept)].reset_index(drop=True)
     covered = _covered(keys)
     chosen["protocol"] = chosen["protocol"].map(lambda protocol: statistics.without(protocol, *covered))
@@ -165,8 +156,8 @@ def _values(runs: pd.DataFrame, key: str) -> list[Any]:
     return list(values.where(values.notna(), "none"))
 
 
-def _without(value: tuple[Any, ...], position: int) -> tuple[Any, ...]:
-    return value[:position] + value[position + 1 :]
+def _without(value: tuple[Any, ...], place: int) -> tuple[Any, ...]:
+    return value[:place] + value[place + 1 :]
 
 
 def _rank(value: tuple[Any, ...], runs: pd.DataFrame) -> tuple[Any, ...]:
@@ -175,6 +166,20 @@ def _rank(value: tuple[Any, ...], runs: pd.DataFrame) -> tuple[Any, ...]:
     order = [statistics.axis_order(entry) for entry in value]
     none_left = math.isnan(mean)
     return (none_left, (runs["status"] == "diverged").sum(), 0.0 if none_left else -round(mean, DIGITS), order)
+
+
+def _choices(
+    keys: Sequence[str], best: tuple[Any, ...], values: Iterable[tuple[Any, ...]], runs: pd.DataFrame
+) -> Iterator[Row]:
+    """Yield the rows of `Tuned.choices` of a group, which is shown at its best values by these runs."""
+    mean = runs["validation_accuracy"].astype(float).mean()
+    for place, key in enumerate(keys):
+        tried = {value[place] for value in values if _without(value, place) == _without(best, place)}
+        chosen = {"value": None, "edge": ""}
+        if not math.isnan(mean):
+            chosen = {"value": best[place], "edge": _edge(key, best[place], tried)}
+        for identity in runs["identity"].unique():
+            yield {"key": key, "identity": identity, "tried": len(tried), "validation_accuracy": mean} | chosen
 
 
 def _edge(key: str, value: Any, tried: set[Any]) -> str:
