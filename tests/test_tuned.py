@@ -223,6 +223,24 @@ def test_choices_that_agree_in_each_row_stand_in_a_column() -> None:
     assert text.count("|\n\n") == 0  # there is no other table
 
 
+def test_approaches_stand_side_by_side_each_at_its_best() -> None:
+    free = {"model__weights": "free", "model__init": "he_normal"}
+    rows = [
+        *rates("tanh_gpn", {1e-3: [90.0], 0.01: [80.0], 0.1: [70.0]}, test=95.0),
+        *rates("relu-bn", {1e-3: [70.0], 0.01: [90.0], 0.1: [80.0]}, test=96.0, **free),
+        *rates("relu-bn", {1e-3: [70.0], 0.01: [80.0], 0.1: [90.0]}, test=94.0, model__residual=True, **free),
+        *rates("relu", {1e-3: [70.0], 0.01: [60.0], 0.1: [None]}, test=11.0, model__norm="layer", **free),
+    ]
+    text = answer(rows, rows="approach", columns="dataset", split="test", format="markdown").text
+    assert table(text) == [
+        ["approach / dataset", "optim.lr", "mnist"],
+        ["bsnn (tanh_gpn)", "0.001 ↓", "95.00"],
+        ["batch_norm (relu)", "0.01", "**96.00**"],
+        ["layer_norm (relu)", "0.001 ↓", "11.00"],
+        ["residual (relu)", "0.1 ↑", "94.00"],
+    ]
+
+
 def test_a_single_value_is_no_choice() -> None:
     text = answer(rates("tanh", {0.1: [50.0]}), split="test").text
     assert "; optim.lr chosen by validation accuracy, the only value tried\n" in text
