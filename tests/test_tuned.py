@@ -205,7 +205,7 @@ def test_choices_that_differ_from_cell_to_cell_stand_in_a_table_of_their_own() -
         "↓ ↑ at the edge of these: the best may lie beyond; – all runs diverged"
     )
     [remark] = made.remarks
-    assert remark == f"Left out: 1 without a validation accuracy to choose by; {VALIDATION}."
+    assert remark == f"Left out: 1 run without a validation accuracy to choose by; {VALIDATION}."
     latex = answer(TWO, rows="activation", columns="optim.kind", split="test", format="latex").text
     assert latex.isascii()
     assert r"tanh\_gpn & -- [of 2] & 0.1 $\uparrow$ [of 3] \\" in latex
@@ -334,8 +334,14 @@ def test_the_command_chooses_what_the_files_of_runs_say(root: Path, bsnn: Callab
         assert [float(row["validation_accuracy"]), float(row["mean"])] == pytest.approx(means[best])
     whole = bsnn("table", f"output_root={root}", "tune=optim.lr,optim.momentum", "rows=activation", "columns=dataset")
     assert whole.returncode == 0
-    assert "Left out: 1 without a validation accuracy" in whole.stdout
+    assert "Left out: 1 run without a validation accuracy" in whole.stdout
     assert not (root / "tables").exists()
+    words = [*small("activation=tanh", "optim.lr=1e-2", "optim.epochs=1"), "dataset.validation=0.2", "threads=1"]
+    finished = bsnn("train", *words, f"output_root={root}")
+    [run] = [r for r in results if (r["gpn"], r["lr"], r["seed"]) == (False, 0.01, 0) and r["validation_accuracy"]]
+    assert (
+        f"train {run['train_accuracy']:.2f} %, validation {run['validation_accuracy']:.2f} %; 1 ep" in finished.stdout
+    )
 
 
 MUST = "must be activation or a dotted key of a network or its training such as optim.lr"

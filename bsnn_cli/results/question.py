@@ -77,7 +77,8 @@ def ask(results: Results, folder: Path | None, question: TableConfig) -> Answer:
         written = tables.write_tables(results.runs, folder, question.rows, question.columns)
     remarks = [f"Not in the tables: {rest}; see `bsnn runs`." if (rest := statistics.unfinished(results.runs)) else ""]
     if tuned is not None and tuned.left_out:
-        remarks.append(f"Left out: {tuned.left_out} without a validation accuracy to choose by; {VALIDATION}.")
+        count = f"{tuned.left_out} run" + ("s" if tuned.left_out > 1 else "")
+        remarks.append(f"Left out: {count} without a validation accuracy to choose by; {VALIDATION}.")
     remarks += [f"Written to {folder}: {', '.join(path.name for path in written)}"] if written else []
     if question.format == "csv":
         text = layout.tidy(placed, varying, [*numbers], metric, tuned).to_csv(index=False).rstrip("\n")
