@@ -290,6 +290,5 @@ def _chosen(identities: pd.Series, tuned: Tuned) -> dict[str, pd.Series]:
     for key in tuned.keys:
         choices = tuned.of(key)
         names = {key: "value", f"{key}_tried": "tried", f"{key}_edge": "edge"}
-        names |= {"validation_accuracy": "validation_accuracy"}
         columns |= {heading: identities.map(choices[name]) for heading, name in names.items()}
-    return columns
+    return columns | {"validation_accuracy": identities.map(choices["validation_accuracy"])}
