@@ -50,6 +50,8 @@ def train(config: TrainConfig) -> None:
         outcome = f"diverged in epoch {result.diverged_epoch}, step {result.diverged_step}"
     else:
         outcome = f"test {result.test_accuracy:.2f} %, train {result.train_accuracy:.2f} %"
+        if result.validation_accuracy is not None:
+            outcome += f", validation {result.validation_accuracy:.2f} %"
     print(f"{name}: {outcome}; {result.epochs} epochs, {result.steps} steps, {result.elapsed_s:.0f} s")
     print(f"  {run_directory(config)}")
 

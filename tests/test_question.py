@@ -172,19 +172,19 @@ def test_a_training_accuracy_that_is_known_at_the_end_only_gives_no_epochs() -> 
         answer(rows, epochs=epochs, metric="epochs_to_90", split="train")
 
 
-def test_validation_is_of_the_last_epoch_and_of_runs_that_have_it() -> None:
-    without, with_it = run("tanh", "mnist", 90.0), run("tanh_gpn", "mnist", 91.0, dataset__validation=0.1)
-    epochs = curves([without, with_it], [[math.nan, math.nan], [50.0, 88.5]], "validation_accuracy")
+def test_validation_is_of_runs_that_have_it() -> None:
+    without = run("tanh", "mnist", 90.0)
+    with_it = run("tanh_gpn", "mnist", 91.0, dataset__validation=0.1, validation_accuracy=88.5)
     for keys in ({"metric": "validation_accuracy"}, {"split": "validation"}):
-        text = answer(without, with_it, epochs=epochs, format="markdown", **keys).text
+        text = answer(without, with_it, format="markdown", **keys).text
         assert tables(text) == [[["Activation", "GPN"], ["Tanh", "88.50"]]]
         assert text.startswith("All runs: dataset=mnist model.depth=200")
         assert "dataset.validation=0.1" in text.split("\n")[0]
         assert "Validation accuracy (%); one run each" in text
     lost = run("relu", "mnist", None)  # without a validation split: not one that has diverged of those with one
-    assert "diverged" not in answer(with_it, lost, epochs=epochs, split="validation").text
+    assert "diverged" not in answer(with_it, lost, split="validation").text
     with pytest.raises(ConfigError, match=r"split=validation: no run has such a number; dataset\.validation=0\.1 sets"):
-        answer(without, epochs=epochs, split="validation")
+        answer(without, split="validation")
 
 
 def test_rows_may_be_the_approaches_whose_settings_runs_have() -> None:
@@ -344,6 +344,7 @@ def test_the_installed_command_answers(root: Path) -> None:
         ("metric=test_loss split=train", "split=train: contradicts metric=test_loss, which is of split=test"),
         ("split=val", "split=val: must be one of test, train, validation, both"),
         ("format=html", "format=html: must be one of text, markdown, latex, csv"),
+        ("kind=roots tune=optim.lr", "tune: goes with kind=accuracy, not with kind=roots"),
         ("kind=roots metric=loss", "metric: goes with kind=accuracy, not with kind=roots"),
         ("kind=approaches seed=0", "where: goes with kind=accuracy, not with kind=approaches"),
         (

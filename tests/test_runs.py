@@ -24,6 +24,7 @@ from bsnn_cli.runs.directory import RunDirectory, read_config
 from bsnn_cli.runs.interruption import StopFlag
 from bsnn_cli.runs.listing import chosen, shown
 from bsnn_cli.runs.loading import load_all
+from bsnn_cli.runs.rerun import repeat
 from bsnn_cli.runs.runner import Session, prepare, run
 from bsnn_cli.settings.config import ActivationConfig, DatasetConfig, ModelConfig, OptimConfig, TrainConfig
 from bsnn_cli.settings.identity import run_directory
@@ -101,6 +102,34 @@ def test_load_all_has_a_row_for_every_run_with_options_and_results(tmp_path: Pat
     assert table.loc[0, "test_accuracy"] > 10
     assert pd.isna(table.loc[1, "test_accuracy"])
     assert table["epoch"].tolist() == [1, 0]
+
+
+def test_validation_of_an_older_result_is_that_of_its_last_epoch(tmp_path: Path) -> None:
+    dataset, optim = DatasetConfig(kind="digits", validation=0.2), OptimConfig(epochs=2, lr=0.05)
+    config = small(tmp_path, dataset=dataset, optim=optim)
+    [result] = run([config])
+    directory = RunDirectory(run_directory(config))
+    epochs = pd.read_csv(directory.path / "epochs.csv")
+    accuracy, loss = result.validation_accuracy, result.validation_loss
+    assert [accuracy, loss] == list(epochs[["validation_accuracy", "validation_loss"]].iloc[-1])
+    assert accuracy != epochs["validation_accuracy"].iloc[0]
+    path = directory.path / "result.json"
+    older = {key: value for key, value in json.loads(path.read_text()).items() if not key.startswith("validation")}
+    path.write_text(json.dumps(older))
+    assert directory.result() == result
+    assert repeat(directory.path).endswith("identical, metrics and weights")
+    [row] = load_all(tmp_path).to_dict("records")
+    assert (row["validation_accuracy"], row["validation_loss"]) == (accuracy, loss)
+    listed = shown(chosen(str(tmp_path), sort="-validation_accuracy"))
+    assert list(listed["validation_accuracy"]) == [accuracy]
+    path.write_text(json.dumps(older | {"status": "diverged"}))
+    assert load_all(tmp_path)["validation_accuracy"].isna().all()
+    path.unlink()  # a run that is going on is listed with its last epoch
+    assert load_all(tmp_path)["validation_accuracy"].isna().all()
+    assert list(shown(chosen(str(tmp_path)))["validation_accuracy"]) == [accuracy]
+    path.write_text(json.dumps(older))
+    (directory.path / "epochs.csv").unlink()
+    assert load_all(tmp_path)["validation_accuracy"].isna().all()
 
 
 def test_an_unreadable_run_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

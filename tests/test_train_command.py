@@ -159,7 +159,8 @@ def test_a_run_leaves_what_the_contract_says(uninterrupted: Path) -> None:
     assert all(row["validation_accuracy"] for row in rows)
     result = json.loads((uninterrupted / "result.json").read_text())
     assert result["status"] == "done"
-    assert result["test_accuracy"] == float(rows[-1]["test_accuracy"])
+    for metric in ("test_accuracy", "validation_accuracy", "validation_loss"):
+        assert result[metric] == float(rows[-1][metric])
     assert (result["activation"], result["gpn"], result["root"]) == ("selu", True, "upper")
     assert (result["norm"], result["batch_norm"], result["depth"], result["width"]) == ("batch", True, 3, 12)
     assert result["parameters"] == 64 * 12 + 12 + 3 * (12 * 12 + 2 * 12) + 12 * 10 + 10

@@ -237,7 +237,7 @@ def latex_escape(text: str) -> str:
     """Return plain text as LaTeX shows it."""
     special = {character: f"\\{character}" for character in "&%$#_{}"}
     special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"±": r"$\pm$", "–": "--", "−": "$-$"}
+    special |= {"±": r"$\pm$", "–": "--", "−": "$-$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
     return "".join(special.get(character, character) for character in text)
 
 

@@ -20,8 +20,8 @@ from bsnn_cli.settings.identity import Protocol
 
 COLUMNS = [
     "dataset", "activation", "gpn", "separation", "root", "batch_norm", "weights", "depth", "width", "epochs", "seed",
-    "status", "test_accuracy", "train_accuracy", "test_loss", "train_loss", "steps", "elapsed_s", "networks",
-    "diverged_epoch", "diverged_step", "numerics", "identity", "protocol",
+    "status", "test_accuracy", "train_accuracy", "test_loss", "train_loss", "validation_accuracy", "validation_loss",
+    "steps", "elapsed_s", "networks", "diverged_epoch", "diverged_step", "numerics", "identity", "protocol",
 ]  # fmt: skip
 """Columns of `runs.csv`, before those of `provenance_table`."""
 

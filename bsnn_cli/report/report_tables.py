@@ -198,6 +198,8 @@ def _seed(results: Results, row: Row, started: str | None) -> list[str | Cell]:
     accuracies = "diverged"
     if row["status"] == "done":
         accuracies = f"test {row['test_accuracy']:.2f} %, train {row['train_accuracy']:.2f} %"
+        if not pd.isna(row["validation_accuracy"]):
+            accuracies += f", validation {row['validation_accuracy']:.2f} %"
     networks = row["networks"]
     together = "" if pd.isna(networks) or networks == 1 else f" for {networks:.0f} networks together"
     directory = Path(row["directory"]).relative_to(results.root).as_posix()

@@ -128,6 +128,8 @@ RESULT = (
     Entry("networks", "in the fleet that took elapsed_s; null in results from before this was noted"),
     Entry("image", "channels, height and width of what is classified; null in results from before this was noted"),
     Entry("classes", "number of them; null in results from before this was noted"),
+    Entry("validation_accuracy", "of the samples that dataset.validation sets aside, at the end; else null", "%"),
+    Entry("validation_loss", "of these samples, at the end", "nats per sample"),
 )
 
 PROVENANCE = (
@@ -455,6 +457,7 @@ FILES = (
             DEPTH,
             WIDTH_OF,
             *only(RESULT, "epochs", "seed", "status", "test_accuracy", "train_accuracy", "test_loss", "train_loss"),
+            *only(RESULT, "validation_accuracy", "validation_loss"),
             *only(RESULT, "steps", "elapsed_s", "networks", "diverged_epoch", "diverged_step"),
             NUMERICS,
             IDENTITY,

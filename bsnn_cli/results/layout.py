@@ -6,16 +6,17 @@ runs apart beyond that stand in columns before the labels of the rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from bsnn_cli.common.table import DASH, Cell, Column, Table
 from bsnn_cli.results import pivot, statistics
-from bsnn_cli.results.formats import dataset_label, entry, records, value_text
+from bsnn_cli.results.formats import Row, dataset_label, entry, records, value_text
 from bsnn_cli.results.metrics import Metric
+from bsnn_cli.results.tuned import Tuned
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.identity import Protocol
 
@@ -33,6 +34,9 @@ COMMON = (
 
 Varying = Mapping[str, Mapping[Protocol, str]]
 """The values of each setting that varies, by what sets a number apart."""
+
+Place = tuple[Protocol, Any]
+"""A row of a table: what sets its numbers apart, and the value of its label."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,20 @@ def paper(runs: pd.DataFrame, values: Mapping[str, pd.Series], metric: Metric) -
     return Layout(placed, "Activation", rows, columns, keys, said, compared)
 
 
-def along(runs: pd.DataFrame, values: Mapping[str, pd.Series], metric: Metric, rows: str, columns: str) -> Layout:
+def along(
+    runs: pd.DataFrame,
+    values: Mapping[str, pd.Series],
+    metric: Metric,
+    rows: str,
+    columns: str,
+    tuned: Sequence[str] = (),
+) -> Layout:
     """Return the layout along two keys, as `pivot.along` takes them; the other arguments are those of `paper`.
 
     Raises:
         ConfigError: an unknown key, or the same key twice.
     """
-    cells = pivot.along(runs, rows, columns, values, metric.score).assign(borrowed=False)
+    cells = pivot.along(runs, rows, columns, values, metric.score, tuned).assign(borrowed=False)
     labels = {axis: sorted(set(cells[axis]), key=statistics.axis_order) for axis in ("row", "column")}
     headings = {value: Column(value_text(value)) for value in labels["column"]}
     names = {value: value_text(value) for value in labels["row"]}
@@ -128,7 +139,9 @@ def settings(layout: Layout, runs: pd.DataFrame) -> tuple[Varying, dict[str, str
     for key in dict.fromkeys([*(key for key in COMMON if key not in layout.said), *stated]):
         values = {rest: rest.settings.get(key) for rest in rests}
         if len({str(value) for value in values.values()}) == 1:
-            common[key] = _values(runs, key) if key not in stated else value_text(values[rests[0]])
+            text = _values(runs, key) if key not in stated else value_text(values[rests[0]])
+            if text != "null":  # as the depth of a user's own networks
+                common[key] = text
             continue
         lacking = [key not in protocol.settings for protocol in runs["protocol"]]
         usual = DASH if key in layout.said else _values(runs[lacking], key)
@@ -143,7 +156,14 @@ def _values(runs: pd.DataFrame, key: str) -> str:
     return ",".join(value_text(value) for value in sorted(values, key=statistics.axis_order))
 
 
-def tabulate(layout: Layout, varying: Varying, split: str, metric: Metric, title: str) -> Table:
+def tabulate(
+    layout: Layout,
+    varying: Varying,
+    split: str,
+    metric: Metric,
+    title: str,
+    beside: Mapping[str, Mapping[Place, str]] | None = None,
+) -> Table:
     """Return the table of a split, with the batch-normalised number in parentheses behind the plain one.
 
     Args:
@@ -152,17 +172,44 @@ def tabulate(layout: Layout, varying: Varying, split: str, metric: Metric, title
         split: that is shown.
         metric: what the numbers are.
         title: of the table.
+        beside: columns behind the labels, by their headings.
     """
     shown = layout.cells[layout.cells["split"] == split]
+    counted = runs_each(shown) is None
+    made = _grid(layout, varying, shown, lambda row: entry(row, metric.notation, counted), beside or {})
+    return replace(made, title=title, warning=statistics.mixed_numerics(shown))
+
+
+def choices(layout: Layout, varying: Varying, tuned: Tuned, key: str) -> Table:
+    """Return the table of the chosen values of a key, each in the place of its number."""
+    texts = tuned.texts(key)
+    made = _grid(layout, varying, layout.cells, lambda row: (DASH if row is None else texts[row["identity"]],), {})
+    return replace(made, title=tuned.note(key))
+
+
+def chosen_by_row(layout: Layout, tuned: Tuned, key: str) -> dict[Place, str] | None:
+    """Return the chosen value of a key in each row of the table; None where the numbers of a row differ in it."""
+    texts, values = tuned.texts(key), dict[Place, str]()
+    for row in records(layout.cells):
+        if values.setdefault((row["rest"], row["row"]), texts[row["identity"]]) != texts[row["identity"]]:
+            return None
+    return values
+
+
+def _grid(
+    layout: Layout,
+    varying: Varying,
+    shown: pd.DataFrame,
+    write: Callable[[Row | None], tuple[str, ...]],
+    beside: Mapping[str, Mapping[Place, str]],
+) -> Table:
+    """Return the table of some cells of a layout, each written as a function says."""
     numbers = {(row["rest"], row["row"], row["column"], bool(row["in_parentheses"])): row for row in records(shown)}
     parentheses = bool(shown["in_parentheses"].any())
-    counted = runs_each(shown) is None
     columns = {value: column for value, column in layout.columns.items() if value in set(shown["column"])}
 
     def cell(rest: Protocol, row: Any, column: Any) -> Cell:
-        plain, normed = (
-            entry(numbers.get((rest, row, column, norm)), metric.notation, counted) for norm in (False, True)
-        )
+        plain, normed = (write(numbers.get((rest, row, column, norm))) for norm in (False, True))
         return Cell([*plain, " (", *normed, ")"] if parentheses else plain)
 
     places = sorted(
@@ -172,14 +219,18 @@ def tabulate(layout: Layout, varying: Varying, split: str, metric: Metric, title
         [
             *(Column(key, words=_are_words(texts.values())) for key, texts in varying.items()),
             Column(layout.corner, words=True),
+            *(Column(key, words=_are_words(_unmarked(texts.values()))) for key, texts in beside.items()),
             *columns.values(),
         ],
         [
-            [*(texts[rest] for texts in varying.values()), layout.rows[row], *(cell(rest, row, key) for key in columns)]
+            [
+                *(texts[rest] for texts in varying.values()),
+                layout.rows[row],
+                *(texts[rest, row] for texts in beside.values()),
+                *(cell(rest, row, key) for key in columns),
+            ]
             for rest, row in places
         ],
-        title,
-        statistics.mixed_numerics(shown),
     )
 
 
@@ -205,18 +256,41 @@ def _number(text: str) -> str | float:
         return text
 
 
+def _unmarked(texts: Iterable[str]) -> list[str]:
+    """Return chosen values without what stands behind them."""
+    return [text.partition(" ")[0] for text in texts if text != DASH]
+
+
 def _are_words(texts: Iterable[str]) -> bool:
     return any(isinstance(_number(text), str) for text in texts)
 
 
-def tidy(layout: Layout, varying: Varying, splits: Sequence[str], metric: Metric) -> pd.DataFrame:
-    """Return every digit: a row for each number, with a column for each setting that varies."""
+def tidy(
+    layout: Layout, varying: Varying, splits: Sequence[str], metric: Metric, tuned: Tuned | None = None
+) -> pd.DataFrame:
+    """Return every digit: a row for each number, with a column for each setting that varies.
+
+    Of each tuned key there are the chosen value, `KEY_tried` and `KEY_edge`, and of all of them the mean
+    `validation_accuracy` that has chosen, as `Tuned` describes them.
+    """
     cells = layout.cells[~layout.cells["borrowed"]]
     cells = cells[cells["split"].isin(splits)].reset_index(drop=True)
     ranks = [([*splits].index(row["split"]), order(layout, varying, row["rest"], row["row"])) for row in records(cells)]
     columns: dict[str, pd.Series] = {key: cells["rest"].map(texts) for key, texts in varying.items()}
     columns |= {name: cells[column] for name, column in layout.keys.items()}
+    if tuned is not None:
+        columns |= _chosen(cells["identity"], tuned)
     columns |= {"metric": pd.Series(metric.name, cells.index), "split": cells["split"]}
     columns |= {name: cells[name] for name in ("mean", "std", "n", "interval", "diverged", "unreached")}
     columns |= {"numerics": cells["numerics"].map(lambda versions: " ".join(map(str, versions)))}
     return pd.DataFrame(columns).loc[sorted(cells.index, key=ranks.__getitem__)]
+
+
+def _chosen(identities: pd.Series, tuned: Tuned) -> dict[str, pd.Series]:
+    """Return the columns of a CSV file that say what has been chosen."""
+    columns = dict[str, pd.Series]()
+    for key in tuned.keys:
+        choices = tuned.of(key)
+        names = {key: "value", f"{key}_tried": "tried", f"{key}_edge": "edge"}
+        columns |= {heading: identities.map(choices[name]) for heading, name in names.items()}
+    return columns | {"validation_accuracy": identities.map(choices["validation_accuracy"])}

@@ -79,9 +79,6 @@ def values(metric: Metric, split: str, runs: pd.DataFrame, results: Results) -> 
     done = runs["status"] == "done"
     if metric.target is not None:
         numbers = runs["directory"].map(_epochs_to(metric.target, f"{split}_accuracy", results.epochs))
-    elif split == "validation":
-        last = results.epochs.sort_values("epoch").groupby("directory").tail(1).set_index("directory")
-        numbers = runs["directory"].map(last.get(f"validation_{metric.name}", pd.Series(dtype=float)))
     else:
         numbers = runs[f"{split}_{metric.name}"]
     return numbers.astype(float).where(done)

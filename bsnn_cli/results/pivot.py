@@ -36,6 +36,7 @@ def along(
     columns: str,
     values: Mapping[str, pd.Series] | None = None,
     score: Callable[[pd.Series], pd.Series] | None = None,
+    tuned: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return statistics over seeds along two chosen keys.
 
@@ -50,6 +51,7 @@ def along(
         columns: another one.
         values: as `over_seeds` takes them; None for accuracies.
         score: of means, higher for a better one, as `with_better` takes it; None for accuracies.
+        tuned: keys that set nothing apart, since each number has its own value of them, as `tuned.choose` chooses it.
 
     Returns:
         One row per block, row, column, batch_norm and split with the statistics of `over_seeds`, `better` and
@@ -61,7 +63,7 @@ def along(
     axes = (axis_key("rows", rows), axis_key("columns", columns))
     if axes[0] == axes[1]:
         raise ConfigError(f"columns={columns}: must differ from rows={rows}")
-    rests = [rest_of(run, covered_by(axes, run)) for run in runs.to_dict("records")]
+    rests = [rest_of(run, covered_by((*axes, *tuned), run)) for run in runs.to_dict("records")]
     row, column = (axis_values(runs, axis, SEPARATION in axes) for axis in axes)
     if "approach" in axes and "activation" not in axes:
         followed = " (" + axis_values(runs, "activation", SEPARATION in axes) + ")"
@@ -77,7 +79,7 @@ def along(
     named = {str(rest): rest for rest in rests}
     return cells.assign(
         rest=cells["block"].map(named),
-        in_parentheses=cells["batch_norm"] & ("model.norm" not in axes) & ("approach" not in axes),
+        in_parentheses=cells["batch_norm"] & ("model.norm" not in (*axes, *tuned)) & ("approach" not in axes),
     )
 
 

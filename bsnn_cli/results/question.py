@@ -7,7 +7,7 @@ so that the files always hold all runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,10 +18,10 @@ from bsnn_cli.results import layout, metrics, statistics, tables
 from bsnn_cli.results.formats import dataset_label
 from bsnn_cli.results.metrics import Metric
 from bsnn_cli.results.store import Results
+from bsnn_cli.results.tuned import VALIDATION, Tuned, choose
 from bsnn_cli.settings.config import TableConfig
 
 PAIRED = "GPN minus Non-GPN of the same seed, in percentage points; 95 % interval of the mean by Student's t from n = 3"
-VALIDATION = "dataset.validation=0.1 sets a part of the training split aside"
 EVERY_EPOCH = "it needs an accuracy after every epoch, as eval.train_every=1 gives it of the training split"
 
 
@@ -47,7 +47,8 @@ def ask(results: Results, folder: Path | None, question: TableConfig) -> Answer:
     Args:
         results: the runs that are asked about.
         folder: for the files of the paper's layout or of a pivot table, which hold accuracies; None to write none.
-        question: keys `rows`, `columns`, `metric`, `split` and `format`; `where` has chosen among the runs already.
+        question: keys `rows`, `columns`, `tune`, `metric`, `split` and `format`; `where` has chosen among the runs
+            already.
 
     Raises:
         ConfigError: an unknown metric or key, no finished run, or none with such a number.
@@ -55,21 +56,32 @@ def ask(results: Results, folder: Path | None, question: TableConfig) -> Answer:
     """
     metric, splits = metrics.parse(question.metric, question.split)
     runs = statistics.finished(results.runs)
+    tuned = choose(runs, question.tune) if question.tune else None
+    runs = runs if tuned is None else tuned.runs
     if splits == ["validation"]:
         runs = runs[runs["dataset.validation"] > 0]
     values = {split: metrics.values(metric, split, runs, results) for split in splits}
     numbers = _with_numbers(values, runs, question)
     placed = _layout(runs, numbers, metric, question)
     varying, common = layout.settings(placed, runs)
-    shown = [layout.tabulate(placed, varying, split, metric, _caption(placed, split, metric)) for split in numbers]
+    beside, notes = _chosen_by_row(placed, tuned)
+    shown = [
+        layout.tabulate(placed, varying, split, metric, "; ".join([_caption(placed, split, metric), *notes]), beside)
+        for split in numbers
+    ]
+    if tuned is not None:
+        shown += [layout.choices(placed, varying, tuned, key) for key in tuned.keys if key not in beside]
     constant = "All runs: " + " ".join(f"{key}={value}" for key, value in common.items())
     written = []
-    if folder is not None and question.metric == TableConfig().metric:
+    if folder is not None and question.metric == TableConfig().metric and tuned is None:
         written = tables.write_tables(results.runs, folder, question.rows, question.columns)
     remarks = [f"Not in the tables: {rest}; see `bsnn runs`." if (rest := statistics.unfinished(results.runs)) else ""]
+    if tuned is not None and tuned.left_out:
+        count = f"{tuned.left_out} run" + ("s" if tuned.left_out > 1 else "")
+        remarks.append(f"Left out: {count} without a validation accuracy to choose by; {VALIDATION}.")
     remarks += [f"Written to {folder}: {', '.join(path.name for path in written)}"] if written else []
     if question.format == "csv":
-        text = layout.tidy(placed, varying, [*numbers], metric).to_csv(index=False).rstrip("\n")
+        text = layout.tidy(placed, varying, [*numbers], metric, tuned).to_csv(index=False).rstrip("\n")
         remarks.insert(0, constant)
     elif question.format == "latex":
         text = "\n".join(
@@ -103,9 +115,30 @@ def _with_numbers(
 def _layout(
     runs: pd.DataFrame, numbers: Mapping[str, pd.Series], metric: Metric, question: TableConfig
 ) -> layout.Layout:
+    tuned = question.tune or []
     if question.rows is None and question.columns is None:
-        return layout.paper(runs, numbers, metric)
-    return layout.along(runs, numbers, metric, question.rows or "activation", question.columns or "activation")
+        placed = layout.paper(runs, numbers, metric)
+    else:
+        rows, columns = question.rows or "activation", question.columns or "activation"
+        placed = layout.along(runs, numbers, metric, rows, columns, tuned)
+    return replace(placed, said=placed.said | set(tuned))
+
+
+def _chosen_by_row(placed: layout.Layout, tuned: Tuned | None) -> tuple[dict[str, dict[layout.Place, str]], list[str]]:
+    """Return the tuned keys that have one value in each row, with these values, and what captions say of all keys."""
+    beside, notes = dict[str, dict[layout.Place, str]](), list[str]()
+    if tuned is None:
+        return beside, notes
+    for key in tuned.keys:
+        by_row = layout.chosen_by_row(placed, tuned, key)
+        if by_row is not None:
+            beside[key] = by_row
+            notes.append(tuned.note(key))
+    apart = [key for key in tuned.keys if key not in beside]
+    if apart:
+        table = "see its table" if len(apart) == 1 else "see their tables"
+        notes.append(f"{' and '.join(apart)} chosen by validation accuracy ({table})")
+    return beside, notes
 
 
 def _caption(placed: layout.Layout, split: str, metric: Metric) -> str:

@@ -54,6 +54,7 @@ class RunResult:
         image: (channels, height, width) of what is classified; null in results from before this was noted.
         classes: number of them; likewise.
         diverged_epoch, diverged_step: where the loss or a gradient ceased to be finite; null where done.
+        validation_accuracy, validation_loss: of what `dataset.validation` sets aside; null where that is nothing.
     """
 
     status: str
@@ -81,6 +82,12 @@ class RunResult:
     networks: int | None = None
     image: list[int] | None = None
     classes: int | None = None
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
+
+
+VALIDATION = ("validation_accuracy", "validation_loss")
+"""Fields that results did not have at first; `epochs.csv` has them."""
 
 
 class RunDirectory:
@@ -155,13 +162,25 @@ class RunDirectory:
             raise RunDirectoryError(unwritable(error.filename, error)) from error
 
     def result(self) -> RunResult | None:
-        """Return the result of a finished run; None if it is not finished."""
+        """Return the result of a finished run; None if it is not finished.
+
+        Where it was written before it had the metrics of validation, they are those of the last epoch.
+        """
         try:
             content = json.loads(read_text(self.path / "result.json"))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        if content.get("status") == "done" and not content.keys() >= {*VALIDATION}:
+            content |= self._last_validation()
         known = {field.name for field in dataclasses.fields(RunResult)}
         return RunResult(**{key: value for key, value in content.items() if key in known})
+
+    def _last_validation(self) -> dict[str, float]:
+        try:
+            *_, last = csv.DictReader(read_text(self.path / "epochs.csv").splitlines())
+        except (FileNotFoundError, ValueError):  # the latter: it has no row
+            return {}
+        return {name: float(last[name]) for name in VALIDATION if last.get(name)}
 
     def status(self) -> str:
         """Return `done`, `diverged`, `running`, `failed` or `interrupted`."""

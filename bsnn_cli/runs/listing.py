@@ -73,7 +73,7 @@ def chosen(
     if table.empty:
         return table
     last = pd.DataFrame([_last_epoch(Path(directory)) for directory in table["directory"]])
-    for metric in ("train_loss", "test_accuracy"):  # of runs that are not finished too
+    for metric in ("train_loss", "test_accuracy", "validation_accuracy"):  # of runs that are not finished too
         table[metric] = last.get(metric)
     rows = selection.with_names(selection.select(table, asked(status, where)))
     if rows.empty:
@@ -118,6 +118,7 @@ def shown(table: pd.DataFrame, also: Sequence[str] = (), columns: Sequence[str] 
     """
     if table.empty:
         return pd.DataFrame()
+    validated = table["validation_accuracy"].astype(float)
     usual = {
         "dataset": table["dataset"],
         "activation": table["label"],
@@ -128,6 +129,7 @@ def shown(table: pd.DataFrame, also: Sequence[str] = (), columns: Sequence[str] 
         "train_loss": table["train_loss"].astype(float),
         "test_accuracy": table["test_accuracy"].astype(float),
         "train_accuracy": table["train_accuracy"].astype(float),
+        **({"validation_accuracy": validated} if validated.notna().any() else {}),
         "directory": table["directory"],
     }
     if "error" in (*also, *(columns or ())):
@@ -146,7 +148,8 @@ def differing(table: pd.DataFrame) -> list[str]:
     """Return the columns of `shown` that tell runs apart, and what became of them; settings by their keys."""
     alike = common(table)
     columns = ["dataset", "activation", *_settings(table), "seed", "status", "epochs"]
-    columns += [name for name in ("test_accuracy", "train_loss", "train_accuracy") if table[name].notna().any()]
+    metrics = ("test_accuracy", "train_loss", "train_accuracy", "validation_accuracy")
+    columns += [name for name in metrics if table[name].notna().any()]
     return [*(name for name in columns if name not in alike), "directory"]
 
 

@@ -344,6 +344,8 @@ class Session:
             networks=len(self.configs),
             image=list(self.dataset.shape),
             classes=self.dataset.classes,
+            validation_accuracy=None if last is None else last.validation_accuracy,
+            validation_loss=None if last is None else last.validation_loss,
         )
 
 

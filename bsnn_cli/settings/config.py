@@ -345,6 +345,12 @@ class TableConfig:
     )
     rows: str | None = option(None, "key of the rows, such as model.depth or approach; null: the paper's layout")
     columns: str | None = option(None, "key of the columns; null: the paper's layout")
+    tune: list[str] | None = option(
+        None,
+        "show only runs at the best value of this key (of several: the best combination), such as optim.lr: that with "
+        "the highest mean validation accuracy, never by the test split; one with more diverged runs is not chosen over "
+        "one with fewer; of equal ones the smallest; needs runs with dataset.validation",
+    )
     where: list[str] | None = option(None, WHERE)
     metric: str = option(
         "accuracy",

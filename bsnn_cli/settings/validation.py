@@ -74,12 +74,18 @@ def table_problems(config: TableConfig) -> list[str]:
     default = TableConfig()
     lines = []
     if config.kind != default.kind:
-        apart = ("rows", "columns", "metric", "split", "format", *(["where"] if config.kind == "approaches" else []))
+        apart = ["rows", "columns", "tune", "metric", "split", "format"]
+        apart += ["where"] if config.kind == "approaches" else []
         lines += [
             f"{key}: goes with kind={default.kind}, not with kind={config.kind}"
             for key in apart
             if getattr(config, key) != getattr(default, key)
         ]
+    lines += [
+        f"tune={key}: is the key of the {axis} as well; a table along {key} shows all its values"
+        for axis, key in (("rows", config.rows or "activation"), ("columns", config.columns or "activation"))
+        if key in (config.tune or []) and (config.rows, config.columns) != (None, None)
+    ]
     parts = metric_parts(config.metric)
     if parts is not None and parts[1] is not None and config.split not in (default.split, parts[1]):
         lines.append(f"split={config.split}: contradicts metric={config.metric}, which is of split={parts[1]}")
