@@ -71,14 +71,17 @@ def mismatch(table: pd.DataFrame, where: Sequence[str]) -> str:
 def with_names(table: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with `activation`, `dataset` and `approach` as a command line names them.
 
-    An approach is recognised by the settings of the network, whether or not the command line named it.
+    A network of the user's own has the name of its function as activation. An approach is recognised by the settings of the network, whether or not the command line named it.
     """
     if table.empty:
         return table
     tailored = table["activation.separation"].notna().map({True: "_d", False: ""})
     gpn = table["activation.gpn"].map({True: "_gpn", False: ""})
     followed = [approaches.recognised(run) for run in table.to_dict("records")]
-    named = table.assign(activation=table["activation.name"] + gpn + tailored, dataset=table["dataset.name"])
+    names = table["activation.name"]
+    if "network.path" in table:
+        names = names.mask(table["network.path"].notna(), table["label"])
+    named = table.assign(activation=names + gpn + tailored, dataset=table["dataset.name"])
     return named.assign(approach=pd.Series(followed, table.index, dtype=object))
 
 
