@@ -44,7 +44,7 @@ def test_at_the_start_every_pixel_passes_the_perceptron_of_the_same_seed(weights
 
 
 def passed(network: Convolutional, seed: int, pixels: int = 14, inputs: int = 8) -> tuple[Tensor, Tensor]:
-    """Squared lengths per channel of each pixel, (height, width): of what leaves, and of the gradient at what enters."""
+    """Squared lengths per channel and pixel, (height, width): of what leaves, and of the gradient at what enters."""
     generator = torch.Generator().manual_seed(seed)
     width = network.output.in_features
     x = torch.randn(inputs, width, pixels, pixels, generator=generator, requires_grad=True)

@@ -232,14 +232,14 @@ def test_what_a_module_draws_depends_on_its_seed_and_step_alone() -> None:
 def test_a_sweep_over_arguments_and_seeds_fills_runs_tables_and_curves(
     tmp_path: Path, train: Callable[..., Answer], bsnn: Callable[..., Answer]
 ) -> None:
-    told = train("-m", "network=my.py:plain", "network.kwargs.width=4,16", "seed=0,1", "hydra/launcher=fleet")
+    told = train("-m", "network=my.py:plain", "network.kwargs.width=8,16", "seed=0,1", "hydra/launcher=fleet")
     assert told.returncode == 0, told.stderr
     assert "network.kwargs.width" in told.stdout
     assert "4 runs: 4 done" in told.stdout
     train("activation=tanh", "model.depth=2", "model.width=12")
     runs = load_runs(tmp_path / "outputs")
     mine = runs[runs["label"] == "plain"]
-    assert sorted(mine["network.kwargs.width"]) == [4, 4, 16, 16]
+    assert sorted(mine["network.kwargs.width"]) == [8, 8, 16, 16]  # 8 is the default
     assert mine["model.depth"].isna().all()
     listed = json.loads(bsnn("runs", "network.kwargs.width=16", "format=json").stdout)
     assert [row["seed"] for row in listed] == [0, 1]

@@ -36,19 +36,23 @@ def source(config: NetworkConfig) -> str | None:
 
 
 def identified(config: NetworkConfig, text: str) -> NetworkConfig:
-    """Check the network of a config, add the fingerprint of its file, and leave out arguments that are the defaults.
+    """Check the network of a config, add the fingerprint of its file, and separate arguments from defaults.
 
     Raises:
         ConfigError: the text cannot be executed or has no such function, or the function does not take the arguments.
     """
-    defaults = inspect.signature(_function(config, text)).parameters
+    parameters = inspect.signature(_function(config, text)).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
     kwargs = {
         name: value
         for name, value in config.kwargs.items()
-        if name not in defaults or (type(value), value) != (type(defaults[name].default), defaults[name].default)
+        if name not in defaults or (type(value), value) != (type(defaults[name]), defaults[name])
     }
     return dataclasses.replace(
-        config, kwargs=kwargs, fingerprint=source_file.fingerprint(text, str(network_name(config)))
+        config,
+        kwargs=kwargs,
+        defaults={name: value for name, value in defaults.items() if isinstance(value, (bool, int, float, str))},
+        fingerprint=source_file.fingerprint(text, str(network_name(config))),
     )
 
 

@@ -140,7 +140,8 @@ def settings(layout: Layout, runs: pd.DataFrame) -> tuple[Varying, dict[str, str
         values = {rest: rest.settings.get(key) for rest in rests}
         if len({str(value) for value in values.values()}) == 1:
             text = _values(runs, key) if key not in stated else value_text(values[rests[0]])
-            if text != "null":  # as the depth of a user's own networks
+            idle = key == "optim.momentum" and _values(runs, "optim.kind") == "adamw"
+            if text != "null" and not idle:  # null: as the depth of a user's own networks
                 common[key] = text
             continue
         lacking = [key not in protocol.settings for protocol in runs["protocol"]]

@@ -183,22 +183,23 @@ def probe(config: TrainConfig, model: ModelConfig) -> tuple[float, float, float]
         dataset = data.load(config.dataset, progress=False)
         shape, classes = dataset.shape, dataset.classes
     device = choose_device(config.device)
-    trainer = building.trainer(
-        [dataclasses.replace(config, model=model)],
-        shape,
-        classes,
-        optimiser=Optimiser.of(dataclasses.replace(config.optim, epochs=epochs(config)), steps_per_epoch=1),
-        device=device,
-    )
-    inputs = torch.randn(1, config.optim.batch_size, math.prod(shape), device=device)
-    labels = torch.zeros(1, config.optim.batch_size, dtype=torch.int64, device=device)
-    seconds: list[float] = []
-    with intra_op_threads(trainer.threads):  # as in training
-        trainer.step(inputs, labels)  # the first one is slow
-        while len(seconds) < PROBE_STEPS or sum(seconds) < PROBE_S:
-            begin = time.perf_counter()
-            float(trainer.step(inputs, labels).sum())  # reading the loss waits for a GPU
-            seconds.append(time.perf_counter() - begin)
+    with intra_op_threads(config.threads or torch.get_num_threads()):
+        trainer = building.trainer(
+            [dataclasses.replace(config, model=model)],
+            shape,
+            classes,
+            optimiser=Optimiser.of(dataclasses.replace(config.optim, epochs=epochs(config)), steps_per_epoch=1),
+            device=device,
+        )
+        inputs = torch.randn(1, config.optim.batch_size, math.prod(shape), device=device)
+        labels = torch.zeros(1, config.optim.batch_size, dtype=torch.int64, device=device)
+        seconds: list[float] = []
+        with intra_op_threads(trainer.threads):  # as in training
+            trainer.step(inputs, labels)  # the first one is slow
+            while len(seconds) < PROBE_STEPS or sum(seconds) < PROBE_S:
+                begin = time.perf_counter()
+                float(trainer.step(inputs, labels).sum())  # reading the loss waits for a GPU
+                seconds.append(time.perf_counter() - begin)
     deciles = statistics.quantiles(seconds, n=10, method="inclusive")
     return deciles[0], deciles[4], deciles[8]
 

@@ -15,7 +15,7 @@ from bsnn_cli.runs.estimate import Estimate, Estimator, epochs, steps_equivalent
 from bsnn_cli.settings.choices import OPTIMISERS
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label, run_directory
-from bsnn_cli.settings.options import flattened, options, settings
+from bsnn_cli.settings.options import options, settings
 
 UNNAMED = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "network.fingerprint", "seed"}
 """Keys that have their own column, or none, in the table of outcomes."""
@@ -60,8 +60,9 @@ def intent(config: TrainConfig) -> str:
 
 def varied(configs: Sequence[TrainConfig]) -> list[str]:
     """Return the result-changing keys that differ between runs, without those that a table names in any case."""
+    results = {key for key, entry, _ in options(configs[0]) if entry.metadata["result"]}
     values = [
-        flattened({key: value for key, entry, value in options(config) if entry.metadata["result"]})
+        {key: value for key, value in settings(config).items() if key in results or key.startswith("network.kwargs.")}
         for config in configs
     ]
     keys = dict.fromkeys(key for row in values for key in row if key not in UNNAMED)

@@ -105,6 +105,7 @@ class NetworkConfig:
         path=True,
     )
     kwargs: dict[str, Any] = option(dict, "arguments of the function, such as network.kwargs.depth=20", result=True)
+    defaults: dict[str, Any] = option(dict, "of the function, for tables; filled in by the program")
     shape: list[int] | None = option(
         None,
         "of one standard Gaussian input that is measured; null: what the function returns; of kind=cnn the signal that "

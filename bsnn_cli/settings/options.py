@@ -90,8 +90,11 @@ def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """Return the values of a config by dotted key, as `flattened`."""
-    return flattened({key: value for key, _, value in options(config)})
+    """Return the values of a config by dotted key, as `flattened`; arguments of a network with its defaults."""
+    values = {key: value for key, _, value in options(config)}
+    if "network.defaults" in values:
+        values["network.kwargs"] = values.pop("network.defaults") | values["network.kwargs"]
+    return flattened(values)
 
 
 def expand_homes(config: Any) -> None:
