@@ -24,8 +24,8 @@ from bsnn_cli.gpn import custom, meanfield
 from bsnn_cli.gpn.activations import ACTIVATIONS, get, normalise
 from bsnn_cli.gpn.module import GPN
 from bsnn_cli.gpn.tailored import WIDE, Tailoring, has_corner, solve, tailored
+from bsnn_cli.networks.building import member
 from bsnn_cli.networks.network import Network
-from bsnn_cli.runs.runner import member
 from bsnn_cli.settings.choices import PAPER_ACTIVATIONS, TAILORED_BY, UNTAILORED
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig, TrainConfig
 from bsnn_cli.settings.named_activations import NAMED_ACTIVATIONS
@@ -282,7 +282,7 @@ def test_activations_pickle_by_what_made_them() -> None:
 def test_training_steps_equal_autograd(name: str, norm: str) -> None:
     activation = ActivationConfig(name=name, separation=0.8)
     config = resolve(TrainConfig(activation=activation, model=ModelConfig(depth=4, width=5, norm=norm)))
-    own, _ = member(config)
+    own = member(config)
     network = Network(config.model, config.activation, INPUTS, CLASSES, 0).double()
     fleet = make_fleet(config.model, [own])
     network.load(fleet.member_state(0))

@@ -24,7 +24,7 @@ from bsnn_cli.settings.config import ModelConfig
 
 KERNEL = 3
 STRIDE = 2
-"""Of the first convolution: a quarter of the pixels is left."""
+"""The stride of the first convolution, which leaves a quarter of the pixels."""
 
 
 class Block(nn.Module):

@@ -20,10 +20,10 @@ from bsnn_cli.theory.activation import Given, computing, given
 KERNEL = 3
 
 NODES = 100
-"""Of the Gauss-Legendre rule on either side of 0, where activations may have a corner."""
+"""Nodes of the Gauss-Legendre rule on either side of 0, where activations may have a corner."""
 
 REACH = 12.0
-"""Beyond so many standard deviations nothing counts."""
+"""Standard deviations beyond which nothing counts."""
 
 
 class PixelLengths(NamedTuple):
