@@ -40,11 +40,14 @@ class Noisy(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("calls", torch.zeros(()), persistent=False)
+        self.sometimes = nn.Parameter(torch.ones(()))
 
     def forward(self, x):
         if not self.training:
             return x + self.calls
         self.calls += 1e-4
+        if random.random() < 0.5:
+            x = x * self.sometimes
         return x * (1 + 0.1 * (random.random() + np.random.rand()))
 
 
@@ -190,7 +193,9 @@ LONG = ["optim.epochs=40", "checkpoint.every_s=0.05", "network=my.py:convolution
 
 
 def test_it_goes_on_after_a_kill_and_ends_the_same_to_the_byte(start: Start, tmp_path: Path) -> None:  # noqa: F811
-    """With dropout, batch statistics, a buffer outside of the state dict, and Python's and NumPy's generators."""
+    """With dropout, batch statistics, a buffer outside of the state dict, Python's and NumPy's generators, and a
+    parameter that has a part in some steps only.
+    """
     (tmp_path / "my.py").write_text(FILE)
     words = given_once([*BRIEF, *LONG])
     whole = run_bsnn("train", *words, "output_root=whole/outputs", cwd=tmp_path)

@@ -137,7 +137,7 @@ class AutogradTrainer:
             self.optimizers[k].zero_grad()
             loss = F.cross_entropy(network(inputs[k]), labels[k])
             loss.backward()  # type: ignore[no-untyped-call]
-            gradients = [parameter.grad for parameter in _trained(network) if parameter.grad is not None]
+            gradients = [_gradient(parameter) for parameter in _trained(network)]
             norm = nn.utils.get_total_norm(gradients)
             self.alive[k] &= loss.isfinite() & norm.isfinite()
             if self.alive[k]:
@@ -168,3 +168,14 @@ class AutogradTrainer:
 
 def _trained(network: Trainable) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """Return the gradient of a parameter, which is 0 if it had no part in this step.
+
+    PyTorch's optimisers leave out a parameter without a gradient, and count its steps apart; a resumed training would
+    not know how many.
+    """
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

@@ -86,7 +86,7 @@ class Module(Trainable):
 
     def __init__(self, module: nn.Module, shape: tuple[int, ...], classes: int, name: str) -> None:
         super().__init__()
-        self.module, self.shape = module, shape
+        self.module, self.shape = module.to("cpu", torch.float32), shape
         self._check(classes, name)
 
     @torch.no_grad()
