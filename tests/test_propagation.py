@@ -48,7 +48,7 @@ def passage(
     model: ModelConfig, activation: ActivationConfig, seed: int = 0, inputs: int = B, dtype: torch.dtype = torch.float32
 ) -> Measurement:
     layers = Layers(model, activation, seed, None, CPU, dtype)
-    signals = gaussian_passage(inputs, model.width, seed, CPU, dtype)
+    signals = gaussian_passage(inputs, (model.width, model.width), seed, CPU, dtype)
     return measure(layers, activation, signals, [model.depth], lambda: None)
 
 

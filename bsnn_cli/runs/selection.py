@@ -71,7 +71,8 @@ def mismatch(table: pd.DataFrame, where: Sequence[str]) -> str:
 def with_names(table: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with `activation`, `dataset` and `approach` as a command line names them.
 
-    A network of the user's own has the name of its function as activation. An approach is recognised by the settings of the network, whether or not the command line named it.
+    A network of the user's own has the name of its function as activation. An approach is recognised by the settings of
+    the network, whether or not the command line named it.
     """
     if table.empty:
         return table

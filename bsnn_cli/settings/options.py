@@ -119,11 +119,15 @@ def allowed(entry: dataclasses.Field[Any]) -> str:
 TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "keys and values"}
 
 
+def written(value: Any) -> Any:
+    """Return a list as the text that a command line writes, such as `[500,400,300]`; any other value as it is."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+
+
 def complaint(key: str, value: Any, words: str, choices: Iterable[str] = ()) -> str:
     """Return a line that names the key, the value, what is allowed and, among names, the nearest one."""
     known = set(choices)
     wrong = [entry for entry in value if entry not in known][:1] if isinstance(value, list) else [value]
     near = [name for entry in wrong for name in nearest(str(entry), choices)]
     hint = f"; did you mean {near[0]}?" if near else ""
-    written = f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
-    return f"{key}={written}: must be {words}{hint}"
+    return f"{key}={written(value)}: must be {words}{hint}"
