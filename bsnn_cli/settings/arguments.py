@@ -99,16 +99,17 @@ def spelled_out(verb: str, word: str) -> str:
     key, _, text = word.partition("=")
     if key in lists and re.fullmatch(r"[^\[({'\"=]+", text) and text != "null":
         return f"{key}=[{text}]"
-    if _is_list_of_widths(word):
-        return word.replace("width", "widths", 1)
+    if key == "model.width":
+        return _widths_spelled_out(word)
     if key == "network" and "network.path" in defaults and (".py" in text or text == "null"):
         return word.replace("network", "network.path", 1)
     mappings = tuple(f"{key}{end}" for key, default in defaults.items() if isinstance(default, dict) for end in ".=")
     return f"++{word}" if word.startswith(mappings) else word
 
 
-def _is_list_of_widths(word: str) -> bool:
-    return re.fullmatch(r"model\.width=\[[^\]]*\]", word) is not None
+def _widths_spelled_out(word: str) -> str:
+    lists = re.fullmatch(r"model\.width=(\[[^\]]*\](?:,\[[^\]]*\])*)", word)
+    return word if lists is None else f"model.widths={lists[1]}"
 
 
 def as_typed(verb: str, word: str) -> str:
@@ -162,7 +163,7 @@ def filters(verb: str, arguments: list[str]) -> list[str]:
     ]
     if not settings:
         return arguments
-    where = ",".join(map(quoted, settings))
+    where = ",".join(quoted(_widths_spelled_out(argument)) for argument in settings)
     return [*(argument for argument in arguments if argument not in settings), f"where=[{where}]"]
 
 

@@ -241,6 +241,7 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
         return of_file
     source = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(source, "full_key", None)
+    key = None if key is None else re.sub(r"\[\d+\]$", "", key)  # an entry of a list
     if isinstance(source, (ConfigAttributeError, ConfigKeyError)) and key:
         given = [name for name in (word.partition("=")[0] for word in arguments) if name.startswith(f"{key}.")]
         return _unknown(given[-1] if given else key, verb, arguments)

@@ -40,7 +40,7 @@ def canonical(config: AnyConfig) -> AnyConfig:
 
     For example, `activation.root=lower` is what `auto` means for GELU, a root means nothing without GPN, the start of
     a gain nothing without normalisation, and `optim.epochs=50` is the protocol of MNIST. Gaussian signals pass neither
-    a dataset nor an input layer. A list of equal widths is that width, and one of others says the first one too.
+    a dataset nor an input layer. A list of equal widths is that width; one of others fills in `width`, the first.
     """
     config = copy.deepcopy(config)
     if config.network.path is not None:
@@ -54,8 +54,6 @@ def canonical(config: AnyConfig) -> AnyConfig:
     if not activation.gpn or (activation.separation is None and activation.root == AUTO_ROOT.get(activation.name)):
         activation.root = "auto"
     config.model = with_plain_width(config.model)
-    if config.model.widths is not None:
-        config.model.width = ModelConfig().width
     if config.model.norm == "none":
         config.model.norm_init = ModelConfig().norm_init
     if isinstance(config, TrainConfig) and config.optim.epochs == DATASETS[config.dataset.kind].epochs:

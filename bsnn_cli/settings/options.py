@@ -90,8 +90,9 @@ def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """Return the values of a config by dotted key, as `flattened`."""
-    return flattened({key: value for key, _, value in options(config)})
+    """Return the values of a config by dotted key, as `flattened`; lists as `written`, so that tables can hold them."""
+    values = flattened({key: value for key, _, value in options(config)})
+    return {key: written(value) for key, value in values.items()}
 
 
 def expand_homes(config: Any) -> None:
@@ -112,9 +113,12 @@ def allowed(entry: dataclasses.Field[Any]) -> str:
     if rule is not None:
         words.append(rule.words)
     text = " ".join(word for word in words if word)
-    text = text or ("a text" if kind.startswith("str") else "")
+    text = text or next((text for name, text in UNRULED.items() if kind.startswith(name)), "")
     return f"{text}, or null" if text and kind.endswith("None") else text
 
+
+UNRULED = {"str": "a text", "list[int]": "a list of whole numbers", "list[str]": "a list of texts"}
+"""Types whose words are left out where a rule says more."""
 
 TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "keys and values"}
 

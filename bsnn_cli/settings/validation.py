@@ -231,8 +231,8 @@ def width_problems(model: ModelConfig) -> list[str]:
         if model.taper is not None:
             return [f"{said}: says all widths, and model.taper={model.taper} as well; leave one of them out"]
         if count != layers + 1:
-            remedy = f", or model.depth={count - 1}" if count > 1 else ""
-            return [f"{said}: has {count} widths; model.depth={layers} needs {layers + 1} of them{remedy}"]
+            remedy = f"; give them all, or model.depth={count - 1}" if count > 1 else "; give them all"
+            return [f"{said}: has {count} of the {layers + 1} widths that model.depth={layers} needs{remedy}"]
         if model.width not in (ModelConfig().width, model.widths[0]):
             return [f"model.width={model.width}: contradicts {said}, which begins with another one; leave it out"]
     sizes, lines = widths(model), []

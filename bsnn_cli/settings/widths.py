@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from bsnn_cli.settings.config import ModelConfig
 
@@ -33,6 +34,14 @@ def matrix_shapes(model: ModelConfig) -> list[tuple[int, int]]:
 def matrix_entries(model: ModelConfig) -> int:
     """Return the number of entries of all hidden matrices, Σ n_l n_{l+1}."""
     return sum(n_out * n_in for n_out, n_in in matrix_shapes(model))
+
+
+def in_words(sizes: Sequence[int]) -> str:
+    """Return the first and the last width, such as `500 to 250`; of widths that rise and fall the least and largest."""
+    ends = (sizes[0], sizes[-1])
+    if list(sizes) not in (sorted(sizes), sorted(sizes, reverse=True)):
+        ends = (min(sizes), max(sizes))
+    return f"{ends[0]} to {ends[1]}"
 
 
 def with_plain_width(model: ModelConfig) -> ModelConfig:
