@@ -246,10 +246,10 @@ FILES = (
     File(
         "propagation/*/*/layers.csv",
         "`bsnn propagate`: a row for each layer l; the row L + 1 has only what leaves the last hidden layer, x^{L+1}."
-        " n counts the units of the signal: where widths change, those that enter the layer for x^l, and those that leave"
-        " it for d^l. With `network=` a row for each call of a layer; then n counts the entries of x^l for a sample, and"
-        " d^l is the gradient of what enters. Each quantity is a mean over the repeats; beside it `_std` is the sample standard"
-        " deviation over the repeats, empty for one repeat. `measure` returns these columns too.",
+        " n counts the units of the signal; where widths change, those that enter the layer for x^l, and those that"
+        " leave it for d^l. With `network=` a row for each call of a layer; then n counts the entries of x^l for a"
+        " sample, and d^l is the gradient of what enters. Each quantity is a mean over the repeats; beside it `_std` is"
+        " the sample standard deviation over the repeats, empty for one repeat. `measure` returns these columns too.",
         [
             Entry("layer", "l, counted from 1"),
             Entry("repeats", "measurements that the row is the mean of"),
