@@ -94,7 +94,7 @@ class Layers:
 
     def _of_shape(self, layer: int) -> dict[str, Tensor]:
         """Let `layer` be of the shape of this one, counted from 0, and return its values, to be replaced."""
-        if self.layer.linear.weight.shape != self._shapes[layer]:
+        if (self.layer.linear.out_features, self.layer.linear.in_features) != self._shapes[layer]:
             self.layer = self._module(layer)
         return self.layer.stored()
 
