@@ -53,6 +53,8 @@ ANOTHER_VALUE: dict[str, Any] = {
     "dataset.fingerprint": "abc",
     "model.depth": 10,
     "model.width": 10,
+    "model.widths": [500, 400],
+    "model.taper": 0.5,
     "model.norm": "batch",
     "model.weights": "free",
     "model.init": "he_normal",

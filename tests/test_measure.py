@@ -164,7 +164,7 @@ def test_the_built_in_network_measures_as_propagate_does_bit_for_bit(case: str, 
     model, gpn = MODELS[case]
     model.depth, model.width = 5, 20
     activation = ActivationConfig(name=name, gpn=gpn)
-    passage = gaussian_passage(B, 20, 3, CPU, torch.float32)
+    passage = gaussian_passage(B, (20, 20), 3, CPU, torch.float32)
     layers = Layers(model, activation, 3, None, CPU, torch.float32)
     rows = propagation.measure(layers, activation, passage, [5], lambda: None).layers
     hidden = nn.Sequential(*Network(model, activation, 4, 3, 3).hidden)
@@ -184,7 +184,7 @@ def test_the_built_in_network_measures_as_propagate_does_bit_for_bit(case: str, 
 def test_batch_norm_measures_as_propagate_does_to_float32_rounding() -> None:
     """PyTorch normalises a batch by another kernel where gradients are wanted; 200 roundings of 6e-8 are allowed."""
     model, activation = ModelConfig(depth=5, width=20, norm="batch"), ActivationConfig(name="tanh")
-    passage = gaussian_passage(B, 20, 3, CPU, torch.float32)
+    passage = gaussian_passage(B, (20, 20), 3, CPU, torch.float32)
     layers = Layers(model, activation, 3, None, CPU, torch.float32)
     rows = propagation.measure(layers, activation, passage, [5], lambda: None).layers
     frame = measure(nn.Sequential(*Network(model, activation, 4, 3, 3).hidden), passage.x, seed=3)

@@ -48,7 +48,7 @@ def passage(
     model: ModelConfig, activation: ActivationConfig, seed: int = 0, inputs: int = B, dtype: torch.dtype = torch.float32
 ) -> Measurement:
     layers = Layers(model, activation, seed, None, CPU, dtype)
-    signals = gaussian_passage(inputs, model.width, seed, CPU, dtype)
+    signals = gaussian_passage(inputs, (model.width, model.width), seed, CPU, dtype)
     return measure(layers, activation, signals, [model.depth], lambda: None)
 
 
@@ -290,7 +290,7 @@ def test_matrices_are_drawn_once_wherever_they_are_kept(monkeypatch: pytest.Monk
     assert times() == 1
     assert str(in_a_file) == str(in_memory)
     assert str(in_memory[0].layers) != str(other.layers)
-    for name, stand_in in (("fits_on_disk", lambda _: False), ("stack", full_disk)):
+    for name, stand_in in (("fits_on_disk", lambda _: False), ("stacks", full_disk)):
         monkeypatch.setattr(matrices.drawn, "_network", ())
         monkeypatch.setattr(matrices, name, stand_in)
         assert str(passage(model, activation)) == str(in_memory[0])

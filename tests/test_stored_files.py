@@ -35,6 +35,7 @@ COMMANDS = [
     ["train", *SMALL, "activation=gelu_gpn", "activation.root=upper"],
     ["propagate", *TINY, "activation=gelu_gpn", "propagate.repeats=2"],
     ["propagate", *TINY, "activation=gelu_gpn", "activation.root=upper"],
+    ["propagate", "model.depth=2", "model.width=[10,8,6]", "propagate.inputs=8"],
     ["propagate", "network=net.py:network"],
     ["theory", "activation=tanh", "largest_width=64", "trials=20", "depth=2", "width=8", "networks=2"],
     ["bench", "quick=true", "dataset=digits", "model.depth=2", "model.width=12", "rounds=1"],

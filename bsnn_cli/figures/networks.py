@@ -1,4 +1,4 @@
-"""The figure of networks of the user's own: signals and gradients over the calls of their layers."""
+"""The figure of networks of other kinds, such as a user's own: signals and gradients over the calls of their layers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUANTITIES = {
 
 
 def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
-    """Draw the norms of signals, of their gradients and of those of weights, for each network from a user's file.
+    """Draw the norms of signals, of their gradients and of those of weights, for each network of `Results.networks`.
 
     Where there are none, this is said only to who asks for this figure: the others need no such network.
     """
@@ -53,10 +53,13 @@ def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missin
         name = summary["label"] if labels[summary["label"]] == 1 else f"{summary['label']}, {directory}"
         lines.append(Line(name, "", [summary], {"colour": ink, "dash": dash}))
     tables = [line.table() for line in lines]
-    calls = layer_axis(max(summary["calls"] for summary in summaries))
+    calls = layer_axis(max(summary.get("calls", summary["depth"]) for summary in summaries))
     panels = []
     for quantity, words in QUANTITIES.items():
-        shown = [table[table["weights"] > 0] if quantity == "gradient_norm" else table for table in tables]
+        shown = [
+            table[table["weights"] > 0] if quantity == "gradient_norm" and "weights" in table else table
+            for table in tables
+        ]
         values = pd.concat([table[quantity] for table in shown]).dropna()
         low, high = decades([*values, 0.1, 10.0], LOWEST)
         axis = Axis(words, log=True, limits=(low, min(high, HIGHEST)))
@@ -64,13 +67,15 @@ def networks(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missin
         panels.append(Panel(Axis("call $l$", limits=calls.limits, ticks=calls.ticks), axis, series))
     inputs, repeats = (extent(summary[key] for summary in summaries) for key in ("inputs", "repeats"))
     bands = any(summary["repeats"] > 1 for summary in summaries)
-    shaded = " Shaded: one sample standard deviation over the repeats, as a factor." if bands else ""
+    layers = any("widths" in summary for summary in summaries)
+    notes = " Of layers whose width changes, the gradient is that of the preactivations." if layers else ""
+    notes += " Shaded: one sample standard deviation over the repeats, as a factor." if bands else ""
     yield Figure(
         "networks",
         panels,
         "Squared length per entry of what enters each layer, the same of its gradient, and the Frobenius norm of the "
         "gradient of the layer's weights, against the call of the layer in the order of execution; weights that are "
-        f"vectors, as those of normalisations, are left out.{shaded} {inputs} inputs, repeats (seeds): {repeats}.",
+        f"vectors, as those of normalisations, are left out.{notes} {inputs} inputs, repeats (seeds): {repeats}.",
         f"{inputs} inputs, repeats: {repeats}",
         [Series(line.name, **line.looks) for line in lines],
         3,

@@ -117,7 +117,8 @@ def varied(runs: pd.DataFrame, *besides: str) -> list[str]:
     """Return the keys in which runs differ and that can change a result, or the seed."""
     keys = [name for name, entry, _ in options(TrainConfig()) if entry.metadata["result"] or name == "seed"]
     covered = {name for key in besides for name in (key, *pivot.AXES.get(key, []))}
-    return [name for name in keys if name not in covered and runs[name].astype(str).nunique() > 1]
+    there = [name for name in keys if name in runs and name not in covered]  # a mapping has a column for each entry
+    return [name for name in there if runs[name].astype(str).nunique() > 1]
 
 
 def same(runs: pd.DataFrame, key: str, value: Any) -> str:

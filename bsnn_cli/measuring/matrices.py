@@ -20,6 +20,7 @@ from torch import Tensor
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
+from bsnn_cli.settings.widths import matrix_shapes
 
 KEPT_BYTES = 200 * 500 * 500 * 4
 """Tensors of all layers are kept in memory up to this size, the matrices of a network of the paper's."""
@@ -56,23 +57,33 @@ def stack(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
         return torch.from_file(file.name, shared=True, size=values, dtype=dtype).view(shape)
 
 
+def stacks(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor] | None:
+    """Return a tensor of each shape, all of them in one `stack`; None where that is None."""
+    sizes = [math.prod(shape) for shape in shapes]
+    kept = stack((sum(sizes),), dtype)
+    if kept is None:
+        return None
+    return [part.view(shape) for part, shape in zip(torch.split(kept, sizes), shapes, strict=True)]
+
+
 class Matrices:
     """`parameters.hidden_start` of one network at a time, kept for the backward pass and for the next activation."""
 
     def __init__(self) -> None:
         self._network: tuple[object, ...] = ()
-        self._kept: Tensor | None = None
+        self._kept: list[Tensor] | None = None
 
     def draw(self, model: ModelConfig, seed: int, order: Sequence[int], threads: int) -> Iterator[Tensor]:
-        """Yield the starts of hidden matrices, (n, n) float32 on the CPU.
+        """Yield the starts of hidden matrices, (n_{l+1}, n_l) float32 on the CPU.
 
         Args:
-            model: depth, width and kind of start.
+            model: depth, widths and kind of start.
             seed: of the run.
             order: of layers, counted from 0.
             threads: of PyTorch, all of which may draw.
         """
-        network = (model.init, model.depth, model.width, seed)
+        shapes = matrix_shapes(model)
+        network = (model.init, shapes, seed)
         if network == self._network and self._kept is not None:
             for layer in order:
                 yield self._kept[layer]
@@ -82,12 +93,12 @@ class Matrices:
             self._network = ()  # until all are there
             self._kept = None  # before there is the next one
             try:
-                self._kept = stack((model.depth, model.width, model.width), torch.float32)
+                self._kept = stacks(shapes, torch.float32)
             except OSError:  # the disk is full: they are drawn again instead
                 self._kept = None
         for layer, weight in zip(order, ahead(model, seed, order, threads), strict=True):
             if complete and self._kept is not None:
-                self._kept[layer] = weight
+                self._kept[layer].copy_(weight)
             yield weight
         if complete:
             self._network = network

@@ -27,7 +27,7 @@ from bsnn_cli.common.random_streams import stream
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.gpn import custom
 from bsnn_cli.gpn.activations import normalise
-from bsnn_cli.measuring.matrices import drawn, stack
+from bsnn_cli.measuring.matrices import drawn, stacks
 from bsnn_cli.measuring.quantities import (
     largest_slope,
     length,
@@ -39,8 +39,10 @@ from bsnn_cli.measuring.quantities import (
 from bsnn_cli.measuring.records import LayerRecord, Measurement
 from bsnn_cli.networks import parameters
 from bsnn_cli.networks.network import Hidden, nonlinearity, unit_variance
+from bsnn_cli.networks.trainable import of_layer
 from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig
+from bsnn_cli.settings.widths import matrix_shapes, widths
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Passage:
     """The signals that enter the hidden layers at both ends.
 
     Attributes:
-        x: (B, n) signals x^1.
-        top: (B, n) x^{L+1} → (B, n) gradient ∂E_b/∂x^{L+1} of each sample's own loss.
+        x: (B, n_1) signals x^1.
+        top: x^{L+1} → gradient ∂E_b/∂x^{L+1} of each sample's own loss; (B, n_{L+1}) both.
     """
 
     x: Tensor
@@ -57,7 +59,7 @@ class Passage:
 
 
 class Layers:
-    """The hidden layers one at a time, in one module whose values are replaced.
+    """The hidden layers one at a time, in one module whose values are replaced; a new one where the width changes.
 
     Args:
         model, activation: of the network.
@@ -81,26 +83,37 @@ class Layers:
         self.model, self.seed, self.trained = model, seed, trained
         self.threads = torch.get_num_threads()
         self.scales: dict[int, float] = {}
-        self.layer = Hidden(model, nonlinearity(activation)).to(device, dtype)
-        self.layer.linear.eval()  # spectral normalisation then leaves its singular vectors as they are
+        self._activation, self._device, self._dtype = nonlinearity(activation), device, dtype
+        self._shapes = matrix_shapes(model)
+        self.layer = self._module(0)
+
+    def _module(self, layer: int) -> Hidden:
+        module = Hidden(self.model, self._activation, layer).to(self._device, self._dtype)
+        module.linear.eval()  # spectral normalisation then leaves its singular vectors as they are
+        return module
+
+    def _of_shape(self, layer: int) -> dict[str, Tensor]:
+        """Let `layer` be of the shape of this one, counted from 0, and return its values, to be replaced."""
+        if (self.layer.linear.out_features, self.layer.linear.in_features) != self._shapes[layer]:
+            self.layer = self._module(layer)
+        return self.layer.stored()
 
     def each(self, order: Sequence[int]) -> Iterator[tuple[int, Hidden]]:
         """Yield each index, counted from 0, and the module with that layer's values, until the next is asked for."""
-        stored = self.layer.stored()
         if self.trained is not None:
             for layer in order:
-                for name, value in stored.items():
-                    value.copy_(self.trained[name][layer])
+                for name, value in self._of_shape(layer).items():
+                    value.copy_(of_layer(self.trained, name, layer))
                 yield layer, self.layer
             return
         for layer, weight in zip(order, drawn.draw(self.model, self.seed, order, self.threads), strict=True):
-            parameters.initialise_layer(stored, weight, self.model, self.seed, layer)
+            parameters.initialise_layer(self._of_shape(layer), weight, self.model, self.seed, layer)
             if layer in self.scales:
                 self.layer.scale(self.scales[layer])
             yield layer, self.layer
 
     def settle(self, layer: int, x: Tensor) -> None:
-        """In the forward pass, fix what depends on the batch x (B, n) that enters the present layer."""
+        """In the forward pass, fix what depends on the batch x (B, n_l) that enters the present layer."""
         if self.trained is None and self.model.init == "lsuv":
             self.scales[layer] = unit_variance(self.layer, x)
 
@@ -118,15 +131,16 @@ def measure(
         tick: called after each layer, twice for each.
     """
     slope, x, depth = Slope(activation), passage.x, layers.model.depth
-    entering, products = kept_signals(depth, x), kept_signals(depth, x)
+    sizes = widths(layers.model)
+    entering, products = kept_signals(sizes[:-1], x), kept_signals(sizes[1:], x)
     forward, backward = [], []
     with measuring_threads(layers.threads, x.device) as start:
         with torch.no_grad():
             for index, layer in layers.each(range(depth)):
                 layers.settle(index, x)
-                entering[index] = x
+                entering[index].copy_(x)
                 product = layer.linear(x)
-                products[index] = product
+                products[index].copy_(product)
                 h = layer.norm(product)
                 f = layer.activation(h)
                 forward.append(start(record, index + 1, x, h, f, slope, index + 1 in histogram))
@@ -189,8 +203,8 @@ def record(
 
     Args:
         layer: counted from 1.
-        x: (B, n) what enters.
-        h: (B, n) preactivations.
+        x: (B, n_l) what enters.
+        h: (B, n) preactivations, n = n_{l+1} of them.
         f: (B, n) f(h).
         slope: f'.
         histogram: whether all f'(h) are wanted, (B·n,) float32 on the CPU.
@@ -213,16 +227,16 @@ def gradient_norms(d: Tensor, of_product: Tensor, x: Tensor) -> tuple[float, flo
     Args:
         d: (B, n) gradient of the preactivations.
         of_product: (B, n) gradient of Wx.
-        x: (B, n) what enters the layer.
+        x: (B, n_l) what enters the layer.
     """
     return mean_square(d), length(of_product.T @ x) / len(d)
 
 
-def kept_signals(depth: int, x: Tensor) -> Tensor:
-    """Return an uninitialised tensor (depth, B, n) for the signals of all layers, on the device of x (B, n)."""
-    shape = depth, *x.shape
-    kept = stack(shape, x.dtype) if x.device.type == "cpu" else None
-    return x.new_empty(shape) if kept is None else kept
+def kept_signals(sizes: Sequence[int], x: Tensor) -> list[Tensor]:
+    """Return an uninitialised tensor (B, n) for the signal of each layer, n one of the sizes, like x (B, …)."""
+    shapes = [(len(x), n) for n in sizes]
+    kept = stacks(shapes, x.dtype) if x.device.type == "cpu" else None
+    return [x.new_empty(shape) for shape in shapes] if kept is None else kept
 
 
 def pull_back(layer: Hidden, product: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -234,7 +248,7 @@ def pull_back(layer: Hidden, product: Tensor, g: Tensor) -> tuple[Tensor, Tensor
         g: (B, n) gradient of what leaves it.
 
     Returns:
-        gradients of x, of the preactivations h, and of the product Wx, whatever W is made of; (B, n) each.
+        gradients of x (B, n_l), of the preactivations h, and of the product Wx, whatever W is made of; (B, n) each.
     """
     product = product.detach().requires_grad_()
     h = layer.norm(product)
@@ -260,11 +274,21 @@ class Slope:
         return self._phi.derivative(h).mul_(self._a)
 
 
-def gaussian_passage(inputs: int, width: int, seed: int, device: torch.device, dtype: torch.dtype) -> Passage:
-    """Draw the signals of the paper's synthetic experiment: x^1 and ∂E_b/∂x^{L+1} are independent standard Gaussian."""
+def gaussian_passage(
+    inputs: int, sizes: tuple[int, int], seed: int, device: torch.device, dtype: torch.dtype
+) -> Passage:
+    """Draw the signals of the paper's synthetic experiment: x^1 and ∂E_b/∂x^{L+1} are independent standard Gaussian.
+
+    Args:
+        inputs: B of them.
+        sizes: units of x^1 and of x^{L+1}.
+        seed: of both.
+        device: of both.
+        dtype: of both.
+    """
     x, g = (
         torch.randn(inputs, width, generator=stream(seed, purpose), dtype=torch.float32).to(device, dtype)
-        for purpose in ("propagated inputs", "top gradient")
+        for width, purpose in zip(sizes, ("propagated inputs", "top gradient"), strict=True)
     )
     return Passage(x, lambda _: g)
 
@@ -279,11 +303,7 @@ def dataset_passage(
     dtype: torch.dtype,
 ) -> Passage:
     """Send training samples through the input layer, and the gradient of the cross-entropy through the output layer."""
-    ends = {
-        name: torch.empty(shape)
-        for name, shape in parameters.shapes(model, data.inputs, data.classes).items()
-        if name.startswith(parameters.ENDS)
-    }
+    ends = {name: torch.empty(shape) for name, shape in parameters.end_shapes(model, data.inputs, data.classes).items()}
     if trained is None:
         parameters.initialise_ends(ends, model, seed)
     else:

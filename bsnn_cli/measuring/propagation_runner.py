@@ -26,6 +26,7 @@ from bsnn_cli.runs import checkpoint
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.settings.config import PropagateConfig
 from bsnn_cli.settings.validation import check
+from bsnn_cli.settings.widths import matrix_entries, widths
 
 OVERHEAD_BYTES = 550 * 2**20
 """Memory of the program itself with PyTorch."""
@@ -82,7 +83,8 @@ def measure(
         for seed in range(config.seed, config.seed + options.repeats):
             layers = Layers(config.model, config.activation, seed, trained, device, dtype)
             if dataset is None:
-                passage = propagation.gaussian_passage(options.inputs, config.model.width, seed, device, dtype)
+                sizes = widths(config.model)
+                passage = propagation.gaussian_passage(options.inputs, (sizes[0], sizes[-1]), seed, device, dtype)
             else:
                 passage = propagation.dataset_passage(
                     dataset, config.model, options.inputs, seed, trained, device, dtype
@@ -138,11 +140,13 @@ def of_trained_run(config: PropagateConfig) -> tuple[PropagateConfig, dict[str, 
 
 def estimate_bytes(config: PropagateConfig) -> int:
     """Return the main memory that a measurement needs; signals and matrices that are kept in a file take none."""
-    L, n, B = config.model.depth, config.model.width, config.propagate.inputs
-    signals, weights = 4 * L * B * n, 4 * L * n * n
+    sizes, B = widths(config.model), config.propagate.inputs
+    n = max(sizes)
+    entering, products, weights = 4 * B * sum(sizes[:-1]), 4 * B * sum(sizes[1:]), 4 * matrix_entries(config.model)
     drawn_ahead = matrices.DRAWERS * 4 * 4 * n * n
-    if signals > matrices.KEPT_BYTES and matrices.fits_on_disk(signals):
-        signals = 0
+    signals = sum(
+        0 if kept > matrices.KEPT_BYTES and matrices.fits_on_disk(kept) else kept for kept in (entering, products)
+    )
     if config.run is None and weights > matrices.KEPT_BYTES:
         weights = 0
-    return 2 * signals + weights + drawn_ahead + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES
+    return signals + weights + drawn_ahead + 8 * 4 * n * n + 16 * 4 * B * n + OVERHEAD_BYTES

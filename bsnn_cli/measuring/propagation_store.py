@@ -24,6 +24,7 @@ from bsnn_cli.runs.directory import NUMERICS_VERSION
 from bsnn_cli.settings import identity
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, FORMS
 from bsnn_cli.settings.config import ActivationConfig, PropagateConfig
+from bsnn_cli.settings.widths import changing, in_words, widths
 
 BINS = 100
 """Bins of each histogram of f'(h), equally wide, over the range of all values at the chosen layers."""
@@ -156,11 +157,14 @@ def summary_of(config: PropagateConfig, measurements: Sequence[Measurement]) -> 
 
 
 def _of_model(config: PropagateConfig) -> dict[str, Any]:
+    label, sizes = _label(config.activation), widths(config.model)
+    differ = changing(config.model)
     return {
         "activation": identity.activation_label(config),
-        "label": _label(config.activation),
+        "label": f"{label}, {in_words(sizes)} units" if differ else label,
         "depth": config.model.depth,
         "width": config.model.width,
+        **({"widths": list(sizes)} if differ else {}),
     }
 
 

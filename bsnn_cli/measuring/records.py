@@ -16,7 +16,8 @@ class LayerRecord:
     """Signals of one layer l over a batch; each is one column of `layers.csv`. NaN = not defined there.
 
     x^l enters the layer, h^l enters its activation, and d^l = ∂E_b/∂h^l is of the loss of one sample b. The row
-    l = L + 1 has only the first two: x^{L+1} leaves the last hidden layer.
+    l = L + 1 has only the first two: x^{L+1} leaves the last hidden layer. n counts the units of the signal that it
+    stands below, n_l of x^l and n_{l+1} of d^l, where layers are of different widths.
 
     Attributes:
         layer: l, counted from 1.

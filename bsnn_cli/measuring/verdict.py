@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bsnn_cli.settings.choices import parameter_in_use, tailored_as_usual
+from bsnn_cli.settings.widths import in_words
 
 KEPT, LOST = 3.0, 10.0
 """A length per unit, or a ratio of gradients, counts as kept within the first factor of 1; beyond the second it
@@ -28,7 +29,8 @@ def title(summary: dict[str, Any]) -> str:
         name += f" for 1 − c = {activation['separation']:g}"
         if not tailored_as_usual(activation["name"], activation.get("parameter")):
             name += f" by its {parameter_in_use(activation['name'], activation.get('parameter'))}"
-    return f"{'trained ' if summary['trained'] else ''}{name}, {summary['depth']} layers of {summary['width']}"
+    width = in_words(summary["widths"]) if "widths" in summary else summary["width"]
+    return f"{'trained ' if summary['trained'] else ''}{name}, {summary['depth']} layers of {width}"
 
 
 def judge(summary: Mapping[str, Any]) -> list[str]:

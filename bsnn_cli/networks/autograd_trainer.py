@@ -99,7 +99,7 @@ class AutogradTrainer:
 
     @torch.no_grad()
     def orthogonality_error(self) -> Tensor:
-        """Return the largest |WᵀW − I| over all entries and layers of each member, NaN where none is defined; (K,)."""
+        """Return the largest `orthogonality_error` over the layers of each member, NaN where there is none; (K,)."""
         errors = []
         for network in self.networks:
             layers = [orthogonality_error(weight) for weight in network.eval().matrices()]

@@ -19,6 +19,7 @@ from bsnn_cli.networks.optimiser import Optimiser
 from bsnn_cli.networks.trainable import Module, Trainable
 from bsnn_cli.networks.training import Trainer
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig, TrainConfig
+from bsnn_cli.settings.widths import changing
 
 
 def fleet_covers(model: ModelConfig) -> bool:
@@ -28,6 +29,7 @@ def fleet_covers(model: ModelConfig) -> bool:
         and model.weights not in ("weight_norm", "spectral_norm")
         and model.init != "lsuv"
         and not model.residual
+        and not changing(model)
     )
 
 

@@ -6,6 +6,7 @@ from bsnn_cli.common.machine import available_bytes
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings.choices import OPTIMISERS
 from bsnn_cli.settings.config import ModelConfig, TrainConfig
+from bsnn_cli.settings.widths import matrix_entries, widths
 
 
 def training_bytes(config: TrainConfig) -> int:
@@ -19,8 +20,8 @@ def training_bytes(config: TrainConfig) -> int:
     model, batch = config.model, config.optim.batch_size
     taps, pixels = (9, 256) if config.network.kind == "cnn" else (1, 1)
     copies = 1 + len(OPTIMISERS[config.optim.kind].buffers)
-    weights = copies * taps * model.depth * model.width**2
-    return 4 * (weights + (5 * model.depth + 2) * batch * pixels * model.width)
+    signals = 5 * sum(widths(model)[:-1]) + 2 * model.width
+    return 4 * (copies * taps * matrix_entries(model) + signals * batch * pixels)
 
 
 def require(needed: float, model: ModelConfig, further: str) -> None:

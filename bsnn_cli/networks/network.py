@@ -20,6 +20,7 @@ from bsnn_cli.networks.trainable import Trainable
 from bsnn_cli.networks.workers import threads_for
 from bsnn_cli.settings.choices import NORM_GROUPS
 from bsnn_cli.settings.config import ActivationConfig, ModelConfig
+from bsnn_cli.settings.widths import matrix_entries, widths
 
 
 class UnitRows(nn.Module):
@@ -78,24 +79,32 @@ class UnitRows(nn.Module):
 
 
 class Hidden(nn.Module):
-    """One hidden layer: h = Wx, normalised if asked for; then x' = φ(h), or x + φ(h) with a residual connection."""
+    """One hidden layer: h = Wx, normalised if asked for; then x' = φ(h), or x + φ(h) with a residual connection.
 
-    def __init__(self, model: ModelConfig, activation: nn.Module) -> None:
+    Args:
+        model: of the network.
+        activation: φ.
+        layer: of the network, counted from 0; they differ if their widths do.
+    """
+
+    def __init__(self, model: ModelConfig, activation: nn.Module, layer: int = 0) -> None:
         super().__init__()
-        self.names = tuple(layer_shapes(model))
-        self.linear = nn.Linear(model.width, model.width, bias=False)
+        shapes = layer_shapes(model, layer)
+        self.names = tuple(shapes)
+        n_out, n_in = shapes["hidden.weight"]
+        self.linear = nn.Linear(n_in, n_out, bias=False)
         if model.weights == "unit_rows":
             parametrize.register_parametrization(self.linear, "weight", UnitRows())
         elif model.weights == "weight_norm":
             parametrizations.weight_norm(self.linear)
         elif model.weights == "spectral_norm":
             parametrizations.spectral_norm(self.linear)
-        self.norm = normalisation(model)
+        self.norm = normalisation(model.norm, n_out)
         self.activation = activation
         self.residual = model.residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, n) → (batch, n)."""
+        """(batch, n_in) → (batch, n_out)."""
         return self.leave(x, self.activation(self.norm(self.linear(x))))
 
     def leave(self, x: Tensor, f: Tensor) -> Tensor:
@@ -119,13 +128,13 @@ class Hidden(nn.Module):
         self.stored()["hidden.gain" if "hidden.gain" in self.names else "hidden.weight"].mul_(factor)
 
 
-def normalisation(model: ModelConfig) -> nn.Module:
-    """Return the normalisation between Wx and the activation."""
-    if model.norm == "batch":
-        return nn.BatchNorm1d(model.width)
-    if model.norm == "layer":
-        return nn.LayerNorm(model.width)
-    return nn.GroupNorm(NORM_GROUPS, model.width) if model.norm == "group" else nn.Identity()
+def normalisation(kind: str, width: int) -> nn.Module:
+    """Return the normalisation between Wx, of `width` units, and the activation; `kind` is `model.norm`."""
+    if kind == "batch":
+        return nn.BatchNorm1d(width)
+    if kind == "layer":
+        return nn.LayerNorm(width)
+    return nn.GroupNorm(NORM_GROUPS, width) if kind == "group" else nn.Identity()
 
 
 OURS = {
@@ -143,7 +152,7 @@ class Network(Trainable):
     """The paper's network with every option of the config.
 
     Args:
-        model: depth, width, normalisation, constraint on the weights.
+        model: depth, widths, normalisation, constraint on the weights.
         activation: φ and whether it is GPN; or an elementwise module.
         inputs: size of one input.
         classes: number of outputs.
@@ -156,9 +165,10 @@ class Network(Trainable):
         super().__init__()
         self.model = model
         phi = activation if isinstance(activation, nn.Module) else nonlinearity(activation)
-        self.input = nn.Linear(inputs, model.width)
-        self.hidden = nn.ModuleList(Hidden(model, phi) for _ in range(model.depth))
-        self.output = nn.Linear(model.width, classes)
+        first, *_, last = widths(model)
+        self.input = nn.Linear(inputs, first)
+        self.hidden = nn.ModuleList(Hidden(model, phi, layer) for layer in range(model.depth))
+        self.output = nn.Linear(last, classes)
         initialise(self.state(), model, seed)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,7 +206,7 @@ class Network(Trainable):
 
     def threads(self) -> int:
         """Return as many threads as a fleet of one such network has."""
-        return threads_for(self.model.depth * self.model.width**2)
+        return threads_for(matrix_entries(self.model))
 
     @torch.no_grad()
     def unit_variance(self, x: Tensor) -> None:

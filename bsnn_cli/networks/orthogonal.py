@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -23,8 +24,19 @@ def haar(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32,
     return q.mul_(signs)
 
 
+def semi_orthogonal(n_out: int, n_in: int, generator: torch.Generator) -> Tensor:
+    """Draw an (n_out, n_in) matrix with rows of unit length on average, as orthogonal as its shape allows.
+
+    One that narrows has orthonormal rows. One that widens has orthonormal columns times √(n_out/n_in), with which
+    ‖Wx‖²/n_out is ‖x‖²/n_in. Both are uniform on their Stiefel manifold; a square one is what `haar` draws.
+    """
+    if n_out < n_in:
+        return haar(n_in, generator, columns=n_out).T.contiguous()
+    return haar(n_out, generator, columns=n_in).mul_(math.sqrt(n_out / n_in))
+
+
 def deviation(weight: Tensor) -> Tensor:
-    """Return WᵀW − I; (..., n, n) → (..., n, n)."""
+    """Return WᵀW − I; (..., m, n) → (..., n, n)."""
     exact = weight.double() if weight.is_cuda else weight  # a GPU may be told to multiply in TF32, three digits
     gram = exact.mT @ exact
     gram.diagonal(dim1=-2, dim2=-1).sub_(1)
@@ -32,7 +44,16 @@ def deviation(weight: Tensor) -> Tensor:
 
 
 def orthogonality_error(weight: Tensor) -> Tensor:
-    """Return the largest |WᵀW − I| over all entries; (..., n, n) → (...)."""
+    """Return the largest |WᵀW − I| over all entries; (..., n_out, n_in) → (...).
+
+    Of a matrix that narrows it is that of WWᵀ − I, and of one that widens that of (n_in/n_out)WᵀW − I: the smaller of
+    the two products, which `semi_orthogonal` makes the identity.
+    """
+    n_out, n_in = weight.shape[-2:]
+    if n_out < n_in:
+        weight = weight.mT
+    elif n_out > n_in:
+        weight = weight * math.sqrt(n_in / n_out)
     return deviation(weight).abs().amax(dim=(-2, -1))
 
 

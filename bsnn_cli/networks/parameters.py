@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from bsnn_cli.common.random_streams import stream
-from bsnn_cli.networks.orthogonal import haar
+from bsnn_cli.networks.orthogonal import semi_orthogonal
 from bsnn_cli.networks.workers import Workers, intra_op_threads
 from bsnn_cli.settings.config import ModelConfig
+from bsnn_cli.settings.widths import widths
 
 NORM_WEIGHTS = ("norm.weight", "norm.bias")
 NORM_STATISTICS = ("norm.running_mean", "norm.running_var")
@@ -23,8 +24,6 @@ SINGULAR_VECTORS = ("hidden.left", "hidden.right")
 """Estimates of those of the largest singular value, for spectral normalisation."""
 
 UNTRAINED = (*NORM_STATISTICS, *SINGULAR_VECTORS)
-ENDS = ("input.", "output.")
-"""How the names begin that are not per hidden layer."""
 
 
 def decayed(model: ModelConfig) -> frozenset[str]:
@@ -41,29 +40,35 @@ POWER_ITERATIONS = 15
 """Iterations for the first estimate of the singular vectors, as many as in PyTorch's `spectral_norm`."""
 
 State: TypeAlias = Mapping[str, "Tensor | Sequence[Tensor]"]
-"""Tensors by name; what has one entry for each hidden layer is stacked, or a sequence of L tensors of one shape."""
+"""Tensors by name; what has one entry for each hidden layer is stacked, or a sequence of L tensors."""
 
 
 def shapes(model: ModelConfig, inputs: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the tensors of one network: trained ones, and the statistics in `UNTRAINED`."""
-    L, n = model.depth, model.width
+    """Return names and shapes of the tensors of a network of one width: trained ones, and those in `UNTRAINED`."""
+    hidden = {name: (model.depth, *shape) for name, shape in layer_shapes(model).items()}
+    every = end_shapes(model, inputs, classes) | hidden
+    return {name: every[name] for name in ("input.weight", "input.bias", *hidden, "output.weight", "output.bias")}
+
+
+def end_shapes(model: ModelConfig, inputs: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the tensors of the input and the output layer."""
+    first, *_, last = widths(model)
     return {
-        "input.weight": (n, inputs),
-        "input.bias": (n,),
-        **{name: (L, *shape) for name, shape in layer_shapes(model).items()},
-        "output.weight": (classes, n),
+        "input.weight": (first, inputs),
+        "input.bias": (first,),
+        "output.weight": (classes, last),
         "output.bias": (classes,),
     }
 
 
-def layer_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the tensors of one hidden layer."""
-    n = model.width
-    shape: dict[str, tuple[int, ...]] = {"hidden.weight": (n, n)}
+def layer_shapes(model: ModelConfig, layer: int = 0) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the tensors of one hidden layer, counted from 0; all are like the first if n is."""
+    n_in, n = widths(model)[layer : layer + 2]
+    shape: dict[str, tuple[int, ...]] = {"hidden.weight": (n, n_in)}
     if model.weights == "weight_norm":
         shape["hidden.gain"] = (n, 1)
     if model.weights == "spectral_norm":
-        shape |= dict.fromkeys(SINGULAR_VECTORS, (n,))
+        shape |= dict(zip(SINGULAR_VECTORS, ((n,), (n_in,)), strict=True))
     if model.norm != "none":
         shape |= dict.fromkeys(NORM_WEIGHTS, (n,))
     if model.norm == "batch":
@@ -130,7 +135,7 @@ def initialise_layer(state: Mapping[str, Tensor], weight: Tensor, model: ModelCo
         if name in state:
             state[name].fill_(value)
     if model.norm_init == "uniform" and "norm.weight" in state:
-        state["norm.weight"].copy_(torch.rand(model.width, generator=stream(seed, "norm.weight", layer)))
+        state["norm.weight"].copy_(torch.rand(len(weight), generator=stream(seed, "norm.weight", layer)))
     if "hidden.gain" in state:  # then W is the matrix drawn
         gain: Tensor = torch.linalg.vector_norm(weight, dim=1, keepdim=True, dtype=torch.float64)
         state["hidden.gain"].copy_(gain.to(weight.dtype))
@@ -144,11 +149,15 @@ def initialise_layer(state: Mapping[str, Tensor], weight: Tensor, model: ModelCo
 
 
 def hidden_start(model: ModelConfig, seed: int, layer: int) -> Tensor:
-    """Return the initial value of one hidden matrix, (n, n) float32 on the CPU; `layer` is counted from 0."""
+    """Return the initial value of one hidden matrix on the CPU; `layer` is counted from 0.
+
+    It is float32, (n_{l+1}, n_l): of the units that leave the layer and of those that enter it.
+    """
+    n_in, n_out = widths(model)[layer : layer + 2]
     generator = stream(seed, "hidden", layer)
     if model.init in ("orthogonal", "lsuv"):
-        return haar(model.width, generator)
-    return fill(torch.empty(model.width, model.width), model.init, generator)
+        return semi_orthogonal(n_out, n_in, generator)
+    return fill(torch.empty(n_out, n_in), model.init, generator)
 
 
 def fill(weight: Tensor, init: str, generator: torch.Generator) -> Tensor:

@@ -29,8 +29,8 @@ class EpochRecord:
         test_loss, test_accuracy: of the whole test split, evaluation mode.
         train_accuracy: of the whole training split, evaluation mode.
         learning_rate: of this epoch's last step.
-        orthogonality_error: largest |WᵀW − I| over all entries and layers at the end of the epoch; None where there
-            are no square matrices.
+        orthogonality_error: largest |WᵀW − I| over all entries and layers at the end of the epoch, as
+            `orthogonal.orthogonality_error` has it of matrices that are not square; None where there are no matrices.
         elapsed_s: wall time of the run so far in seconds, all its sessions added up.
         validation_loss, validation_accuracy: of the part of the training split set aside, evaluation mode.
     """

@@ -53,11 +53,25 @@ class Trainable(nn.Module):
 
 
 def stored(tensors: State) -> dict[str, Tensor]:
-    """Return tensors as a run stores them, without a graph: those of a list are stacked."""
-    return {
-        name: value.detach() if isinstance(value, Tensor) else torch.stack(list(value)).detach()
-        for name, value in tensors.items()
-    }
+    """Return tensors as a run stores them, without a graph.
+
+    Those of a list are stacked, such as `hidden.weight`. Where their shapes differ, each has an entry of its own, with
+    its layer, counted from 1, behind the name: `hidden.weight.1`, …
+    """
+    entries: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if isinstance(value, Tensor):
+            entries[name] = value.detach()
+        elif len({tensor.shape for tensor in value}) == 1:
+            entries[name] = torch.stack(list(value)).detach()
+        else:
+            entries |= {f"{name}.{layer}": tensor.detach() for layer, tensor in enumerate(value, 1)}
+    return entries
+
+
+def of_layer(state: Mapping[str, Tensor], name: str, layer: int) -> Tensor:
+    """Return the entry of one hidden layer, counted from 0, from what `stored` has returned."""
+    return state[name][layer] if name in state else state[f"{name}.{layer + 1}"]
 
 
 @torch.no_grad()
@@ -67,8 +81,8 @@ def restore(tensors: State, state: Mapping[str, Tensor]) -> None:
         if isinstance(value, Tensor):
             value.copy_(state[name])
         else:
-            for tensor, kept in zip(value, state[name], strict=True):
-                tensor.copy_(kept)
+            for layer, tensor in enumerate(value):
+                tensor.copy_(of_layer(state, name, layer))
 
 
 class Module(Trainable):

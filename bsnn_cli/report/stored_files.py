@@ -72,7 +72,7 @@ NETWORK = (
 """Columns that tell networks apart in tables of accuracies."""
 
 DEPTH = Entry("depth", "number L of hidden matrices", "layers")
-WIDTH_OF = Entry("width", "units n of a hidden layer", "units")
+WIDTH_OF = Entry("width", "units n of a hidden layer; of the first where they differ", "units")
 SEED = Entry("seed", "of the initial weights and the order of batches")
 ROOT = Entry("root", "solution b of the normalisation that is in use: upper or lower; missing without GPN")
 WEIGHTS = Entry("weights", "constraint on the hidden matrices: model.weights")
@@ -96,7 +96,8 @@ EPOCHS = (
     Entry("learning_rate", "of the last step of this epoch"),
     Entry(
         "orthogonality_error",
-        "largest |WᵀW − I| of all entries and hidden layers after the epoch, not squared; empty with network=",
+        "largest |WᵀW − I| of all entries and hidden layers after the epoch, not squared; of a matrix that narrows"
+        " |WWᵀ − I|, of one that widens |(n_in/n_out)WᵀW − I|; empty with network=",
     ),
     Entry("elapsed_s", "wall time since the start, all sessions added up; of a fleet: of all its networks", "s"),
     Entry("validation_loss", "as test_loss, of the samples that dataset.validation sets aside", "nats per sample"),
@@ -245,9 +246,10 @@ FILES = (
     File(
         "propagation/*/*/layers.csv",
         "`bsnn propagate`: a row for each layer l; the row L + 1 has only what leaves the last hidden layer, x^{L+1}."
-        " With `network=` a row for each call of a layer; then n counts the entries of x^l for a sample, and d^l is the"
-        " gradient of what enters. Each quantity is a mean over the repeats; beside it `_std` is the sample standard"
-        " deviation over the repeats, empty for one repeat. `measure` returns these columns too.",
+        " n counts the units of the signal; where widths change, those that enter the layer for x^l, and those that"
+        " leave it for d^l. With `network=` a row for each call of a layer; then n counts the entries of x^l for a"
+        " sample, and d^l is the gradient of what enters. Each quantity is a mean over the repeats; beside it `_std` is"
+        " the sample standard deviation over the repeats, empty for one repeat. `measure` returns these columns too.",
         [
             Entry("layer", "l, counted from 1"),
             Entry("repeats", "measurements that the row is the mean of"),
@@ -276,6 +278,7 @@ FILES = (
             Entry("label", "of the network, for people"),
             replace(DEPTH, meaning="number L of hidden matrices; with network=, of calls of layers with weights"),
             WIDTH_OF,
+            Entry("widths", "only where they differ: the L + 1 widths, of what enters each layer and leaves the last"),
             Entry("calls", "with network=: number of calls of layers"),
             *MEASUREMENT,
             *with_spread(*MEASURED),

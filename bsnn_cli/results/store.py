@@ -59,13 +59,13 @@ class Results:
 
     @functools.cached_property
     def measured(self) -> list[dict[str, Any]]:
-        """Summaries of all measurements of networks that activation and model describe."""
-        return [summary for summary in self.summaries if summary.get("network") is None]
+        """Summaries of all measurements of networks of one width that activation and model describe."""
+        return [summary for summary in self.summaries if _of_one_width(summary)]
 
     @functools.cached_property
     def networks(self) -> list[dict[str, Any]]:
-        """Summaries of all measurements of networks of the user's own."""
-        return [summary for summary in self.summaries if summary.get("network") is not None]
+        """Summaries of all other measurements: of networks of another kind, of a user's own, of changing widths."""
+        return [summary for summary in self.summaries if not _of_one_width(summary)]
 
     @functools.cached_property
     def theory(self) -> pd.DataFrame | None:
@@ -98,3 +98,7 @@ class Results:
     def root_signals(self) -> pd.DataFrame:
         """`comparisons.root_signals`; empty if there is nothing to compare."""
         return comparisons.root_signals(self.measured, self.theory)
+
+
+def _of_one_width(summary: dict[str, Any]) -> bool:
+    return summary.get("network") is None and "widths" not in summary

@@ -23,6 +23,7 @@ from bsnn_cli.errors import BsnnError
 from bsnn_cli.runs.directory import RunDirectory
 from bsnn_cli.settings.choices import DATASETS
 from bsnn_cli.settings.config import ModelConfig, TrainConfig
+from bsnn_cli.settings.widths import matrix_entries, resized, widths
 
 PROBE_LAYERS = (8, 24)
 """Depths of the networks that are timed; a deeper network's time lies on the line through both. More layers than a
@@ -88,7 +89,7 @@ def shape(config: TrainConfig) -> tuple[Any, ...]:
     network = config.network
     other = () if network.kind == "mlp" and network.path is None else (config.dataset.kind, config.dataset.root)
     kind = (network.kind, network.fingerprint, str(network.kwargs), *other)
-    return dataclasses.astuple(config.model), kind, optim.batch_size, config.precision, update
+    return str(config.model), kind, optim.batch_size, config.precision, update
 
 
 def hardware(config: TrainConfig) -> tuple[str, int]:
@@ -159,13 +160,14 @@ def timed(config: TrainConfig) -> Estimate:
     if config.network.path is not None:
         low, typical, high = probe(config, config.model)
         return Estimate(typical, low, high)
-    width = min(config.model.width, PROBE_WIDTH)
+    scale = min(1.0, PROBE_WIDTH / max(widths(config.model)))
     depths = sorted({min(config.model.depth, depth) for depth in PROBE_LAYERS})
-    times = [probe(config, dataclasses.replace(config.model, depth=depth, width=width)) for depth in depths]
+    times = [probe(config, resized(config.model, depth, scale)) for depth in depths]
     low, typical, high = times[-1]
     rest = config.model.depth - depths[-1]
     per_layer = (typical - times[0][1]) / (depths[-1] - depths[0]) if rest > 0 else 0.0
-    whole = (typical + rest * max(per_layer, 0.0)) * (config.model.width / width) ** 2
+    larger = matrix_entries(config.model) / matrix_entries(resized(config.model, config.model.depth, scale))
+    whole = (typical + rest * max(per_layer, 0.0)) * larger
     return Estimate(whole, whole * low / typical, whole * high / typical)
 
 

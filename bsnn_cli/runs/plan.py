@@ -16,6 +16,7 @@ from bsnn_cli.settings.choices import OPTIMISERS
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import activation_label, run_directory
 from bsnn_cli.settings.options import options, settings
+from bsnn_cli.settings.widths import matrix_entries
 
 UNNAMED = {"activation.name", "activation.gpn", "dataset.kind", "dataset.name", "network.fingerprint", "seed"}
 """Keys that have their own column, or none, in the table of outcomes."""
@@ -137,7 +138,7 @@ def values(config: TrainConfig) -> int:
     Those of a user's own module are counted.
     """
     if config.network.path is None:
-        return config.model.depth * config.model.width**2 * (9 if config.network.kind == "cnn" else 1)
+        return matrix_entries(config.model) * (9 if config.network.kind == "cnn" else 1)
     from bsnn_cli.networks import network_file
 
     module, _ = network_file.build(config.network, str(network_file.source(config.network)), config.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -15,6 +16,9 @@ from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.options import options
 from bsnn_cli.settings.suggestions import nearest
 
+BETWEEN = re.compile(r",(?![^\[]*\])")
+"""A comma between values, not one in a list."""
+
 LISTED = 12
 """Values that a message lists before it only counts the rest."""
 
@@ -24,8 +28,8 @@ def select(table: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
 
     Args:
         table: a row for each run, as `loading.load_all` reads them.
-        where: settings such as `model.depth=50`, or `seed=0,1` for one of the values; `activation`, `dataset` and
-            `approach` as `with_names` names them.
+        where: settings such as `model.depth=50`, or `seed=0,1` for one of the values, or `model.widths=[12,9,6]` for a
+            list; `activation`, `dataset` and `approach` as `with_names` names them.
 
     Raises:
         ConfigError: there is no such setting or column.
@@ -33,7 +37,7 @@ def select(table: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
     named = with_names(table)
     for entry in where:
         key, _, values = entry.partition("=")
-        wanted = {_comparable(value) for value in values.split(",")}
+        wanted = {_comparable(value) for value in BETWEEN.split(values)}
         named = named[[_comparable(value) in wanted for value in column(named, entry, key)]]
     return table.loc[named.index]
 

@@ -92,17 +92,24 @@ def spelled_out(verb: str, word: str) -> str:
 
     `network=my.py:build` is short for `network.path=my.py:build`. What `network.kwargs.depth=20` adds to a mapping,
     Hydra takes with `++` only. A key that takes a list takes its entries without brackets:
-    `metric=train_loss,test_loss`.
+    `metric=train_loss,test_loss`. `model.width=[500,400,300]` is short for `model.widths=[500,400,300]`.
     """
     defaults = {key: default for key, _, default in options(VERBS[verb]())}
     lists = [key for key, entry, _ in options(VERBS[verb]()) if str(entry.type).startswith("list")]
     key, _, text = word.partition("=")
     if key in lists and re.fullmatch(r"[^\[({'\"=]+", text) and text != "null":
         return f"{key}=[{text}]"
+    if key == "model.width":
+        return _widths_spelled_out(word)
     if key == "network" and "network.path" in defaults and (".py" in text or text == "null"):
         return word.replace("network", "network.path", 1)
     mappings = tuple(f"{key}{end}" for key, default in defaults.items() if isinstance(default, dict) for end in ".=")
     return f"++{word}" if word.startswith(mappings) else word
+
+
+def _widths_spelled_out(word: str) -> str:
+    lists = re.fullmatch(r"model\.width=(\[[^\]]*\](?:,\[[^\]]*\])*)", word)
+    return word if lists is None else f"model.widths={lists[1]}"
 
 
 def as_typed(verb: str, word: str) -> str:
@@ -156,7 +163,7 @@ def filters(verb: str, arguments: list[str]) -> list[str]:
     ]
     if not settings:
         return arguments
-    where = ",".join(map(quoted, settings))
+    where = ",".join(quoted(_widths_spelled_out(argument)) for argument in settings)
     return [*(argument for argument in arguments if argument not in settings), f"where=[{where}]"]
 
 

@@ -27,7 +27,7 @@ from bsnn_cli.settings.choices import MADE_CHOICES
 from bsnn_cli.settings.config import VERBS
 from bsnn_cli.settings.options import allowed, complaint, expand_homes, options
 from bsnn_cli.settings.suggestions import nearest
-from bsnn_cli.settings.validation import check, tailored_to_its_depth
+from bsnn_cli.settings.validation import check, derived
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """The extra to install for a launcher: `bsnn[...]`."""
@@ -95,7 +95,7 @@ def typed(verb: str, composed: DictConfig) -> Any:
             raise ConfigError(_unknown(key, verb))
     expand_homes(config)
     check(config)
-    return tailored_to_its_depth(config)
+    return derived(config)
 
 
 class Composer:
@@ -153,7 +153,8 @@ class Composer:
                 lists.append([as_typed(self.verb, word)])
             elif override.is_discrete_sweep():
                 [typed] = self._parser.parse_overrides([as_typed(self.verb, word)])
-                lists.append([f"{typed.get_key_element()}={value}" for value in typed.sweep_string_iterator()])
+                values = [f"{typed.get_key_element()}={value}" for value in typed.sweep_string_iterator()]
+                lists.append([spelled_out(self.verb, value) for value in values])
                 if not lists[-1]:
                     raise ConfigError(f"{word}: matches no choice; `bsnn {self.verb} --help` lists them")
             else:
@@ -240,12 +241,14 @@ def explain(error: Exception, verb: str, arguments: list[str]) -> str:
         return of_file
     source = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(source, "full_key", None)
+    key = None if key is None else re.sub(r"\[\d+\]$", "", key)  # an entry of a list
     if isinstance(source, (ConfigAttributeError, ConfigKeyError)) and key:
         given = [name for name in (word.partition("=")[0] for word in arguments) if name.startswith(f"{key}.")]
         return _unknown(given[-1] if given else key, verb, arguments)
     entries = {name: entry for name, entry, _ in options(VERBS[verb]())}
     if key in entries:
-        given = [argument.partition("=")[2] for argument in arguments if argument.partition("=")[0] == key]
+        words = [spelled_out(verb, argument).partition("=") for argument in arguments]
+        given = [value for name, _, value in words if name == key]
         if given:
             return complaint(key, given[-1], allowed(entries[key]))
     absent = re.match("Could not override '([^'@]+)'", str(source))

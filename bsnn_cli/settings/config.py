@@ -43,6 +43,7 @@ SHAPE = Rule(
     "a list of whole numbers from 1, such as [3,32,32]",
     lambda sizes: min(sizes, default=0) > 0,
 )
+WIDTHS = Rule("a list of whole numbers from 1, such as [500,400,300]", SHAPE.accepts)
 
 
 @dataclass(kw_only=True)
@@ -144,7 +145,28 @@ class ModelConfig:
     """The network: an input layer, `depth` hidden width × width layers, an output layer."""
 
     depth: int = option(200, "number L of hidden width × width matrices", at_least(1), unit="layers", result=True)
-    width: int = option(500, "units n of each hidden layer", at_least(1), unit="units", result=True)
+    width: int = option(
+        500,
+        "units n of each hidden layer, of the first one where they differ; model.width=[500,400,300] is short for "
+        "model.widths=[500,400,300]",
+        at_least(1),
+        unit="units",
+        result=True,
+    )
+    widths: list[int] | None = option(
+        None,
+        "units of what enters each of the L hidden matrices and, one more, of what leaves the last; null: model.width "
+        "everywhere, or as model.taper says",
+        WIDTHS,
+        result=True,
+    )
+    taper: float | None = option(
+        None,
+        "the last width over the first, model.width: layer by layer they fall, or grow, by the same factor; null: they "
+        "stay",
+        between(0, 100),
+        result=True,
+    )
     norm: str = option(
         "none",
         f"normalisation before each activation, with gain and shift; group: {NORM_GROUPS} groups of units",

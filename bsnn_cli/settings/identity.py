@@ -24,7 +24,8 @@ from bsnn_cli.settings.config import (
     PropagateConfig,
     TrainConfig,
 )
-from bsnn_cli.settings.options import flattened, options
+from bsnn_cli.settings.options import flattened, options, written
+from bsnn_cli.settings.widths import with_plain_width
 
 SCHEMA_VERSION = 1
 """Enters every identity. Raise it only if old run directories must never be found again."""
@@ -39,7 +40,7 @@ def canonical(config: AnyConfig) -> AnyConfig:
 
     For example, `activation.root=lower` is what `auto` means for GELU, a root means nothing without GPN, the start of
     a gain nothing without normalisation, and `optim.epochs=50` is the protocol of MNIST. Gaussian signals pass neither
-    a dataset nor an input layer.
+    a dataset nor an input layer. A list of equal widths is that width; one of others fills in `width`, the first.
     """
     config = copy.deepcopy(config)
     if config.network.path is not None:
@@ -52,6 +53,7 @@ def canonical(config: AnyConfig) -> AnyConfig:
     # A tailored φ may take another root by itself than φ does.
     if not activation.gpn or (activation.separation is None and activation.root == AUTO_ROOT.get(activation.name)):
         activation.root = "auto"
+    config.model = with_plain_width(config.model)
     if config.model.norm == "none":
         config.model.norm_init = ModelConfig().norm_init
     if isinstance(config, TrainConfig) and config.optim.epochs == DATASETS[config.dataset.kind].epochs:
@@ -140,7 +142,7 @@ def protocol(config: TrainConfig) -> Protocol:
     """
     axes = {"activation.name", "activation.gpn", "activation.fingerprint"}
     axes |= {"dataset.kind", "dataset.name", "dataset.fingerprint", "network.fingerprint"}
-    apart = flattened(differences(config))
+    apart = {key: written(value) for key, value in flattened(differences(config)).items()}
     return Protocol(tuple(item for item in apart.items() if item[0] not in axes and item != ("model.norm", "batch")))
 
 

@@ -90,11 +90,14 @@ def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """Return the values of a config by dotted key, as `flattened`; arguments of a network with its defaults."""
+    """Return the values of a config by dotted key, as `flattened`; arguments of a network with its defaults.
+
+    Lists are `written`, so that tables can hold them.
+    """
     values = {key: value for key, _, value in options(config)}
     if "network.defaults" in values:
         values["network.kwargs"] = values.pop("network.defaults") | values["network.kwargs"]
-    return flattened(values)
+    return {key: written(value) for key, value in flattened(values).items()}
 
 
 def expand_homes(config: Any) -> None:
@@ -115,11 +118,19 @@ def allowed(entry: dataclasses.Field[Any]) -> str:
     if rule is not None:
         words.append(rule.words)
     text = " ".join(word for word in words if word)
-    text = text or ("a text" if kind.startswith("str") else "")
+    text = text or next((text for name, text in UNRULED.items() if kind.startswith(name)), "")
     return f"{text}, or null" if text and kind.endswith("None") else text
 
 
+UNRULED = {"str": "a text", "list[int]": "a list of whole numbers", "list[str]": "a list of texts"}
+"""Types whose words are left out where a rule says more."""
+
 TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "keys and values"}
+
+
+def written(value: Any) -> Any:
+    """Return a list as the text that a command line writes, such as `[500,400,300]`; any other value as it is."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
 
 
 def complaint(key: str, value: Any, words: str, choices: Iterable[str] = ()) -> str:
@@ -128,5 +139,4 @@ def complaint(key: str, value: Any, words: str, choices: Iterable[str] = ()) -> 
     wrong = [entry for entry in value if entry not in known][:1] if isinstance(value, list) else [value]
     near = [name for entry in wrong for name in nearest(str(entry), choices)]
     hint = f"; did you mean {near[0]}?" if near else ""
-    written = f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
-    return f"{key}={written}: must be {words}{hint}"
+    return f"{key}={written(value)}: must be {words}{hint}"

@@ -18,7 +18,8 @@ from bsnn_cli.settings.config import (
     TrainConfig,
 )
 from bsnn_cli.settings.identity import network_name
-from bsnn_cli.settings.options import allowed, complaint, options
+from bsnn_cli.settings.options import allowed, complaint, options, written
+from bsnn_cli.settings.widths import changing, widths, with_plain_width
 
 
 def problems(config: Any) -> list[str]:
@@ -66,7 +67,11 @@ def problems(config: Any) -> list[str]:
     if isinstance(config, TableConfig):
         lines += table_problems(config)
     model = getattr(config, "model", None)
-    return lines if model is None else lines + contradictions(model) + approaches.contradictions(config)
+    if model is None:
+        return lines
+    if not any(line.startswith(("model.depth=", "model.width=", "model.widths=", "model.taper=")) for line in lines):
+        lines += width_problems(model)
+    return lines + contradictions(model) + approaches.contradictions(config)
 
 
 def table_problems(config: TableConfig) -> list[str]:
@@ -149,10 +154,15 @@ def convolution_problems(model: ModelConfig) -> list[str]:
         "weights": ("unit_rows", "free"),
         "init": ("orthogonal", "lecun_normal", "glorot_uniform", "he_normal"),
     }
-    return [
+    lines = [
         f"model.{key}={getattr(model, key)}: does not go with network=cnn; use one of {', '.join(values)}"
         for key, values in there_are.items()
         if getattr(model, key) not in values
+    ]
+    return lines + [
+        f"model.{key}={written(getattr(model, key))}: does not go with network=cnn, whose layers have one width"
+        for key in ("widths", "taper")
+        if getattr(model, key) is not None
     ]
 
 
@@ -184,6 +194,17 @@ def tailored_to_its_depth(config: Any) -> Any:
     return dataclasses.replace(config, activation=dataclasses.replace(activation, tailored_depth=network.depth))
 
 
+def derived(config: Any) -> Any:
+    """Fill in the values of a checked config that follow from others: widths of layers, and what is tailored to depth.
+
+    Datasets have values of their own to be derived, which `resolve` fills in.
+    """
+    model = getattr(config, "model", None)
+    if model is not None:
+        config = dataclasses.replace(config, model=with_plain_width(model))
+    return tailored_to_its_depth(config)
+
+
 def contradictions(model: ModelConfig) -> list[str]:
     """Return the network's options that contradict each other, with the reason; one line each."""
     lines = []
@@ -195,8 +216,40 @@ def contradictions(model: ModelConfig) -> list[str]:
         lines.append(f"model.weights=orthogonal: needs model.init=orthogonal, not {model.init}")
     if model.weights == "orthogonal" and (model.norm not in ("none", "batch") or model.residual):
         lines.append("model.weights=orthogonal: needs model.norm none or batch, and no residual connections")
-    if model.norm == "group" and model.width % NORM_GROUPS:
-        lines.append(f"model.width={model.width}: must be a multiple of {NORM_GROUPS}, the groups of model.norm=group")
+    return lines
+
+
+def width_problems(model: ModelConfig) -> list[str]:
+    """Return what is wrong with the widths of layers, or does not go with them; one line each.
+
+    Args:
+        model: whose depth, width, widths and taper are each allowed by themselves.
+    """
+    said = f"model.widths={written(model.widths)}" if model.widths is not None else f"model.taper={model.taper}"
+    if model.widths is not None:
+        count, layers = len(model.widths), model.depth
+        if model.taper is not None:
+            return [f"{said}: says all widths, and model.taper={model.taper} as well; leave one of them out"]
+        if count != layers + 1:
+            remedy = f"; give them all, or model.depth={count - 1}" if count > 1 else "; give them all"
+            return [f"{said}: has {count} of the {layers + 1} widths that model.depth={layers} needs{remedy}"]
+        if model.width not in (ModelConfig().width, model.widths[0]):
+            return [f"model.width={model.width}: contradicts {said}, which begins with another one; leave it out"]
+    sizes, lines = widths(model), []
+    if min(sizes) < 1:
+        return [f"{said}: leaves no unit of model.width={model.width}; must be at least {1 / model.width:.2g}"]
+    if changing(model) and model.weights == "orthogonal":
+        lines.append(f"model.weights=orthogonal: needs square matrices, not {said}; use unit_rows")
+    if changing(model) and model.residual:
+        lines.append(f"model.residual=true: adds signals of one width, not of {said}; leave it out")
+    uneven = [width for width in sizes if width % NORM_GROUPS]
+    if model.norm == "group" and uneven:
+        multiple = f"must be a multiple of {NORM_GROUPS}, the groups of model.norm=group"
+        lines.append(
+            f"{said}: each width {multiple}, not {uneven[0]}"
+            if changing(model)
+            else f"model.width={uneven[0]}: {multiple}"
+        )
     return lines
 
 
@@ -217,7 +270,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     kind = config.dataset.kind
     epochs = DATASETS[kind].epochs if config.optim.epochs is None else config.optim.epochs
     name = kind if config.dataset.name is None else config.dataset.name
-    config = tailored_to_its_depth(config)
+    config = derived(config)
     return dataclasses.replace(
         config,
         dataset=dataclasses.replace(config.dataset, name=name),
