@@ -93,8 +93,8 @@ def test_a_start_is_as_orthogonal_as_its_shape_allows_with_rows_of_unit_length_o
 def test_semi_orthogonal_matrices_are_uniform_on_their_manifold() -> None:
     """Entries of the first rows of Haar matrices of size 5: E w = 0, E w² = 1/5, E w⁴ = 3/(5·7)."""
     generator = stream(0, "test")
-    W = torch.stack([semi_orthogonal(2, 5, generator) for _ in range(4000)])
-    tall = torch.stack([semi_orthogonal(5, 2, generator) for _ in range(4000)]) * math.sqrt(2 / 5)
+    W = torch.stack([semi_orthogonal(2, 5, generator) for _ in range(2000)])
+    tall = torch.stack([semi_orthogonal(5, 2, generator) for _ in range(2000)]) * math.sqrt(2 / 5)
     for draws in (W, tall):
         for power, moment in ((1, 0.0), (2, 1 / 5), (4, 3 / 35)):
             values = draws.pow(power)
@@ -298,10 +298,10 @@ def test_from_a_sweep_to_loaded_networks_tables_and_pictures(bsnn: Callable[...,
     assert dry.returncode == 0, dry.stderr
     assert "3 runs: 3 to run" in dry.stdout  # equal widths are one width
     assert "[12,9,6]" in dry.stdout
-    for network in (["model.width=[12,9,6]"], ["model.width=12"], ["model.width=12", "model.taper=0.5"]):
-        for seed in (0, 1):
-            trained = bsnn("train", *words, *network, f"seed={seed}", "progress=false")
-            assert trained.returncode == 0, trained.stderr
+    listed, one = "model.width=[12,9,6]", "model.width=12"
+    for network in ([listed], [listed, "seed=1"], [one], [one, "model.taper=0.5"]):
+        trained = bsnn("train", *words, *network, "progress=false")
+        assert trained.returncode == 0, trained.stderr
     again = bsnn("train", *words, "model.width=12", "model.taper=1", "progress=false")
     assert "finished already" in again.stderr
     runs = load_runs("outputs").set_index("directory")
@@ -336,11 +336,10 @@ def test_from_a_sweep_to_loaded_networks_tables_and_pictures(bsnn: Callable[...,
     for where, count in (
         ("model.width=[12,9,6]", 2),
         ("model.widths=[12,9,6],[9,9,9]", 2),
-        ("model.width=12", 6),
-        ("model.taper=0.5", 2),
+        ("model.width=12", 4),
+        ("model.taper=0.5", 1),
     ):
-        listed = bsnn("runs", where, "format=json")
-        assert len(json.loads(listed.stdout)) == count, where
+        assert len(json.loads(bsnn("runs", where, "format=json").stdout)) == count, where
     drawn = bsnn("figures", "only=curves", "formats=png", "by=model.widths")
     assert drawn.returncode == 0, drawn.stderr
 
