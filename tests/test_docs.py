@@ -288,6 +288,27 @@ def test_the_tables_of_batch_normalisation_are_those_of_the_results() -> None:
         assert shown == [number(name, setting) for name in ("elu", "selu", "tanh", "gelu")]
 
 
+def test_the_table_of_optimisers_is_that_of_the_results() -> None:
+    """The rate with the highest mean validation accuracy, the smallest of equal ones, and the runs at it."""
+    runs = pd.read_csv(CHECKOUT / "docs" / "results" / "optimisers" / "runs.csv")
+    runs["kind"] = runs["protocol"].str.extract(r"optim\.kind=(\w+)")[0].fillna("sgd")
+    runs["lr"] = runs["protocol"].str.extract(r"optim\.lr=([\d.e-]+)")[0].fillna("1e-4").astype(float)
+    runs["label"] = runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""})
+    page = (CHECKOUT / "docs" / "reproduction.md").read_text()
+    rows = re.findall(r"^\| (\w+)(-GPN)? \| ([\d.]+) \| (.+?) \| ([\d.]+) \| (.+?) \|$", page, re.M)
+    assert len(rows) == runs["label"].nunique() == 6
+    for label, gpn, *said in rows:
+        [name] = (key for key, text in ACTIVATION_LABELS.items() if text == label)
+        mine = runs[runs["label"] == name + gpn.lower().replace("-", "_")]
+        for kind, rate, accuracy in (("sgd", *said[:2]), ("adamw", *said[2:])):
+            tried = mine[(mine["kind"] == kind) & (mine["status"] == "done")]
+            assert tried["lr"].nunique() >= 5
+            best = tried.groupby("lr")["validation_accuracy"].mean().round(9).idxmax()
+            chosen = tried[tried["lr"] == best]["test_accuracy"]
+            assert (float(rate), len(chosen)) == (best, 3)
+            assert accuracy.strip("*") == f"{chosen.mean():.2f} ± {chosen.std():.2f}"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (CHECKOUT / page).read_text()):
