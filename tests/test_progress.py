@@ -113,3 +113,21 @@ def test_a_log_of_a_fleet_has_means_and_counts_what_diverged(
     step, epoch = capsys.readouterr().err.splitlines()
     assert step.startswith("step 6, loss 2.000, ")
     assert epoch.startswith("epoch 1/2, train loss 1.000, test loss 0.700, test 85.00 %, 1 diverged, ")
+
+
+def test_a_run_that_was_stopped_in_an_evaluation_goes_on_with_a_line_without_a_speed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bsnn_cli.runs.progress.LINE_S", 0.0)
+    log = ProgressLog(networks=1, done=10, epochs=2, per_epoch=10)
+    log.epoch(
+        [
+            EpochRecord(
+                epoch=1, step=10, train_loss=0.5, test_loss=0.7, test_accuracy=90.0, train_accuracy=None,
+                learning_rate=0.1, orthogonality_error=None, elapsed_s=1.0,
+            )
+        ]
+    )  # fmt: skip
+    assert capsys.readouterr().err == "epoch 1/2, train loss 0.500, test loss 0.700, test 90.00 %\n"
+    log.tick(Tick(torch.tensor([1.0])))
+    assert " steps/s, about " in capsys.readouterr().err

@@ -133,12 +133,18 @@ class ProgressLog:
         self._print(f"epoch {records[0].epoch}/{self._epochs}", *values, *([f"{lost} diverged"] if lost else []))
 
     def _print(self, *parts: str) -> None:
-        self._printed, self._estimated = time.monotonic(), True
+        self._printed = time.monotonic()
         elapsed, steps = self._printed - self._begin, self._done - self._first
-        left = (self._epochs * self._per_epoch - self._done) * elapsed / steps
-        end = time.strftime("%H:%M" if left < 86_400 else "%a %d %b, %H:%M", time.localtime(time.time() + left))
-        time_left = [f"about {duration(left)} left, until {end}"] if left > 0 else []
-        say(", ".join([*parts, f"{steps / elapsed:.3g} steps/s", *time_left]))
+        self._estimated = steps > 0
+        speed = []
+        if steps > 0:  # none where a resumed run begins with the evaluation that it was stopped in
+            left = (self._epochs * self._per_epoch - self._done) * elapsed / steps
+            end = time.strftime("%H:%M" if left < 86_400 else "%a %d %b, %H:%M", time.localtime(time.time() + left))
+            speed = [
+                f"{steps / elapsed:.3g} steps/s",
+                *([f"about {duration(left)} left, until {end}"] if left > 0 else []),
+            ]
+        say(", ".join([*parts, *speed]))
 
 
 def mean(records: Sequence[EpochRecord], field: str) -> float:
