@@ -219,7 +219,8 @@ def test_identity_is_a_function_of_what_changes_results_and_of_nothing_else(data
     if key not in (*RESULTS, "network.path"):  # the path of a network counts by its fingerprint
         assert same_result
     elif key not in (
-        "network.path", "network.kwargs", "network.shape", "network.fingerprint",
+        "network.path", "network.kwargs", "network.shape", "network.fingerprint", "model.width", "model.widths",
+        "model.taper",
         "activation.root", "activation.tailored_depth", "activation.parameter", "dataset.name", "model.norm_init",
         "optim.epochs", "optim.momentum", "optim.beta1", "optim.beta2", "optim.decay_epochs", "optim.decay_rate",
     ):  # fmt: skip
