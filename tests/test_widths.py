@@ -345,7 +345,7 @@ def test_from_a_sweep_to_loaded_networks_tables_and_pictures(bsnn: Callable[...,
 
 
 def test_propagate_measures_what_hooks_measure(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
-    """Of the same network as a module, by the hooks of `measure`, which know nothing of layers and widths."""
+    """Measure the same network as a module, by the hooks of `measure`, which know nothing of layers and widths."""
     answer = bsnn("propagate", "model.width=[30,20,40]", "model.depth=2", "propagate.inputs=16", "progress=false")
     assert answer.returncode == 0, answer.stderr
     assert "2 layers of 20 to 40" in answer.stdout
