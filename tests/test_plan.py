@@ -116,7 +116,7 @@ def test_an_experiment_is_a_sweep_whose_values_the_command_line_goes_before(bsnn
     assert " 200 " not in answer.stdout
     unknown = bsnn("train", "experiment=depth_unaware", "dry_run=true")
     assert unknown.returncode == 2
-    assert "experiment=depth_unaware: must be one of depth_aware" in unknown.stderr
+    assert "experiment=depth_unaware: must be one of approaches, depth_aware" in unknown.stderr
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, bsnn: Callable[..., Answer]) -> None:
