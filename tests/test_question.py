@@ -133,27 +133,27 @@ def test_the_lowest_loss_is_the_best_and_keeps_its_digits() -> None:
     text = answer(
         run("tanh", "mnist", 90.0, test_loss=0.2, train_loss=2.3021),
         run("tanh_gpn", "mnist", 95.0, **losses),
-        metric="loss",
+        metric=["loss"],
         format="markdown",
     ).text
     test, train = tables(text)
     assert test[1] == ["Tanh", "0.200", "**0.000123**"]
     assert train[1] == ["Tanh", "2.30", "2.30"]  # equal at the digits shown
     assert "Test loss (nats); one run each; bold: lowest mean of Non-GPN and GPN" in text
-    assert answer(run("tanh", "mnist", 90.0, test_loss=0.2), metric="test_loss").text.endswith("0.200")
+    assert answer(run("tanh", "mnist", 90.0, test_loss=0.2), metric=["test_loss"]).text.endswith("0.200")
 
 
 def test_epochs_to_an_accuracy_counts_runs_that_never_get_there() -> None:
     plain, gpn = seeds("tanh", "mnist", [90.0, 91.0, 92.0]), seeds("tanh_gpn", "mnist", [95.0, 96.0, None, 97.0])
     epochs = curves(plain + gpn, [[10, 90], [89, 91], [92, 20], [90, 95], [30, 40, 95.5], [99], [50, 89.9, 89]])
-    text = answer(plain, gpn, epochs=epochs, metric="epochs_to_90", format="markdown").text
+    text = answer(plain, gpn, epochs=epochs, metric=["epochs_to_90"], format="markdown").text
     [[_, row]] = tables(text)  # nothing of the training split, whose accuracy is not known after every epoch
     assert row == ["Tanh", "**1.7 ± 0.58** [n=3, 95 %: ±1.4]", "2 ± 1.4 [n=2, 1 diverged, 1 never]"]
     assert "Epochs to 90 % test accuracy; " in text
     assert "bold: lowest mean of Non-GPN and GPN, if no more of its runs are lost" in text
-    assert answer(plain, epochs=epochs, metric="epochs_to=99").text.endswith("3 never")
+    assert answer(plain, epochs=epochs, metric=["epochs_to=99"]).text.endswith("3 never")
     [first, second] = csv.DictReader(
-        io.StringIO(answer(plain, gpn, epochs=epochs, metric="epochs_to_90", format="csv").text)
+        io.StringIO(answer(plain, gpn, epochs=epochs, metric=["epochs_to_90"], format="csv").text)
     )
     assert [first[key] for key in ("metric", "split", "n", "unreached", "diverged")] == [
         "epochs_to_90",
@@ -169,13 +169,13 @@ def test_a_training_accuracy_that_is_known_at_the_end_only_gives_no_epochs() -> 
     rows = [run("tanh", "mnist", 95.0)]
     epochs = curves(rows, [[math.nan, 95.0]], "train_accuracy")
     with pytest.raises(ConfigError, match=r"metric=epochs_to_90 split=train: no run has .*eval\.train_every=1"):
-        answer(rows, epochs=epochs, metric="epochs_to_90", split="train")
+        answer(rows, epochs=epochs, metric=["epochs_to_90"], split="train")
 
 
 def test_validation_is_of_runs_that_have_it() -> None:
     without = run("tanh", "mnist", 90.0)
     with_it = run("tanh_gpn", "mnist", 91.0, dataset__validation=0.1, validation_accuracy=88.5)
-    for keys in ({"metric": "validation_accuracy"}, {"split": "validation"}):
+    for keys in ({"metric": ["validation_accuracy"]}, {"split": "validation"}):
         text = answer(without, with_it, format="markdown", **keys).text
         assert tables(text) == [[["Activation", "GPN"], ["Tanh", "88.50"]]]
         assert text.startswith("All runs: dataset=mnist model.depth=200")
@@ -289,7 +289,7 @@ def test_what_goes_into_a_file_is_the_table_alone() -> None:
 
 def test_a_question_writes_no_file_but_that_of_all_accuracies(tmp_path: Path) -> None:
     results = stored(run("tanh", "mnist", 95.0, test_loss=0.1, train_loss=0.1))
-    ask(results, tmp_path, TableConfig(metric="loss"))
+    ask(results, tmp_path, TableConfig(metric=["loss"]))
     assert list(tmp_path.iterdir()) == []
     assert "Written to" in str(ask(results, tmp_path, TableConfig(split="train", format="csv")))
     assert (tmp_path / "test_accuracy.csv").exists()
@@ -330,17 +330,73 @@ def test_the_installed_command_answers(root: Path) -> None:
     assert not (root / "outputs" / "tables").exists()  # all of these were questions
 
 
+def several(*rows: Any, epochs: pd.DataFrame | None = None, **keys: Any) -> list[list[str]]:
+    """The one table of several metrics."""
+    [table] = tables(answer(*rows, epochs=epochs, format="markdown", **keys).text)
+    return table
+
+
+def test_several_metrics_are_the_columns_of_one_table() -> None:
+    plain = seeds("tanh", "mnist", [90.0, 92.0, 94.0], test_loss=0.5)
+    gpn = seeds("tanh_gpn", "mnist", [96.0, 97.0, 98.0], test_loss=0.2)
+    ends = [row["test_accuracy"] for row in [*plain, *gpn]]
+    epochs = curves([*plain, *gpn], [[50.0, 80.0, end] for end in ends])
+    keys = {"rows": "activation", "metric": ["test_accuracy", "test_loss", "epochs_to_93"], "split": "test"}
+    assert several(plain, gpn, epochs=epochs, **keys) == [
+        ["activation", "test accuracy (%)", "test loss (nats)", "epochs to 93 % test accuracy"],
+        ["tanh", "92.00 ± 2.00 [95 %: ±4.97]", "0.500 [all equal]", "3 [2 never]"],
+        ["tanh_gpn", "**97.00 ± 1.00** [95 %: ±2.48]", "**0.200** [all equal]", "3 [all equal]"],
+    ]
+
+
+def test_several_metrics_of_approaches_are_in_the_order_of_their_table() -> None:
+    free = {"model__weights": "free", "model__init": "he_normal"}
+    rows = [
+        run("relu-bn", "mnist", 40.0, **free),
+        run("relu", "mnist", 30.0, **free, model__norm="layer"),
+        run("gelu_gpn", "mnist", 90.0),
+        run("tanh_gpn", "mnist", 90.004),
+    ]
+    assert several(rows, rows="approach", metric=["test_accuracy", "train_accuracy"]) == [
+        ["approach", "test accuracy (%)", "training accuracy (%)"],
+        ["bsnn (tanh_gpn)", "90.00", "91.00"],  # none is bold: at the digits that are shown, two are the best
+        ["bsnn (gelu_gpn)", "90.00", "91.00"],
+        ["batch_norm (relu)", "40.00", "41.00"],
+        ["layer_norm (relu)", "30.00", "31.00"],
+    ]
+
+
+def test_batch_normalisation_has_a_row_of_its_own_among_several_metrics() -> None:
+    rows = [run("tanh", "mnist", 90.0), run("tanh-bn", "mnist", 80.0), run("tanh", "mnist", 85.0, model__depth=50)]
+    assert several(rows, rows="model.depth", metric=["accuracy"] * 2, split="test") == [
+        ["model.norm", "model.depth", "test accuracy (%)"],
+        ["batch", "200", "80.00"],
+        ["none", "50", "85.00"],  # none is bold: depths are not compared
+        ["none", "200", "90.00"],
+    ]
+
+
+def test_several_metrics_in_a_csv_file_are_rows_with_the_split_and_the_metric() -> None:
+    text = answer(RUNS, metric=["test_accuracy", "train_accuracy"], format="csv").text
+    records = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["metric"], row["split"]) for row in records[:2]] == [("accuracy", "test")] * 2
+    assert {(row["metric"], row["split"]) for row in records} == {("accuracy", "test"), ("accuracy", "train")}
+    assert float(records[0]["mean"]) == 93.0  # Tanh at 50 layers
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (
             "metric=acuracy",
             (
-                "metric=acuracy: must be one of accuracy, loss, test_accuracy, test_loss, train_accuracy, train_loss, "
-                "validation_accuracy, validation_loss, or epochs_to_P, such as epochs_to_90; did you mean accuracy?"
+                "metric=[acuracy]: must be one or more of accuracy, loss, test_accuracy, test_loss, train_accuracy, "
+                "train_loss, validation_accuracy, validation_loss, or epochs_to_P, such as epochs_to_90, or null; did "
+                "you mean accuracy?"
             ),
         ),
-        ("metric=epochs_to_200", "metric=epochs_to_200: must be one of accuracy, loss,"),
+        ("metric=epochs_to_200", "metric=[epochs_to_200]: must be one or more of accuracy, loss,"),
+        ("metric=loss,accuracy columns=seed", "columns=seed: several metrics are the columns of one table"),
         ("metric=test_loss split=train", "split=train: contradicts metric=test_loss, which is of split=test"),
         ("split=val", "split=val: must be one of test, train, validation, both"),
         ("format=html", "format=html: must be one of text, markdown, latex, csv"),

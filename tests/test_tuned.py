@@ -274,13 +274,28 @@ def test_csv_has_the_choice_and_what_it_rests_on() -> None:
     assert "validation_accuracy" not in ask(stored(TWO), None, TableConfig(format="csv")).text.splitlines()[0]
 
 
+def test_values_that_train_are_counted_beside_several_metrics() -> None:
+    """A value trains if its mean validation accuracy is at least twice chance: 20 % of ten classes, 50 % of four."""
+    rows = rates("tanh", {0.001: [19.9, 20.1], 0.01: [90.0, 92.0], 0.1: [19.8, 20.1], 1.0: [None, None]})
+    rows += rates("relu", {0.001: [11.0], 0.01: [12.0], 0.1: [19.99], 1.0: [None]})
+    rows += rates("selu", {0.001: [49.0], 0.01: [50.0], 0.1: [51.0]}, classes=4)
+    result = answer(rows, rows="activation", metric=["validation_accuracy", "test_accuracy"], format="markdown").text
+    assert [line[:3] for line in table(result)] == [
+        ["activation", "optim.lr", "optim.lr that train"],
+        ["tanh", "0.01 [of 4]", "2 of 4"],
+        ["relu", "0.1 [of 4]", "0 of 4"],
+        ["selu", "0.1 ↑ [of 3]", "2 of 3"],
+    ]
+    assert "that train: validation accuracy of at least 2 times chance" in result
+
+
 def test_other_metrics_are_of_the_runs_that_validation_accuracy_chooses() -> None:
     rows = [
         tried("tanh", 90.0, optim__lr=0.1, test_loss=5.0, validation_loss=7.0),
         tried("tanh", 80.0, optim__lr=0.01, test_loss=1.0, validation_loss=1.0),
     ]
-    assert table(answer(rows, metric="test_loss", format="markdown").text)[1] == ["Tanh", "0.1 ↑", "5.00"]
-    assert table(answer(rows, metric="validation_loss", format="markdown").text)[1] == ["Tanh", "0.1 ↑", "7.00"]
+    assert table(answer(rows, metric=["test_loss"], format="markdown").text)[1] == ["Tanh", "0.1 ↑", "5.00"]
+    assert table(answer(rows, metric=["validation_loss"], format="markdown").text)[1] == ["Tanh", "0.1 ↑", "7.00"]
     assert table(answer(rows, split="validation", format="markdown").text)[1] == ["Tanh", "0.1 ↑", "90.00"]
 
 

@@ -1,7 +1,7 @@
 """Numbers over seeds laid out in one table: what varies between runs in columns, what they have in common said once.
 
-Two layouts: the paper's, activations × (datasets × forms of GPN), and a pivot along any two keys. Settings that set
-runs apart beyond that stand in columns before the labels of the rows.
+Three layouts: the paper's, activations × (datasets × forms of GPN), a pivot along any two keys, and several quantities
+side by side along one key. Settings that set runs apart beyond that stand in columns before the labels of the rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 from bsnn_cli.common.table import DASH, Cell, Column, Table
 from bsnn_cli.results import pivot, statistics
 from bsnn_cli.results.formats import Row, dataset_label, entry, records, value_text
-from bsnn_cli.results.metrics import Metric
+from bsnn_cli.results.metrics import Metric, Quantity
 from bsnn_cli.results.tuned import Tuned
 from bsnn_cli.settings.choices import ACTIVATION_LABELS
 from bsnn_cli.settings.identity import Protocol
@@ -121,6 +121,47 @@ def along(
     return Layout(cells, f"{rows} / {columns}", names, headings, keys, said, compared)
 
 
+def side_by_side(
+    runs: pd.DataFrame,
+    values: Mapping[str, pd.Series],
+    quantities: Mapping[str, Quantity],
+    rows: str,
+    tuned: Sequence[str] = (),
+) -> Layout:
+    """Return the layout of several quantities along one key; `column` and `split` of a cell name its quantity.
+
+    Args:
+        runs: as `statistics.with_norm` returns them.
+        values: a number of each run for each quantity, by its name.
+        quantities: by their names.
+        rows: the key, as `pivot.along` takes it.
+        tuned: keys that set nothing apart.
+
+    Raises:
+        ConfigError: an unknown key.
+    """
+
+    def score(cells: pd.DataFrame) -> pd.Series:
+        scores = cells["mean"].copy()
+        for name, means in cells.groupby("split")["mean"]:
+            scores[means.index] = quantities[str(name)].metric.score(means)
+        return scores
+
+    cells = pivot.listed(runs, rows, values, score, tuned)
+    cells = cells.assign(borrowed=False, in_parentheses=False, column=cells["split"])
+    labels = sorted(set(cells["row"]), key=statistics.axis_order)
+    axis = pivot.axis_key("rows", rows)
+    return Layout(
+        cells,
+        rows,
+        {value: value_text(value) for value in labels},
+        {name: Column(quantity.heading) for name, quantity in quantities.items()},
+        {rows: "row"},
+        {axis, *pivot.AXES.get(axis, [])},
+        "the approaches" if axis == "approach" else "Non-GPN and GPN",
+    )
+
+
 def settings(layout: Layout, runs: pd.DataFrame) -> tuple[Varying, dict[str, str]]:
     """Return the settings that vary and those that all runs have in common.
 
@@ -160,24 +201,26 @@ def _values(runs: pd.DataFrame, key: str) -> str:
 def tabulate(
     layout: Layout,
     varying: Varying,
-    split: str,
-    metric: Metric,
+    quantities: Mapping[str, Quantity],
     title: str,
     beside: Mapping[str, Mapping[Place, str]] | None = None,
 ) -> Table:
-    """Return the table of a split, with the batch-normalised number in parentheses behind the plain one.
+    """Return the table of some quantities, with the batch-normalised number in parentheses behind the plain one.
 
     Args:
         layout: of all numbers.
         varying: as `settings` returns it; a column for each key.
-        split: that is shown.
-        metric: what the numbers are.
+        quantities: that are shown, by the `split` of their cells.
         title: of the table.
         beside: columns behind the labels, by their headings.
     """
-    shown = layout.cells[layout.cells["split"] == split]
-    counted = runs_each(shown) is None
-    made = _grid(layout, varying, shown, lambda row: entry(row, metric.notation, counted), beside or {})
+    shown = layout.cells[layout.cells["split"].isin([*quantities])]
+    counted = {name: runs_each(cells, len(quantities) > 1) is None for name, cells in shown.groupby("split")}
+
+    def write(row: Row | None) -> tuple[str, ...]:
+        return entry(row, quantities[row["split"]].metric.notation, counted[row["split"]]) if row else entry(None)
+
+    made = _grid(layout, varying, shown, write, beside or {})
     return replace(made, title=title, warning=statistics.mixed_numerics(shown))
 
 
@@ -186,6 +229,16 @@ def choices(layout: Layout, varying: Varying, tuned: Tuned, key: str) -> Table:
     texts = tuned.texts(key)
     made = _grid(layout, varying, layout.cells, lambda row: (DASH if row is None else texts[row["identity"]],), {})
     return replace(made, title=tuned.note(key))
+
+
+def trained_by_row(layout: Layout, tuned: Tuned, key: str) -> dict[Place, str]:
+    """Return in each row how many of the values of a key train the network, such as `5 of 7`."""
+    choices = tuned.of(key)
+    texts = {
+        identity: f"{row['trained']} of {row['tried']}"
+        for identity, row in zip(choices.index, records(choices), strict=True)
+    }
+    return {(row["rest"], row["row"]): texts[row["identity"]] for row in records(layout.cells)}
 
 
 def chosen_by_row(layout: Layout, tuned: Tuned, key: str) -> dict[Place, str] | None:
@@ -235,9 +288,18 @@ def _grid(
     )
 
 
-def runs_each(cells: pd.DataFrame) -> int | None:
-    """Return how many runs each number of a table is an average of; None if that varies or some runs are in no mean."""
+def runs_each(cells: pd.DataFrame, side_by_side: bool = False) -> int | None:
+    """Return how many runs each number of a table is an average of; None if that varies or some runs are in no mean.
+
+    Args:
+        cells: the numbers.
+        side_by_side: count the runs that are in no mean as well. Of several quantities, the same runs may all be in the
+            means of one and not in those of another, and words such as `1 never` say so.
+    """
     lost = cells["diverged"] + cells["unreached"]
+    if side_by_side:
+        counts = set(cells["n"] + lost)
+        return counts.pop() if len(counts) == 1 else None
     if (cells["n"] + lost == 1).all():  # a run that is in no mean is then a word in the table
         return 1
     counts = set(cells["n"])
@@ -267,21 +329,23 @@ def _are_words(texts: Iterable[str]) -> bool:
 
 
 def tidy(
-    layout: Layout, varying: Varying, splits: Sequence[str], metric: Metric, tuned: Tuned | None = None
+    layout: Layout, varying: Varying, quantities: Mapping[str, Quantity], tuned: Tuned | None = None
 ) -> pd.DataFrame:
     """Return every digit: a row for each number, with a column for each setting that varies.
 
-    Of each tuned key there are the chosen value, `KEY_tried` and `KEY_edge`, and of all of them the mean
+    Of each tuned key there are the chosen value, `KEY_tried`, `KEY_trained` and `KEY_edge`, and of all of them the mean
     `validation_accuracy` that has chosen, as `Tuned` describes them.
     """
     cells = layout.cells[~layout.cells["borrowed"]]
-    cells = cells[cells["split"].isin(splits)].reset_index(drop=True)
-    ranks = [([*splits].index(row["split"]), order(layout, varying, row["rest"], row["row"])) for row in records(cells)]
+    cells = cells[cells["split"].isin([*quantities])].reset_index(drop=True)
+    names = [*quantities]
+    ranks = [(names.index(row["split"]), order(layout, varying, row["rest"], row["row"])) for row in records(cells)]
     columns: dict[str, pd.Series] = {key: cells["rest"].map(texts) for key, texts in varying.items()}
     columns |= {name: cells[column] for name, column in layout.keys.items()}
     if tuned is not None:
         columns |= _chosen(cells["identity"], tuned)
-    columns |= {"metric": pd.Series(metric.name, cells.index), "split": cells["split"]}
+    columns |= {"metric": cells["split"].map(lambda name: quantities[name].metric.name)}
+    columns |= {"split": cells["split"].map(lambda name: quantities[name].split)}
     columns |= {name: cells[name] for name in ("mean", "std", "n", "interval", "diverged", "unreached")}
     columns |= {"numerics": cells["numerics"].map(lambda versions: " ".join(map(str, versions)))}
     return pd.DataFrame(columns).loc[sorted(cells.index, key=ranks.__getitem__)]
@@ -292,6 +356,6 @@ def _chosen(identities: pd.Series, tuned: Tuned) -> dict[str, pd.Series]:
     columns = dict[str, pd.Series]()
     for key in tuned.keys:
         choices = tuned.of(key)
-        names = {key: "value", f"{key}_tried": "tried", f"{key}_edge": "edge"}
+        names = {key: "value", f"{key}_tried": "tried", f"{key}_trained": "trained", f"{key}_edge": "edge"}
         columns |= {heading: identities.map(choices[name]) for heading, name in names.items()}
     return columns | {"validation_accuracy": identities.map(choices["validation_accuracy"])}

@@ -45,10 +45,29 @@ class Metric:
         return -shown if self.lowest else shown
 
 
+ACCURACY = Metric("accuracy", "{split} accuracy (%)", PERCENT)
 METRICS = {
-    "accuracy": Metric("accuracy", "{split} accuracy (%)", PERCENT),
+    "accuracy": ACCURACY,
     "loss": Metric("loss", "{split} loss (nats)", LOSS, lowest=True),
 }
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A metric of a split.
+
+    Attributes:
+        metric: of a run at the end of its training.
+        split: `test`, `train` or `validation`.
+    """
+
+    metric: Metric
+    split: str
+
+    @property
+    def heading(self) -> str:
+        """The quantity with its unit, such as `test accuracy (%)`."""
+        return self.metric.heading.format(split={"train": "training"}.get(self.split, self.split))
 
 
 def parse(metric: str, split: str) -> tuple[Metric, list[str]]:

@@ -64,11 +64,7 @@ def along(
     if axes[0] == axes[1]:
         raise ConfigError(f"columns={columns}: must differ from rows={rows}")
     rests = [rest_of(run, covered_by((*axes, *tuned), run)) for run in runs.to_dict("records")]
-    row, column = (axis_values(runs, axis, SEPARATION in axes) for axis in axes)
-    if "approach" in axes and "activation" not in axes:
-        followed = " (" + axis_values(runs, "activation", SEPARATION in axes) + ")"
-        row = row + followed if axes[0] == "approach" else row
-        column = column + followed if axes[1] == "approach" else column
+    row, column = (_labels(runs, axis, axes) for axis in axes)
     frame = runs.assign(block=[str(rest) for rest in rests], row=row, column=column)
     keys = ["block", "row", "column", "dataset", "activation", "gpn", "batch_norm"]
     cells = statistics.over_seeds(frame, keys, values)
@@ -81,6 +77,48 @@ def along(
         rest=cells["block"].map(named),
         in_parentheses=cells["batch_norm"] & ("model.norm" not in (*axes, *tuned)) & ("approach" not in axes),
     )
+
+
+def _labels(runs: pd.DataFrame, axis: str, axes: Sequence[str]) -> pd.Series:
+    """Return the value of each run on one of the axes, of an approach with the activation that no other axis says."""
+    values = axis_values(runs, axis, SEPARATION in axes)
+    if axis != "approach" or "activation" in axes:
+        return values
+    return values + " (" + axis_values(runs, "activation", SEPARATION in axes) + ")"
+
+
+def listed(
+    runs: pd.DataFrame,
+    rows: str,
+    values: Mapping[str, pd.Series],
+    score: Callable[[pd.DataFrame], pd.Series],
+    tuned: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Return statistics over seeds along one key, of several quantities.
+
+    Args:
+        runs: as `statistics.with_norm` returns them, so that batch normalisation is one of the settings that set them
+            apart.
+        rows: a key, as `along` takes it.
+        values: a number of each run for each quantity, by its name.
+        score: of the statistics that are returned, higher for a better mean.
+        tuned: as `along` takes it.
+
+    Returns:
+        One row per rest, row and quantity with the statistics of `over_seeds`, in which `split` names the quantity;
+        `rest`, `row`, and `better` among the approaches or among the forms of an activation.
+
+    Raises:
+        ConfigError: for an unknown key, with the nearest ones.
+    """
+    axis = axis_key("rows", rows)
+    rests = [rest_of(run, covered_by((axis, *tuned), run)) for run in runs.to_dict("records")]
+    frame = runs.assign(block=list(map(str, rests)), row=_labels(runs, axis, [axis]))
+    cells = statistics.over_seeds(frame, ["block", "row", "dataset", "activation", "gpn", "batch_norm"], values)
+    shared = [] if axis in COMPARED else ["row"]
+    pair = ["block"] if axis == "approach" else ["block", "dataset", "activation", "batch_norm", *shared]
+    named = {str(rest): rest for rest in rests}
+    return statistics.with_better(cells, pair, score(cells)).assign(rest=cells["block"].map(named))
 
 
 COMPARED = {"activation", "activation.name", "activation.gpn", "approach"}

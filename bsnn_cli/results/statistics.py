@@ -83,6 +83,13 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
+def with_norm(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return finished runs whose `protocol` names batch normalisation, for tables that put it in no parentheses."""
+    norms = [(("model.norm", "batch"),) if norm else () for norm in runs["batch_norm"]]
+    protocols = [Protocol((*p.items, *norm)) for p, norm in zip(runs["protocol"], norms, strict=True)]
+    return runs.assign(protocol=pd.Series(protocols, index=runs.index, dtype=object))
+
+
 def unfinished(runs: pd.DataFrame) -> str:
     """Count the runs that are not finished, such as `2 failed, 1 running`; empty if none."""
     counts = runs["status"].value_counts().sort_index().to_dict()
@@ -382,8 +389,8 @@ def paired(runs: pd.DataFrame) -> pd.DataFrame:
 def axis_order(value: Any) -> tuple[Any, ...]:
     """Return a sort key: named activations and datasets in the order of their tables, then numbers, then text.
 
-    Approaches come in the order of their table. Numbers inside text count as numbers: `0.3 over 50 layers` comes before
-    `0.3 over 200 layers`.
+    Approaches come in the order of their table, each by the activation in parentheses. Numbers inside text count as
+    numbers: `0.3 over 50 layers` comes before `0.3 over 200 layers`.
     """
     if isinstance(value, Protocol):
         return (2, [(key, axis_order(str(setting))) for key, setting in value.items])
@@ -393,6 +400,7 @@ def axis_order(value: Any) -> tuple[Any, ...]:
     base, form = split_label(name)
     known = [*ACTIVATION_LABELS, *DATASETS, *APPROACHES]
     if base in known:
-        return (0, known.index(base), [*FORMS].index(form), tailored)
+        inside = tailored.removeprefix("(").removesuffix(")")
+        return (0, known.index(base), [*FORMS].index(form), tailored if inside == tailored else axis_order(inside))
     parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", value)
     return (2, *(float(part) if i % 2 else part for i, part in enumerate(parts)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,9 @@ COVERED = {"activation": [*pivot.AXES["activation"], statistics.TAILORED_DEPTH, 
 EDGES = {"lowest": "↓", "highest": "↑"}
 """Marks of a choice beyond which no value was tried."""
 
+TRAINS = 2.0
+"""Least accuracy of a network that trains, as a multiple of that of chance."""
+
 DIGITS = 9
 """Decimals to which accuracies are compared, so that the order in which seeds are added decides nothing."""
 
@@ -46,8 +49,9 @@ class Tuned:
         keys: that have been tuned.
         runs: those at the chosen values, as `statistics.finished` returns them; the keys are not in their `protocol`.
         choices: a row for each key and `identity` of these runs: `value` (None where every run diverged), `tried` (how
-            many values, with the other keys at theirs), `edge` (`lowest` or `highest` where no value was tried beyond,
-            else empty) and `validation_accuracy` (in percent, mean over the seeds).
+            many values, with the other keys at theirs), `trained` (at how many of these the mean validation accuracy is
+            at least twice that of chance, 100 % over the number of classes), `edge` (`lowest` or `highest` where no
+            value was tried beyond, else empty) and `validation_accuracy` (in percent, mean over the seeds).
         left_out: number of finished runs without a validation accuracy.
     """
 
@@ -113,7 +117,7 @@ def choose(runs: pd.DataFrame, keys: Sequence[str]) -> Tuned:
         ranks = {value: _rank(value, candidates.loc[places]) for value, places in group.items()}
         best = min(ranks, key=ranks.__getitem__)
         kept += group[best]
-        choices += _choices(keys, best, group, candidates.loc[group[best]])
+        choices += _choices(keys, best, {value: candidates.loc[places] for value, places in group.items()})
     chosen = candidates.loc[sorted(kept)].reset_index(drop=True)
     covered = _covered(keys)
     chosen["protocol"] = chosen["protocol"].map(lambda protocol: statistics.without(protocol, *covered))
@@ -169,17 +173,26 @@ def _rank(value: tuple[Any, ...], runs: pd.DataFrame) -> tuple[Any, ...]:
 
 
 def _choices(
-    keys: Sequence[str], best: tuple[Any, ...], values: Iterable[tuple[Any, ...]], runs: pd.DataFrame
+    keys: Sequence[str], best: tuple[Any, ...], values: Mapping[tuple[Any, ...], pd.DataFrame]
 ) -> Iterator[Row]:
-    """Yield the rows of `Tuned.choices` of a group, which is shown at its best values by these runs."""
+    """Yield the rows of `Tuned.choices` of a group, of which the runs at each of the values are given."""
+    runs = values[best]
     mean = runs["validation_accuracy"].astype(float).mean()
     for place, key in enumerate(keys):
-        tried = {value[place] for value in values if _without(value, place) == _without(best, place)}
+        beside = {value: runs for value, runs in values.items() if _without(value, place) == _without(best, place)}
+        tried = {value[place] for value in beside}
+        counts = {"tried": len(tried), "trained": sum(map(_trains, beside.values()))}
         chosen = {"value": None, "edge": ""}
         if not math.isnan(mean):
             chosen = {"value": best[place], "edge": _edge(key, best[place], tried)}
         for identity in runs["identity"].unique():
-            yield {"key": key, "identity": identity, "tried": len(tried), "validation_accuracy": mean} | chosen
+            yield {"key": key, "identity": identity, "validation_accuracy": mean} | counts | chosen
+
+
+def _trains(runs: pd.DataFrame) -> bool:
+    """Return whether runs are better than chance on average; results that do not name their classes had ten."""
+    chance = 100 / runs["classes"].astype(float).fillna(10)
+    return bool((runs["validation_accuracy"].astype(float) - TRAINS * chance).mean() >= 0)
 
 
 def _edge(key: str, value: Any, tried: set[Any]) -> str:

@@ -97,8 +97,8 @@ def spelled_out(verb: str, word: str) -> str:
     defaults = {key: default for key, _, default in options(VERBS[verb]())}
     lists = [key for key, entry, _ in options(VERBS[verb]()) if str(entry.type).startswith("list")]
     key, _, text = word.partition("=")
-    if key in lists and re.fullmatch(r"[^\[({'\"=]+", text) and text != "null":
-        return f"{key}=[{text}]"
+    if key in lists and re.fullmatch(r"[^\[({'\"]+", text) and text != "null":
+        return f"{key}=[{','.join(quoted(entry) if '=' in entry else entry for entry in text.split(','))}]"
     if key == "model.width":
         return _widths_spelled_out(word)
     if key == "network" and "network.path" in defaults and (".py" in text or text == "null"):

@@ -348,8 +348,8 @@ class PropagateConfig:
 
 
 METRIC = Rule(
-    f"one of {', '.join(QUANTITIES)}, or epochs_to_P, such as epochs_to_90",
-    lambda text: metric_parts(text) is not None,
+    f"one or more of {', '.join(QUANTITIES)}, or epochs_to_P, such as epochs_to_90",
+    lambda names: len(names) > 0 and all(metric_parts(name) is not None for name in names),
     (*QUANTITIES, "epochs_to_90"),
 )
 
@@ -375,9 +375,10 @@ class TableConfig:
         "one with fewer; of equal ones the smallest; needs runs with dataset.validation",
     )
     where: list[str] | None = option(None, WHERE)
-    metric: str = option(
-        "accuracy",
-        "what is shown, at the end of training; epochs_to_P: the first epoch with an accuracy of P percent",
+    metric: list[str] | None = option(
+        None,
+        "what is shown, at the end of training; epochs_to_P: the first epoch with an accuracy of P percent; several "
+        "are the columns of one table; null: accuracy",
         METRIC,
     )
     split: str = option("both", "of which data; both: test and training", one_of(*SPLITS, "both"))

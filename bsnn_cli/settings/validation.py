@@ -86,14 +86,21 @@ def table_problems(config: TableConfig) -> list[str]:
             for key in apart
             if getattr(config, key) != getattr(default, key)
         ]
+    several = config.metric is not None and len(config.metric) > 1
+    axes = [("rows", config.rows or "activation")]
+    axes += [] if several else [("columns", config.columns or "activation")]
+    axes = axes if several or (config.rows, config.columns) != (None, None) else []
     lines += [
         f"tune={key}: is the key of the {axis} as well; a table along {key} shows all its values"
-        for axis, key in (("rows", config.rows or "activation"), ("columns", config.columns or "activation"))
-        if key in (config.tune or []) and (config.rows, config.columns) != (None, None)
+        for axis, key in axes
+        if key in (config.tune or [])
     ]
-    parts = metric_parts(config.metric)
-    if parts is not None and parts[1] is not None and config.split not in (default.split, parts[1]):
-        lines.append(f"split={config.split}: contradicts metric={config.metric}, which is of split={parts[1]}")
+    for metric in config.metric or []:
+        parts = metric_parts(metric)
+        if parts is not None and parts[1] is not None and config.split not in (default.split, parts[1]) and not several:
+            lines.append(f"split={config.split}: contradicts metric={metric}, which is of split={parts[1]}")
+    if several and config.columns is not None:
+        lines.append(f"columns={config.columns}: several metrics are the columns of one table; leave it out")
     return lines
 
 
