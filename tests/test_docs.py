@@ -37,7 +37,7 @@ from bsnn_cli.settings.composition import Composer
 from tests.reproducing import in_this_process
 
 CHECKOUT = Path(__file__).parents[1]
-PAGES = ["README.md", *sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "docs").rglob("*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "docs").rglob("*.md"))]
 COMMENT = r"(?P<long><!-- long -->\n+)?(?:<!-- file: (?P<file>\S+) -->\n+)?"
 FENCE = re.compile(rf"^{COMMENT}```(?P<language>sh|python|yaml)\n(?P<text>.*?)^```$", re.M | re.S)
 LIBRARY = "docs/library.md"
@@ -141,9 +141,23 @@ def follow(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 execute(words, monkeypatch)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != LIBRARY and not all(map(not_run, blocks(page)))])
+APART = ("README.md", LIBRARY)
+"""Pages of which something is promised that is tested along with following them."""
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in APART and not all(map(not_run, blocks(page)))])
 def test_what_a_page_tells_to_type_works(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     follow(page, tmp_path, monkeypatch)
+
+
+def test_the_first_commands_of_the_readme_give_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "supervise", in_this_process)
+    follow("README.md", tmp_path, monkeypatch)
+    runs = pd.read_csv(tmp_path / "outputs" / "tables" / "test_accuracy.csv")
+    [shown] = re.findall(r"^Tanh +([\d.]+) +\*\*([\d.]+)\*\*$", (CHECKOUT / "README.md").read_text(), re.M)
+    for gpn, number in zip((False, True), shown, strict=True):
+        [accuracy] = runs[runs["gpn"] == gpn]["mean"]
+        assert accuracy == pytest.approx(float(number), abs=2)  # other processors round otherwise
 
 
 def test_what_is_not_run_could_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
