@@ -1,4 +1,4 @@
-"""The fault matrix in `docs/reliability.md` names tests that exist, and says which of them are torture."""
+"""The list of faults in `tests/FAULTS.md` names tests that exist, and says which of them are torture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 TESTS = Path(__file__).parent
 ROWS = [
     line
-    for line in (TESTS.parent / "docs" / "reliability.md").read_text().splitlines()
+    for line in (TESTS / "FAULTS.md").read_text().splitlines()
     if line.startswith("| ") and not line.startswith("| fault ")
 ]
 
