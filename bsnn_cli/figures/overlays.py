@@ -98,9 +98,9 @@ def overlays(stored: Results, by: str, chosen: Sequence[str]) -> Iterator[Figure
         yield overlay(key, common, group, stored.epochs, chosen)
 
 
-def shared(run: dict[Any, Any], key: str) -> Protocol:
-    """Return all settings of a run, but for its seed, that the key does not cover."""
-    covered = pivot.covered_by([key], run)
+def shared(run: dict[Any, Any], *keys: str) -> Protocol:
+    """Return all settings of a run, but for its seed, that the keys do not cover."""
+    covered = pivot.covered_by(keys, run)
     norm = (("model.norm", "batch"),) if run["batch_norm"] and "model.norm" not in covered else ()
     return Protocol((*pivot.rest_of(run, covered).items, *norm))
 
