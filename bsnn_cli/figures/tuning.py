@@ -97,11 +97,9 @@ def tuning(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]
     if not groups:
         command = "bsnn train experiment=approaches 'approach=glob(*)'"
         yield Missing("tuning", f"runs at {FEWEST} or more values of a setting such as {RATE}", command)
+    wanted: list[str | None] = [*chosen] or [None]
     figures = [
-        figure
-        for metric in chosen or [None]
-        for common, runs in groups.items()
-        for figure in against(key, common, runs, metric)
+        figure for metric in wanted for common, runs in groups.items() for figure in against(key, common, runs, metric)
     ]
     if groups and not figures:
         remedy = metrics.MEASURED_BY.get(chosen[0].partition("_")[0], "train again with force=true")
@@ -153,7 +151,8 @@ def numbers(runs: pd.DataFrame, key: str) -> pd.Series:
 def alike(runs: pd.DataFrame, key: str, fewest: int) -> dict[Protocol, pd.DataFrame]:
     """Return the runs by what they have in common: those of networks with so many values of a key, or more.
 
-    They have the columns `setting`, `approach` and `activation` as `pivot.axis_values` returns them, and `network`.
+    They have new columns: `setting`, the value; `followed` and `form`, approach and activation as `pivot.axis_values`
+    returns them; `network`, their name in the legend.
     """
     values = numbers(runs, key)
     if values.nunique() < fewest:
@@ -164,13 +163,13 @@ def alike(runs: pd.DataFrame, key: str, fewest: int) -> dict[Protocol, pd.DataFr
     labels = activations.map(overlays.activation_label)
     runs = runs.assign(
         setting=values,
-        approach=approaches,
-        activation=activations,
+        followed=approaches,
+        form=activations,
         network=labels.where(approaches.isin(BY_THEMSELVES), approaches + " (" + labels + ")"),
-        common=[overlays.shared(run, key, "approach") for run in records(runs)],
     )
-    runs = runs[runs.groupby(["common", "network"])["setting"].transform("nunique") >= fewest]
-    return {common: runs[runs["common"] == common] for common in sorted(set(runs["common"]))}
+    common = pd.Series([overlays.shared(run, key, "approach") for run in records(runs)], runs.index, dtype=object)
+    enough = runs.groupby([common, "network"])["setting"].transform("nunique") >= fewest
+    return {settings: runs[enough & (common == settings)] for settings in sorted(set(common[enough]))}
 
 
 def against(key: str, common: Protocol, runs: pd.DataFrame, metric: str | None) -> Iterator[Figure]:
@@ -184,10 +183,10 @@ def against(key: str, common: Protocol, runs: pd.DataFrame, metric: str | None) 
     """
     validated = runs["validation_accuracy"].notna().any()
     metric = metric or ("validation_accuracy" if validated else "test_accuracy")
-    numbers = runs[metric].astype(float).where(runs["status"] == "done")
-    if numbers.isna().all() and (runs["status"] == "done").any():
+    measured = runs[metric].astype(float).where(runs["status"] == "done")
+    if measured.isna().all() and (runs["status"] == "done").any():
         return
-    cells = statistics.over_seeds(runs, ["network", "setting"], {metric: numbers})
+    cells = statistics.over_seeds(runs, ["network", "setting"], {metric: measured})
     choices = tuned.choose(runs, [key]).of(key)["value"] if validated else pd.Series(dtype=object)
     networks = networks_of(runs, cells, choices)
     lost = bool(((cells["n"] == 0) & (cells["diverged"] > 0)).any())
@@ -200,7 +199,8 @@ def against(key: str, common: Protocol, runs: pd.DataFrame, metric: str | None) 
         lines = [drawn(network, look, y, height) for network, look in zip(part, looks, strict=True)]
         series = [entry for layer in zip(*lines, strict=True) for entry in layer if len(list(entry.x))]
         legend = [Series(network.name, **look) for network, look in zip(part, looks, strict=True)]
-        panels.append(Panel(x, y, series, title, facet=str(overlays.Common(common)), legend=legend))
+        facet = f"{overlays.Common(common)}{title and ': '}{title}"
+        panels.append(Panel(x, y, series, title, facet=facet, legend=legend))
     columns = min(2, len(panels))
     width = DOUBLE if columns == 2 else NARROW
     words = described(runs, common)
@@ -221,7 +221,7 @@ def networks_of(runs: pd.DataFrame, cells: pd.DataFrame, choices: pd.Series) -> 
     """Return the networks of some runs, in the order of the tables, with what is chosen for each by identity."""
     runs = runs.assign(chosen=runs["identity"].map(choices))
     rows = records(runs.drop_duplicates("network"))
-    rows.sort(key=lambda row: (row["approach"] not in BY_THEMSELVES, *map(statistics.axis_order, order_of(row))))
+    rows.sort(key=lambda row: (row["followed"] not in BY_THEMSELVES, *map(statistics.axis_order, order_of(row))))
     networks = []
     for row in rows:
         name = row["network"]
@@ -229,8 +229,8 @@ def networks_of(runs: pd.DataFrame, cells: pd.DataFrame, choices: pd.Series) -> 
         networks.append(
             Network(
                 name,
-                kind_of(row["approach"], row["activation"]),
-                row["activation"],
+                kind_of(row["followed"], row["form"]),
+                row["form"],
                 cells[cells["network"] == name].sort_values("setting"),
                 None if best.empty else float(best.iloc[0]),
             )
@@ -240,7 +240,7 @@ def networks_of(runs: pd.DataFrame, cells: pd.DataFrame, choices: pd.Series) -> 
 
 def order_of(run: dict[Any, Any]) -> tuple[str, str]:
     """Return what networks are ordered by: those named after their activation alone have no approach."""
-    return "" if run["approach"] in BY_THEMSELVES else run["approach"], run["activation"]
+    return "" if run["followed"] in BY_THEMSELVES else run["followed"], run["form"]
 
 
 def kind_of(approach: str, activation: str) -> str:
@@ -259,8 +259,10 @@ def parts(networks: Sequence[Network]) -> Iterator[tuple[str, Sequence[Network]]
     for kinds in PANELS:
         members = [network for network in networks if network.kind in kinds]
         title = " and ".join(kind for kind in kinds if any(network.kind == kind for network in members))
-        for part in overlays.split(members) if members else ():
-            yield f"{title[0].upper()}{title[1:]}", part
+        divided = list(overlays.split(members)) if members else []
+        for number, part in enumerate(divided, 1):
+            count = f", {number} of {len(divided)}" if len(divided) > 1 else ""
+            yield f"{title[0].upper()}{title[1:]}{count}", part
 
 
 def looks_of(networks: Sequence[Network], x: Axis) -> list[dict[str, Any]]:
@@ -310,7 +312,9 @@ def x_axis(key: str, values: pd.Series) -> Axis:
     log = low > 0 and high > 10 * low
     room = (high / low) ** ROOM if log else ROOM * (high - low)
     limits = (low / room, high * room) if log else (low - room, high + room)
-    return Axis(f"{key} ({words})" if words else key, log=log, limits=limits)
+    ticks = metrics.ticks(*limits) if log else ()
+    whole = not log and bool((values % 1 == 0).all())
+    return Axis(f"{key} ({words})" if words else key, log=log, limits=limits, ticks=ticks, whole=whole)
 
 
 def with_strip(y: Axis, metric: str, lost: bool) -> tuple[Axis, float]:
@@ -337,7 +341,7 @@ def described(runs: pd.DataFrame, common: Protocol) -> str:
     """Return size of the networks, epochs, dataset and protocol in words."""
     plain = runs[["network.path", "model.widths", "model.taper"]].isna().all(axis=None)
     sizes = {"model.depth": "L = {} layers", "model.width": "n = {} units"} if plain else {}
-    sizes |= {"optim.epochs": "{} epochs"}
+    sizes |= {"optim.epochs": "{} epoch" + ("" if (runs["optim.epochs"] == 1).all() else "s")}
     told = ", ".join(text.format(extent(runs[key].astype(int))) for key, text in sizes.items())
     rest = str(overlays.Common(statistics.without(common, *sizes)))
     return f"{told} on {rest}".replace("the paper's protocol", "else the paper's protocol")
@@ -348,7 +352,7 @@ def signs(key: str, metric: str, networks: Sequence[Network], lost: bool, y: Axi
     low, high = y.limits or (0.0, 0.0)
     told = {}
     if any(network.chosen is not None for network in networks):
-        best = f"filled: the value with the highest mean validation accuracy (`bsnn table tune={key}`)"
+        best = f"filled: the value with the highest mean validation accuracy, as bsnn table tune={key} chooses it"
         told[Series("chosen by validation", dash="", marker="o")] = best
         told[Series("tried", dash="", marker="o", hollow=True)] = ""
     if lost:
@@ -364,7 +368,7 @@ def caption(
 ) -> str:
     """Return the caption of the figure of some cells."""
     what = metrics.NAMES[metric]
-    averaged = "one seed a point" if counts == "1" else f"mean over n = {counts} seeds"
+    averaged = {"0": "", "1": "one seed a point"}.get(counts, f"mean over n = {counts} seeds")
     averaged += " (of those that did not diverge)" if ((cells["n"] > 0) & (cells["diverged"] > 0)).any() else ""
     bars = f", {metrics.spread_in_words([y]).replace('band', 'bars')}" if cells["std"].notna().any() else ""
     return (
