@@ -192,7 +192,8 @@ def test_the_learning_rate_is_chosen_first_then_a_number_then_a_whole_one() -> N
 
     depths = [tried("tanh", 50.0 + depth, model__depth=depth) for depth in (10, 20, 40)]
     momenta = [tried("tanh", 50.0, optim__momentum=momentum) for momentum in (0.1, 0.3, 0.9)]
-    assert by(rates("tanh", ALL_THREE), depths, momenta) == "optim.lr (learning rate)"
+    tapers = [tried("tanh", 50.0, model__taper=taper) for taper in (0.5, 0.7, 0.9)]
+    assert by(rates("tanh", ALL_THREE), tapers, depths, momenta) == "optim.lr (learning rate)"
     assert by(depths, momenta) == "optim.momentum"
     assert by(depths) == "model.depth (layers)"
     assert by(depths, rates("tanh", {0.01: [1.0], 0.1: [2.0]})) == "model.depth (layers)"  # two rates are too few
@@ -248,8 +249,11 @@ def test_legends_lie_above_their_panels_and_within_the_picture() -> None:
 
 def test_filled_points_are_not_hidden_in_print() -> None:
     """The lines of all networks come first, and nothing of equal height is drawn over what comes later."""
-    [figure] = figures(rates("tanh", ALL_THREE), rates("tanh_gpn", ALL_THREE))
-    lines = printing.render(figure).axes[0].get_lines()
+    by_rate: dict[float, list[float | None]] = {0.001: [80.0, 82.0], 0.01: [90.0], 0.1: [70.0]}
+    [figure] = figures(rates("tanh", by_rate), rates("tanh_gpn", by_rate))
+    axes = printing.render(figure).axes[0]
+    assert [container.has_yerr for container in axes.containers] == [True, True, False, False]  # type: ignore[attr-defined]
+    lines = axes.get_lines()
     order = sorted((line for line in lines if line.get_marker() in ("o", "s")), key=lambda line: line.get_zorder())
     assert [line.get_markerfacecolor() == "white" for line in order] == [True, True, False, False]
 
