@@ -156,7 +156,7 @@ def test_networks_that_never_got_anywhere_have_crosses_alone() -> None:
     [figure] = figures(rates("tanh", {rate: [None] for rate in RATES}), metric=["test_accuracy"])
     assert points(figure) == {}
     assert list(points(figure, "cross")["Tanh"]) == list(RATES)
-    assert "; crosses at the bottom: all runs diverged; networks" in figure.caption
+    assert figure.caption.endswith("dataset.validation=0.1; crosses at the bottom: all runs diverged.")
 
 
 def test_runs_that_differ_in_more_are_in_other_figures() -> None:

@@ -340,6 +340,7 @@ def chance(runs: pd.DataFrame, metric: str) -> float | None:
 def described(runs: pd.DataFrame, common: Protocol) -> str:
     """Return size of the networks, epochs, dataset and protocol in words."""
     plain = runs[["network.path", "model.widths", "model.taper"]].isna().all(axis=None)
+    plain = plain and (runs["network.kind"] == "mlp").all()
     sizes = {"model.depth": "L = {} layers", "model.width": "n = {} units"} if plain else {}
     sizes |= {"optim.epochs": "{} epoch" + ("" if (runs["optim.epochs"] == 1).all() else "s")}
     told = ", ".join(text.format(extent(runs[key].astype(int))) for key, text in sizes.items())
@@ -374,5 +375,5 @@ def caption(
     return (
         f"{what[0].upper()}{what[1:]} at the end of training against {key}, a line for each network: {words}; "
         + "; ".join(part for part in (f"{averaged}{bars}", *signs) if part)
-        + ("; networks are set apart a little." if x.log else ".")
+        + ("; networks are set apart a little." if x.log and cells["network"].nunique() > 1 else ".")
     )
