@@ -33,6 +33,8 @@ def store(
 ) -> RunDirectory:
     """A finished run with these test accuracies after each epoch; the training accuracy is one more.
 
+    That of a validation share, where there is one (`dataset__validation=0.1`), is one less.
+
     Args:
         root: the output folder.
         activation: such as `selu_gpn`.
@@ -47,14 +49,15 @@ def store(
     for key, value in values.items():
         *node, field = key.split("__")
         setattr(getattr(config, node[0]) if node else config, field, value)
-    config = resolve(config)
+    config, validated = resolve(config), config.dataset.validation > 0
     directory = RunDirectory(run_directory(config))
     directory.claim(config)
     write_json(directory.path / "provenance.json", PROVENANCE)
     directory.write_epochs(
         [
             EpochRecord(epoch=epoch, step=10 * epoch, train_loss=1, test_loss=1, test_accuracy=accuracy,
-                        train_accuracy=None, learning_rate=1, orthogonality_error=error, elapsed_s=epoch)
+                        train_accuracy=None, learning_rate=1, orthogonality_error=error, elapsed_s=epoch,
+                        validation_accuracy=accuracy - 1 if validated else None)
             for epoch, accuracy in enumerate(accuracies, 1)
         ]
     )  # fmt: skip
@@ -68,6 +71,7 @@ def store(
         root=automatic if root_of_b == "auto" else root_of_b, norm=config.model.norm,
         batch_norm=config.model.norm == "batch", dataset=str(config.dataset.name), depth=config.model.depth,
         width=config.model.width, weights=config.model.weights, seed=config.seed, parameters=1, networks=1,
+        validation_accuracy=last - 1 if validated and last is not None else None,
     )  # fmt: skip
     directory.finish(result, "none")
     return directory

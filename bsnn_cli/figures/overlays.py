@@ -22,6 +22,7 @@ from bsnn_cli.figures.printing import file_name, legend_rows
 from bsnn_cli.results import pivot, statistics
 from bsnn_cli.results.formats import records, value_text
 from bsnn_cli.results.store import Results
+from bsnn_cli.results.variation import shared
 from bsnn_cli.settings.choices import split_label
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import Protocol
@@ -98,13 +99,6 @@ def overlays(stored: Results, by: str, chosen: Sequence[str]) -> Iterator[Figure
         )
     for common, group in groups.items():
         yield overlay(key, common, group, stored.epochs, chosen)
-
-
-def shared(run: dict[Any, Any], *keys: str) -> Protocol:
-    """Return all settings of a run, but for its seed, that the keys do not cover."""
-    covered = pivot.covered_by(keys, run)
-    norm = (("model.norm", "batch"),) if run["batch_norm"] and "model.norm" not in covered else ()
-    return Protocol((*pivot.rest_of(run, covered).items, *norm))
 
 
 def values_of(runs: pd.DataFrame, key: str) -> pd.Series:

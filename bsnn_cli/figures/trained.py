@@ -31,7 +31,7 @@ from bsnn_cli.figures.signals import ALL_THREE, Line, over_layers
 from bsnn_cli.gpn import meanfield
 from bsnn_cli.gpn.activations import get
 from bsnn_cli.gpn.tailored import tailored
-from bsnn_cli.results import statistics
+from bsnn_cli.results import statistics, variation
 from bsnn_cli.results.formats import Row, records, setting
 from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import ACTIVATION_LABELS, CUSTOM, parameter_in_use, root_in_use
@@ -166,17 +166,26 @@ def curves(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]
         yield Missing("curves", "training runs on CIFAR-10, the paper's", command)
     elif stored.epochs["epoch"].max() < 2:
         yield Missing("curves", "training runs of several epochs", command)
+    runs = stored.finished
+    if config.only is None:  # of runs that try values, `tuning` is the figure
+        runs = runs[~variation.tried(runs)]
     for name in metric:
-        yield from of_epochs(stored, name)
+        yield from of_epochs(runs, stored.epochs, name)
 
 
-def of_epochs(stored: Results, metric: str = "test_accuracy") -> Iterator[Figure]:
-    """Yield a figure for each dataset and protocol of more than one epoch; of a single one, tables say as much."""
-    if stored.finished.empty:
+def of_epochs(runs: pd.DataFrame, epochs: pd.DataFrame, metric: str = "test_accuracy") -> Iterator[Figure]:
+    """Yield a figure for each dataset and protocol of more than one epoch; of a single one, tables say as much.
+
+    Args:
+        runs: as `statistics.finished` returns them, or none.
+        epochs: as `loading.load_epochs` reads them, of these runs at least.
+        metric: a column of `epochs`.
+    """
+    if runs.empty:
         return
-    cells = statistics.over_seeds(stored.finished)
+    cells = statistics.over_seeds(runs)
     cells = cells[cells["split"] == "test"]
-    table = statistics.curves(stored.finished, stored.epochs, metric)
+    table = statistics.curves(runs, epochs, metric)
     for (protocol, dataset, norm), rows in table.groupby(["protocol", "dataset", "batch_norm"]):
         if rows["epoch"].max() > 1:
             same = (cells["protocol"] == protocol) & (cells["dataset"] == dataset) & (cells["batch_norm"] == norm)

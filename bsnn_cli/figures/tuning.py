@@ -18,23 +18,16 @@ from bsnn_cli.errors import ConfigError
 from bsnn_cli.figures import metrics, overlays
 from bsnn_cli.figures.figure import COLOURS, DASHES, DOUBLE, Axis, Figure, Missing, Panel, Series, extent
 from bsnn_cli.figures.printing import file_name, legend_rows
-from bsnn_cli.results import pivot, statistics, tuned
+from bsnn_cli.results import statistics, tuned
 from bsnn_cli.results.formats import records
 from bsnn_cli.results.store import Results
+from bsnn_cli.results.variation import BY_THEMSELVES, FEWEST, RATE, alike, numbers, varied
 from bsnn_cli.settings.choices import METRICS, split_label
 from bsnn_cli.settings.config import FiguresConfig
 from bsnn_cli.settings.identity import Protocol
 
 AT_THE_END = tuple(name for name in METRICS if name.endswith(("_accuracy", "_loss")))
 """The metrics of a run that its result has."""
-
-FEWEST = 3
-"""Values that a setting has to have in some network, for the figure to choose that setting by itself."""
-
-RATE = "optim.lr"
-
-BY_THEMSELVES = (pivot.NO_APPROACH, "bsnn")
-"""Approaches whose networks are named after their activation alone."""
 
 GPN, TAILORED, LINEAR, PLAIN, OTHERS = "GPN", "depth-aware GPN", "linear", "non-GPN", "other approaches"
 PANELS = ((GPN,), (TAILORED, LINEAR), (PLAIN,), (OTHERS,))
@@ -107,19 +100,6 @@ def tuning(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]
     yield from figures
 
 
-def varied(runs: pd.DataFrame) -> tuple[str, dict[Protocol, pd.DataFrame]]:
-    """Return the key that was varied, the learning rate first and whole numbers last, and the runs that differ in it.
-
-    There are none if no key has `FEWEST` values in runs of one network that are otherwise alike.
-    """
-    kinds = {key: str(entry.type) for key, entry in tuned.OPTIONS.items() if key.startswith(("optim.", "model."))}
-    numbers = [key for key, kind in kinds.items() if kind.startswith(("int", "float"))]
-    for key in sorted(numbers, key=lambda key: (key != RATE, kinds[key].startswith("int"))):
-        if not runs.empty and (groups := alike(runs, key, FEWEST)):
-            return key, groups
-    return RATE, {}
-
-
 def asked_for(runs: pd.DataFrame, key: str) -> dict[Protocol, pd.DataFrame]:
     """Return the runs that differ in a key which is asked for.
 
@@ -141,46 +121,18 @@ def asked_for(runs: pd.DataFrame, key: str) -> dict[Protocol, pd.DataFrame]:
     return groups
 
 
-def numbers(runs: pd.DataFrame, key: str) -> pd.Series:
-    """Return the value of each run that has a number there."""
-    values = pd.Series(tuned.values_of(runs, key), runs.index, dtype=object)
-    numeric = [isinstance(value, (int, float)) and not isinstance(value, bool) for value in values]
-    return values[numeric].astype(float)
-
-
-def alike(runs: pd.DataFrame, key: str, fewest: int) -> dict[Protocol, pd.DataFrame]:
-    """Return the runs by what they have in common: those of networks with so many values of a key, or more.
-
-    They have new columns: `setting`, the value; `followed` and `form`, approach and activation as `pivot.axis_values`
-    returns them; `network`, their name in the legend.
-    """
-    values = numbers(runs, key)
-    if values.nunique() < fewest:
-        return {}
-    runs = runs.loc[values.index]
-    approaches = pivot.axis_values(runs, "approach", named=False)
-    activations = pivot.axis_values(runs, "activation", named=key == statistics.SEPARATION)
-    labels = activations.map(overlays.activation_label)
-    runs = runs.assign(
-        setting=values,
-        followed=approaches,
-        form=activations,
-        network=labels.where(approaches.isin(BY_THEMSELVES), approaches + " (" + labels + ")"),
-    )
-    common = pd.Series([overlays.shared(run, key, "approach") for run in records(runs)], runs.index, dtype=object)
-    enough = runs.groupby([common, "network"])["setting"].transform("nunique") >= fewest
-    return {settings: runs[enough & (common == settings)] for settings in sorted(set(common[enough]))}
-
-
 def against(key: str, common: Protocol, runs: pd.DataFrame, metric: str | None) -> Iterator[Figure]:
     """Yield the figure of runs that have these settings in common; none if no run has the metric.
 
     Args:
         key: that was varied.
-        common: settings, as `overlays.shared` returns them.
-        runs: as `alike` returns them.
+        common: settings, as `variation.shared` returns them.
+        runs: as `variation.alike` returns them.
         metric: of `AT_THE_END`; None for validation accuracy or, where no part was set aside, test accuracy.
     """
+    labels = runs["form"].map(overlays.activation_label)
+    by_themselves = runs["followed"].isin(BY_THEMSELVES)
+    runs = runs.assign(network=labels.where(by_themselves, runs["followed"] + " (" + labels + ")"))
     validated = runs["validation_accuracy"].notna().any()
     metric = metric or ("validation_accuracy" if validated else "test_accuracy")
     measured = runs[metric].astype(float).where(runs["status"] == "done")

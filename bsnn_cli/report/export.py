@@ -13,9 +13,12 @@ from bsnn_cli.common.table import to_markdown
 from bsnn_cli.errors import ConfigError, RunDirectoryError
 from bsnn_cli.report import provenance_table
 from bsnn_cli.report.archive import archive
+from bsnn_cli.results import pivot, variation
 from bsnn_cli.results.captions import captions
+from bsnn_cli.results.question import ask
 from bsnn_cli.results.store import Results
-from bsnn_cli.results.tables import PAPER_DATASETS
+from bsnn_cli.results.tables import PAPER_DATASETS, paper_layout
+from bsnn_cli.settings.config import TableConfig
 from bsnn_cli.settings.identity import Protocol
 
 COLUMNS = [
@@ -25,8 +28,12 @@ COLUMNS = [
 ]  # fmt: skip
 """Columns of `runs.csv`, before those of `provenance_table`."""
 
-TABLES = ("test_accuracy", "train_accuracy", "comparison", "paired", "constraint", "roots", "approaches")
+OF_RUNS = ("test_accuracy", "train_accuracy", "comparison", "paired")
+TABLES = ("tuned", *OF_RUNS, "constraint", "roots", "approaches")
 """In the order in which the page shows them; other tables are copied too."""
+
+TUNED = ("validation_accuracy", "test_accuracy", "epochs_to_90")
+"""Metrics of the table of runs that try values of a setting."""
 
 MADE = "What has been run so far. This command has made the page, its tables and its figures:"
 
@@ -95,22 +102,52 @@ def page(stored: Results, command: str, runs: pd.DataFrame) -> str:
     """Return the page: what was run where, all tables, all figures with their captions."""
     parts = ["# Results", MADE, f"<!-- long -->\n```sh\n{command}\n```", made(stored, runs)]
     published = (runs["protocol"] == Protocol()) & runs["dataset"].isin(PAPER_DATASETS) & (runs["separation"] == "")
+    texts = tables_of(stored)
     for name in TABLES:
-        path = stored.root / "tables" / f"{name}.md"
-        if path.exists() and (name != "comparison" or published.any()):
-            parts.append(re.sub(r"^#", "##", read_text(path), flags=re.MULTILINE).strip())
+        if name in texts and (name != "comparison" or published.any()):
+            parts.append(re.sub(r"^#", "##", texts[name], flags=re.MULTILINE).strip())
     speed = stored.root / "bench" / "bench.md"
     if speed.exists():
         parts.append(f"## Speed\n\n`bsnn bench`: {read_text(speed).strip()}")
-    texts = captions(stored.root / "figures")
+    told = captions(stored.root / "figures")
     for source in drawn(stored):
-        parts.append(f"![{source.stem}]({source.name})\n\n{texts[source.stem]}")
+        parts.append(f"![{source.stem}]({source.name})\n\n{told[source.stem]}")
     parts.append(
         "Every run with its accuracies, the command that repeats it, commit, versions and hardware is in"
         " [runs.csv](runs.csv); `elapsed_s` is time by the clock, other work of the machine included. The folders"
         " `runs` and `propagation` hold the files of each, without weights; copied into `outputs` they are finished."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def tables_of(stored: Results) -> dict[str, str]:
+    """Return the tables of the page in Markdown, as they are in the folder `tables`.
+
+    Runs that try values of a setting make a table of their own, `tuned`, in place of one for each value.
+    """
+    paths = {name: stored.root / "tables" / f"{name}.md" for name in TABLES}
+    texts = {name: read_text(path) for name, path in paths.items() if path.exists()}
+    if stored.finished.empty:
+        return texts
+    tried = variation.tried(stored.finished)
+    if not tried.any():
+        return texts
+    others = stored.finished[~tried]
+    layout = {} if others.empty else paper_layout(others)
+    for name in OF_RUNS:
+        texts.pop(name, None)
+    texts |= {name: layout[f"{name}.md"] for name in OF_RUNS if f"{name}.md" in layout}
+    return texts | {"tuned": f"# Each at its best\n\n{tuned_table(stored)}"}
+
+
+def tuned_table(stored: Results) -> str:
+    """Return the table of runs that try values of a setting, at the value that validation chooses."""
+    key, _ = variation.varied(stored.finished[variation.tried(stored.finished)])
+    approaches = pivot.axis_values(stored.finished, "approach", named=False)
+    rows = "activation" if approaches.isin(variation.BY_THEMSELVES).all() else "approach"
+    asked = TableConfig(tune=[key], rows=rows, metric=list(TUNED), split="test", format="markdown")
+    words = f"bsnn table tune={key} rows={rows} metric={','.join(TUNED)} split=test"
+    return f"{ask(stored, None, asked).text}\n\n`{words}`"
 
 
 def made(results: Results, runs: pd.DataFrame) -> str:

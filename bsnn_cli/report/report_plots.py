@@ -49,7 +49,7 @@ def plots(stored: Results) -> dict[str, Plot]:
         both_roots = dataclasses.replace(config, depth=int(depth), width=int(width))
     sizes = sorted({(row["depth"], row["width"]) for row in stored.measured if row["trained"] is not None})
     figures: dict[str, Iterable[Figure | Missing]] = {
-        "curves": trained.of_epochs(stored),
+        "curves": trained.of_epochs(stored.finished, stored.epochs),
         "tuning": tuning.tuning(stored, config),
         "signals": signals.propagation_all(stored, config, networks),
         "slopes": signals.derivatives(stored, config, networks),

@@ -59,15 +59,27 @@ def write_tables(
     """
     counted = statistics.finished(runs)
     if rows is None and columns is None:
-        cells, pairs = statistics.over_seeds(counted), statistics.paired(counted)
-        tables = {split: accuracy_tables(cells, split) for split in statistics.SPLITS}
-        more = _comparison(statistics.compare(cells)) | _paired(pairs)
-        return _write(directory, "{}_accuracy", tables, _csv(cells, statistics.CELL), more)
+        return write_texts(directory, paper_layout(counted))
     rows, columns = "activation" if rows is None else rows, "activation" if columns is None else columns
     cells = pivot.along(counted, rows, columns)
     tables = {split: pivot_tables(cells, split, rows, columns) for split in statistics.SPLITS}
     keys = ["block", "row", "column", "dataset", "activation", "gpn", "batch_norm"]
-    return _write(directory, f"pivot_{rows}_by_{columns}_{{}}", tables, _csv(cells, keys))
+    return write_texts(directory, _contents(f"pivot_{rows}_by_{columns}_{{}}", tables, _csv(cells, keys)))
+
+
+def paper_layout(runs: pd.DataFrame) -> dict[str, str]:
+    """Return the content of each file of the paper's layout, by its name.
+
+    Args:
+        runs: as `statistics.finished` returns them.
+
+    Raises:
+        RunDirectoryError: if runs contradict each other.
+    """
+    cells, pairs = statistics.over_seeds(runs), statistics.paired(runs)
+    tables = {split: accuracy_tables(cells, split) for split in statistics.SPLITS}
+    accuracies = _contents("{}_accuracy", tables, _csv(cells, statistics.CELL))
+    return accuracies | _comparison(statistics.compare(cells)) | _paired(pairs)
 
 
 def accuracy_tables(cells: pd.DataFrame, split: str) -> list[Table]:
@@ -153,14 +165,8 @@ def _grid(
     )
 
 
-def _write(
-    directory: Path,
-    stem: str,
-    tables: Mapping[str, Sequence[Table]],
-    cells: pd.DataFrame,
-    more: Mapping[str, str] | None = None,
-) -> list[Path]:
-    """Write the files of each split, and `more`."""
+def _contents(stem: str, tables: Mapping[str, Sequence[Table]], cells: pd.DataFrame) -> dict[str, str]:
+    """Return the content of the files of each split, by their names."""
     contents = {}
     for split, parts in tables.items():
         name, heading = stem.format(split), f"{split.capitalize()} accuracy (%)"
@@ -168,7 +174,7 @@ def _write(
         contents[f"{name}.md"] = document(f"# {heading}", *parts, f"{LEGEND} Every digit: {name}.csv.")
         latex = [to_latex(part, f"{heading}. {part.title}. {LEGEND}") for part in parts]
         contents[f"{name}.tex"] = "\n".join([LATEX_NEEDS, *latex])
-    return write_texts(directory, contents | dict(more or {}))
+    return contents
 
 
 def _csv(cells: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
