@@ -37,7 +37,8 @@ from bsnn_cli.settings.composition import Composer
 from tests.reproducing import in_this_process
 
 CHECKOUT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "docs").rglob("*.md"))]
+DOCS = sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "docs").rglob("*.md"))
+PAGES = ["README.md", "CONTRIBUTING.md", *DOCS]
 COMMENT = r"(?P<long><!-- long -->\n+)?(?:<!-- file: (?P<file>\S+) -->\n+)?"
 FENCE = re.compile(rf"^{COMMENT}```(?P<language>sh|python|yaml)\n(?P<text>.*?)^```$", re.M | re.S)
 LIBRARY = "docs/library.md"

@@ -40,7 +40,8 @@ def test_no_picture_is_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "constraint",
         "roots",
         "networks",
-    }  # tests/test_comparisons.py and tests/test_network_file.py draw them
+        "tuning",
+    }  # tests/test_comparisons.py, tests/test_network_file.py and tests/test_tuning.py draw them
     names = {"curves_digits" if name == "curves" else name for name in FIGURES if name not in elsewhere}
     names |= {"bench_growth", "depth_aware_accuracy_digits"}
     assert {path.name for path in drawn.files} == {f"{name}.png" for name in names}

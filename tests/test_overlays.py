@@ -278,8 +278,8 @@ def test_the_command(bsnn: Callable[..., Answer]) -> None:
         ("only=curves metric=train_los", f"metric=[train_los]: {MUST}; did you mean train_loss?"),
         ("only=curves metric=train_loss,x", f"metric=[train_loss,x]: {MUST}"),
         ("only=curves formats=pgn", "formats=[pgn]: must be a list of png, svg, pdf, or null; did you mean png?"),
-        ("by=seed", "by: is for curves alone; add only=curves"),
-        ("only=width metric=[test_loss]", "metric: is for curves alone; add only=curves"),
+        ("by=seed", "by: is for curves and tuning alone; add only=curves or only=tuning"),
+        ("only=width metric=[test_loss]", "metric: is for curves and tuning alone; add only=curves or only=tuning"),
     ],
 )  # fmt: skip
 def test_bad_words_are_answered(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,6 +136,7 @@ class Panel:
         subtitle: small words below the heading.
         texts: words between the lines.
         facet: on the page, panels of one quantity are one; of several facets it shows one at a time.
+        legend: entries above the panel, where those above the figure do not say what its lines are.
     """
 
     x: Axis
@@ -145,6 +146,7 @@ class Panel:
     subtitle: str = ""
     texts: Sequence[Text] = ()
     facet: str = ""
+    legend: Sequence[Series] = ()
 
 
 @dataclass(frozen=True)

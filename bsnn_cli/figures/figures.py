@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bsnn_cli.errors import ConfigError
-from bsnn_cli.figures import bench, comparisons, networks, phases, signals, theory, trained
+from bsnn_cli.figures import bench, comparisons, networks, phases, signals, theory, trained, tuning
 from bsnn_cli.figures.figure import DOUBLE, Axis, Figure, Missing, Panel, Series, Text, label
 from bsnn_cli.figures.printing import save
 from bsnn_cli.gpn import activations as named
@@ -20,8 +20,11 @@ from bsnn_cli.results.store import Results
 from bsnn_cli.settings.choices import FIGURES, FORMATS, PAPER_ACTIVATIONS
 from bsnn_cli.settings.config import FiguresConfig
 
-OF_RUNS = ("after_training", "curves", "constraint", "roots", "depth_aware")
+OF_RUNS = ("after_training", "curves", "tuning", "constraint", "roots", "depth_aware")
 """Figures of training runs, among which `where` chooses."""
+
+BY_CHOICE = ("curves", "tuning")
+"""Figures whose key and metric are chosen by `by` and `metric`."""
 
 Builder = Callable[[Results, FiguresConfig], Iterator[Figure | Missing]]
 
@@ -53,8 +56,9 @@ def draw(config: FiguresConfig) -> Drawn:
     """
     where = config.where or ()
     for key, value in (("by", config.by), ("metric", config.metric)):
-        if value is not None and config.only != "curves":
-            raise ConfigError(f"{key}: is for curves alone; add only=curves")
+        if value is not None and config.only not in BY_CHOICE:
+            alone, add = " and ".join(BY_CHOICE), " or ".join(f"only={name}" for name in BY_CHOICE)
+            raise ConfigError(f"{key}: is for {alone} alone; add {add}")
     if where and config.only not in (None, *OF_RUNS):
         raise ConfigError(f"{where[0]}: chooses among runs, and only={config.only} shows none; leave it out")
     every = tuple(name for name in FIGURES if name in OF_RUNS) if where else FIGURES
@@ -125,6 +129,7 @@ BUILDERS: dict[str, Builder] = {
     "root_signals": signals.root_signals,
     "after_training": trained.after_training,
     "curves": trained.curves,
+    "tuning": tuning.tuning,
     "approaches": comparisons.approaches,
     "theorems": theory.theorems,
     "lengths": theory.lengths,

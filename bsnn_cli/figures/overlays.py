@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from matplotlib import colormaps
@@ -26,6 +26,8 @@ from bsnn_cli.settings.choices import split_label
 from bsnn_cli.settings.config import TrainConfig
 from bsnn_cli.settings.identity import Protocol
 from bsnn_cli.settings.options import options
+
+AnyLine = TypeVar("AnyLine")
 
 MOST = 6
 """Lines in one panel."""
@@ -98,9 +100,9 @@ def overlays(stored: Results, by: str, chosen: Sequence[str]) -> Iterator[Figure
         yield overlay(key, common, group, stored.epochs, chosen)
 
 
-def shared(run: dict[Any, Any], key: str) -> Protocol:
-    """Return all settings of a run, but for its seed, that the key does not cover."""
-    covered = pivot.covered_by([key], run)
+def shared(run: dict[Any, Any], *keys: str) -> Protocol:
+    """Return all settings of a run, but for its seed, that the keys do not cover."""
+    covered = pivot.covered_by(keys, run)
     norm = (("model.norm", "batch"),) if run["batch_norm"] and "model.norm" not in covered else ()
     return Protocol((*pivot.rest_of(run, covered).items, *norm))
 
@@ -223,7 +225,7 @@ def activation_label(value: str) -> str:
     return " ".join(part for part in (label(name), tailored) if part)
 
 
-def split(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
+def split(lines: Sequence[AnyLine]) -> Iterator[Sequence[AnyLine]]:
     """Yield as few parts as there can be of at most `MOST` lines, of about equal size."""
     parts = -(-len(lines) // MOST)
     ends = [round(len(lines) * part / parts) for part in range(parts + 1)]

@@ -77,6 +77,9 @@ NOTE_HEIGHT, NOTE_LETTER = 0.17, 0.054
 LEGEND_HANDLE = 0.46
 """Width in inches of the sign of an entry of a legend with what keeps it apart from others."""
 
+AROUND = 0.6
+"""Inches of a panel's width that its axis of heights and the room between panels take."""
+
 
 @contextmanager
 def settings() -> Iterator[None]:
@@ -111,6 +114,8 @@ def render(figure: Figure) -> matplotlib.figure.Figure:
             else:
                 ax.set_ylabel(panel.y.label)
             _fill_panel(ax, panel, figure.point)
+            if panel.legend:
+                _add_legend(ax, panel, figure.point, width / columns - AROUND)
         drawn.align_ylabels()
         handles = [_line(entry, figure.point + 1) for entry in figure.legend]
         if handles:
@@ -179,6 +184,24 @@ def _fill_panel(ax: Axes, panel: Panel, point: float) -> None:
         if text.align == ("center", "center"):  # in place of a number: it hides the lines behind it
             looks["bbox"] = {"color": "white", "pad": 1}
         ax.annotate(text.words, (text.x, text.y), text.shift, (across, up), **looks)
+
+
+def _add_legend(ax: Axes, panel: Panel, point: float, width: float) -> None:
+    """Put the legend of a panel above it, below its heading, with as many columns as a width in inches has room for."""
+    ax.set_title("")
+    entries = len(panel.legend)
+    ax.legend(
+        handles=[_line(entry, point) for entry in panel.legend],
+        title=panel.title,
+        title_fontsize=SETTINGS["axes.titlesize"],
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=-(-entries // legend_rows(panel.legend, width)),  # of equal length as far as they can be
+        columnspacing=1.2,
+        handletextpad=0.6,
+        labelspacing=0.25,
+        borderpad=0.2,
+    )
 
 
 def _line(series: Series, point: float) -> Line2D:

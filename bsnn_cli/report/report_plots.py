@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from bsnn_cli.figures import signals, theory, trained
+from bsnn_cli.figures import signals, theory, trained, tuning
 from bsnn_cli.figures.figure import Axis, Figure, Missing, Series, label
 from bsnn_cli.results.statistics import COMPARED_KEYS
 from bsnn_cli.results.store import Results
@@ -23,6 +23,10 @@ from bsnn_cli.settings.config import FiguresConfig
 Plot = dict[str, Any]
 
 DASHES = {"-": "", "--": "dash", "-.": "dashdot", ":": "dot", "": ""}
+
+SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "D": "diamond", "p": "pentagon",
+           "x": "x-thin"}  # fmt: skip
+"""Markers; those that mean something on paper alone are circles."""
 
 SIGNS = {"\\|": "‖", "\\partial ": "∂", "\\varphi": "φ", "\\geq": "≥", "\\varepsilon": "ε", "\\cos": "cos",
          "\\,": ""}  # fmt: skip
@@ -46,6 +50,7 @@ def plots(stored: Results) -> dict[str, Plot]:
     sizes = sorted({(row["depth"], row["width"]) for row in stored.measured if row["trained"] is not None})
     figures: dict[str, Iterable[Figure | Missing]] = {
         "curves": trained.of_epochs(stored),
+        "tuning": tuning.tuning(stored, config),
         "signals": signals.propagation_all(stored, config, networks),
         "slopes": signals.derivatives(stored, config, networks),
         "widths": signals.width(stored, config, with_gpn),
@@ -80,8 +85,12 @@ def plot(figures: Iterable[Figure]) -> Plot:
         for part in figure.panels:
             captions[part.facet] = figure.caption
             labels = part.x.label, part.y.label
-            panels.setdefault(labels, {"place": len(panels), "x": html(labels[0]), "y": html(labels[1])} | scales(part))
-            place = panels[labels]["place"]
+            words = {"place": len(panels), "x": html(labels[0]), "y": html(labels[1])}
+            panel = panels.setdefault(labels, words | scales(part))
+            place = panel["place"]
+            if "range" in panel:  # of all facets
+                ends = [*panel["range"], *scales(part)["range"]]
+                panel["range"] = [min(ends), max(ends)]
             series += [trace(line, part.y) | {"panel": place, "facet": part.facet} for line in part.series]
     ranks = {group: rank for rank, group in enumerate(ACTIVATION_LABELS.values())}
     series.sort(key=lambda line: ranks.get(line["group"], len(ranks)))  # stable
@@ -112,6 +121,7 @@ def trace(series: Series, axis: Axis) -> dict[str, Any]:
         "dash": DASHES[series.dash],
     }
     found |= {"mode": mode, "hollow": series.hollow, "spread": series.spread}
+    found |= {"symbol": SYMBOLS.get(series.marker, "circle")}
     found |= {"x": numbers(series.x), "y": numbers(series.y, axis.log)}
     if series.low is not None and series.high is not None:
         found |= {"low": numbers(series.low, axis.log), "high": numbers(series.high, axis.log)}

@@ -108,7 +108,7 @@ def choose(runs: pd.DataFrame, keys: Sequence[str]) -> Tuned:
     candidates = runs[validated & (runs["dataset.validation"] > 0)].reset_index(drop=True)
     if candidates.empty:
         raise ConfigError(f"tune={','.join(keys)}: no run has a validation accuracy to choose by; {VALIDATION}")
-    values = list(zip(*(_values(candidates, key) for key in keys), strict=True))
+    values = list(zip(*(values_of(candidates, key) for key in keys), strict=True))
     groups: dict[Protocol, dict[tuple[Any, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
     for place, run in enumerate(records(candidates)):
         groups[_rest(run, keys)][values[place]].append(place)
@@ -124,8 +124,12 @@ def choose(runs: pd.DataFrame, keys: Sequence[str]) -> Tuned:
     return Tuned(keys, chosen, pd.DataFrame(choices, dtype=object), len(runs) - len(candidates))
 
 
-def check(keys: Sequence[str]) -> None:
+def check(keys: Sequence[str], argument: str = "tune") -> None:
     """Refuse keys that cannot be tuned.
+
+    Args:
+        keys: to be checked.
+        argument: of the command line that has named them.
 
     Raises:
         ConfigError: naming one of them, and the nearest that can.
@@ -137,7 +141,8 @@ def check(keys: Sequence[str]) -> None:
             hint = f"; near it: {', '.join(near)}" if near else ""
             hint = "; accuracies are means over seeds" if key == "seed" else hint
             raise ConfigError(
-                f"tune={key}: must be activation or a dotted key of a network or its training such as optim.lr{hint}"
+                f"{argument}={key}: must be activation or a dotted key of a network or its training such as "
+                f"optim.lr{hint}"
             )
 
 
@@ -152,7 +157,7 @@ def _rest(run: Row, keys: Sequence[str]) -> Protocol:
     return statistics.without(Protocol(tuple((labels | run["settings"].settings).items())), *_covered(keys))
 
 
-def _values(runs: pd.DataFrame, key: str) -> list[Any]:
+def values_of(runs: pd.DataFrame, key: str) -> list[Any]:
     """Return the value of each run; an absent one is the string `none`, as in the labels of a table."""
     if key != statistics.SEPARATION:
         return list(pivot.axis_values(runs, key, named=False))

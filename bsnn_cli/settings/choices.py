@@ -171,6 +171,7 @@ FIGURES = (
     "root_signals",
     "after_training",
     "curves",
+    "tuning",
     "approaches",
     "theorems",
     "lengths",

@@ -397,10 +397,13 @@ class FiguresConfig:
     by: str | None = option(
         None,
         "of curves: overlay the runs that differ in this key, such as optim.lr, activation or seed; null: GPN and "
-        "non-GPN",
+        "non-GPN; of tuning: the key along the axis; null: the learning rate, or another number that was varied",
     )
     metric: list[str] | None = option(
-        None, "of curves: what is drawn against the epoch; null: test_accuracy", some_of(*METRICS)
+        None,
+        "of curves: what is drawn against the epoch; null: test_accuracy; of tuning: accuracies and losses at the end; "
+        "null: validation_accuracy where there is one, else test_accuracy",
+        some_of(*METRICS),
     )
     where: list[str] | None = option(None, f"{WHERE}; then only figures of runs are drawn")
     output_root: str = option("outputs", "folder with the numbers; figures go to its folder `figures`", path=True)
