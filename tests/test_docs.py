@@ -131,7 +131,7 @@ def follow(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(CHECKOUT / "examples", folder / "examples")
     for block in blocks(page):
         if block.file is not None:
-            Path(block.file).parent.mkdir(parents=True)
+            Path(block.file).parent.mkdir(parents=True, exist_ok=True)
             Path(block.file).write_text(block.text)
         elif block.language == "python":
             code = compile(block.text, page, "exec")
