@@ -18,6 +18,7 @@ from scipy import stats
 
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.results.question import Answer, ask
+from bsnn_cli.runs.selection import select
 from bsnn_cli.settings.config import TableConfig
 from tests.conftest import SMALL, run_bsnn
 from tests.conftest import Answer as Printed
@@ -374,6 +375,16 @@ def test_batch_normalisation_has_a_row_of_its_own_among_several_metrics() -> Non
         ["none", "50", "85.00"],  # none is bold: depths are not compared
         ["none", "200", "90.00"],
     ]
+
+
+def test_optim_and_network_are_short_for_their_kinds() -> None:
+    rows = [run("tanh", "mnist", 90.0), run("tanh", "mnist", 80.0, optim__kind="adamw")]
+    rows += [run("tanh", "mnist", 70.0, network__kind="cnn")]
+    shown = tables(answer(rows, rows="network", columns="optim", split="test", format="markdown").text)
+    assert shown == [[["network / optim", "adamw", "sgd"], ["cnn", "–", "70.00"], ["mlp", "80.00", "90.00"]]]
+    frame = pd.DataFrame(rows).assign(label="tanh")
+    assert list(select(frame, ["optim=adamw"])["test_accuracy"]) == [80.0]
+    assert list(select(frame, ["network=mlp", "optim=sgd"])["test_accuracy"]) == [90.0]
 
 
 def test_several_metrics_in_a_csv_file_are_rows_with_the_split_and_the_metric() -> None:

@@ -18,7 +18,7 @@ from bsnn_cli.settings.identity import Protocol
 from bsnn_cli.settings.options import options
 from bsnn_cli.settings.suggestions import nearest
 
-ALIASES = {"dataset.name": "dataset"}
+ALIASES = {"dataset.name": "dataset", "optim": "optim.kind", "network": "network.kind"}
 AXES = {
     "activation": ["activation.name", "activation.gpn", "activation.fingerprint", SEPARATION],
     "dataset": ["dataset.kind", "dataset.name", "dataset.fingerprint"],
@@ -141,7 +141,7 @@ def axis_key(argument: str, key: str) -> str:
     Raises:
         ConfigError: naming the argument, the key and the nearest known ones.
     """
-    known = [*AXES, *(dotted for dotted, _, _ in options(TrainConfig()))]
+    known = [*AXES, *ALIASES, *(dotted for dotted, _, _ in options(TrainConfig()))]
     if key not in known and not key.startswith("network.kwargs."):
         near = nearest(key, known, n=3, cutoff=0.4)
         hint = f"; near it: {', '.join(near)}" if near else ""

@@ -29,7 +29,7 @@ def select(table: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
     Args:
         table: a row for each run, as `loading.load_all` reads them.
         where: settings such as `model.depth=50`, or `seed=0,1` for one of the values, or `model.widths=[12,9,6]` for a
-            list; `activation`, `dataset` and `approach` as `with_names` names them.
+            list; `activation`, `dataset`, `approach`, `optim` and `network` as `with_names` names them.
 
     Raises:
         ConfigError: there is no such setting or column.
@@ -73,7 +73,7 @@ def mismatch(table: pd.DataFrame, where: Sequence[str]) -> str:
 
 
 def with_names(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with `activation`, `dataset` and `approach` as a command line names them.
+    """Return the runs with `activation`, `dataset`, `approach`, `optim` and `network` as a command line names them.
 
     A network of the user's own has the name of its function as activation. An approach is recognised by the settings of
     the network, whether or not the command line named it.
@@ -87,6 +87,7 @@ def with_names(table: pd.DataFrame) -> pd.DataFrame:
     if "network.path" in table:
         names = names.mask(table["network.path"].notna(), table["label"])
     named = table.assign(activation=names + gpn + tailored, dataset=table["dataset.name"])
+    named = named.assign(**{group: table[f"{group}.kind"] for group in ("optim", "network") if f"{group}.kind" in table})
     return named.assign(approach=pd.Series(followed, table.index, dtype=object))
 
 
