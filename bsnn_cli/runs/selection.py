@@ -87,7 +87,9 @@ def with_names(table: pd.DataFrame) -> pd.DataFrame:
     if "network.path" in table:
         names = names.mask(table["network.path"].notna(), table["label"])
     named = table.assign(activation=names + gpn + tailored, dataset=table["dataset.name"])
-    named = named.assign(**{group: table[f"{group}.kind"] for group in ("optim", "network") if f"{group}.kind" in table})
+    named = named.assign(
+        **{group: table[f"{group}.kind"] for group in ("optim", "network") if f"{group}.kind" in table}
+    )
     return named.assign(approach=pd.Series(followed, table.index, dtype=object))
 
 
