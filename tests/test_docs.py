@@ -18,12 +18,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
 import yaml
 from hydra.errors import HydraException
+from scipy import stats
 
 from bsnn_cli import cli
 from bsnn_cli.errors import ConfigError
@@ -309,7 +310,7 @@ def test_the_table_of_optimisers_is_that_of_the_results() -> None:
     runs["kind"] = runs["protocol"].str.extract(r"optim\.kind=(\w+)")[0].fillna("sgd")
     runs["lr"] = runs["protocol"].str.extract(r"optim\.lr=([\d.e-]+)")[0].fillna("1e-4").astype(float)
     runs["label"] = runs["activation"] + runs["gpn"].map({True: "_gpn", False: ""})
-    page = (CHECKOUT / "docs" / "reproduction.md").read_text()
+    page = (CHECKOUT / "docs" / "approaches.md").read_text()
     rows = re.findall(
         r"^\| (\w+)(-GPN)? \| ([\d.]+) \| ([\d.]+ ± [\d.]+) \| ([\d.]+) \| ([\d.]+ ± [\d.]+) \|$", page, re.M
     )
@@ -324,6 +325,63 @@ def test_the_table_of_optimisers_is_that_of_the_results() -> None:
             chosen = tried[tried["lr"] == best]["test_accuracy"]
             assert (float(rate), len(chosen)) == (best, 3)
             assert accuracy == f"{chosen.mean():.2f} ± {chosen.std():.2f}"
+
+
+APPROACHES = {
+    "residual, with batch normalisation": "residual",
+    "batch normalisation": "batch_norm",
+    "layer normalisation": "layer_norm",
+    "group normalisation": "group_norm",
+    "weight normalisation": "weight_norm",
+    "spectral normalisation": "spectral_norm",
+    "LSUV start": "lsuv",
+    "self-normalising": "self_normalizing",
+    "dynamical isometry": "dynamical_isometry",
+    "Glorot start": "glorot",
+}
+"""Approaches as the page on them names them; GPN, depth-aware GPN and the linear network are forms of `bsnn`."""
+
+
+def network_of(config: dict[str, Any]) -> tuple[str, str]:
+    """What the page calls a network: its approach and activation."""
+    name, activation = config["activation"]["name"], config["activation"]
+    if config["approach"] in APPROACHES.values():
+        [approach] = (label for label, key in APPROACHES.items() if key == config["approach"])
+        return approach, ACTIVATION_LABELS[name]
+    if name == "identity":
+        return "linear", "–"
+    return "depth-aware GPN" if activation["separation"] else "GPN", ACTIVATION_LABELS[name]
+
+
+def test_the_table_of_approaches_is_that_of_the_results() -> None:
+    """At the rate with the highest mean validation accuracy, the smallest of equal ones."""
+    results = CHECKOUT / "docs" / "results" / "approaches"
+    runs = pd.read_csv(results / "runs.csv")
+    folders = {path.name: path for path in results.glob("runs/*/*/*")}
+    configs = [
+        yaml.load((folders[f"{identity}-s{seed}"] / "config.yaml").read_text(), yaml.CSafeLoader)
+        for identity, seed in zip(runs["identity"], runs["seed"], strict=True)
+    ]
+    runs["network"], runs["rate"] = list(map(network_of, configs)), [config["optim"]["lr"] for config in configs]
+    rows = re.findall(
+        r"^\| ([^|]+) \| (\S+) \| ([\d.]+) \| ([^|]+) \| ([^|]+) \| [^|]+ \| (\d) of 7 \| \d+ \|$",
+        (CHECKOUT / "docs" / "approaches.md").read_text(),
+        re.M,
+    )
+    assert {row[:2] for row in rows} == set(runs["network"])
+    assert len(rows) == 22
+    for approach, activation, rate, *shown, trains in rows:
+        by_rate = runs[runs["network"] == (approach, activation)].groupby("rate")
+        validation = by_rate["validation_accuracy"].mean()
+        assert len(validation) == 7
+        assert (float(rate), int(trains)) == (validation.round(9).idxmax(), (validation >= 20).sum())
+        best = by_rate.get_group(float(rate))
+        for text, numbers in zip(shown, (best["validation_accuracy"], best["test_accuracy"]), strict=True):
+            said = f"{float(numbers.mean()):.2f}"
+            if len(numbers) > 1:
+                half = stats.t.ppf(0.975, len(numbers) - 1) * numbers.std() / len(numbers) ** 0.5
+                said += f" ± {float(numbers.std()):.2f} [±{float(half):.2f}]"
+            assert text == said
 
 
 def test_the_accuracies_of_convolutional_networks_are_those_of_the_results() -> None:

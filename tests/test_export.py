@@ -47,6 +47,17 @@ def test_runs_that_try_values_are_one_table_and_one_figure(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("_png")
+def test_depth_aware_runs_that_try_values_make_no_picture_for_each(tmp_path: Path) -> None:
+    for rate in RATES:
+        values = {"activation__separation": 0.3, "model__depth": 50, "dataset__validation": 0.1, "optim__lr": rate}
+        store(tmp_path, "tanh_gpn", [50.0, 60.0], **values)
+    exported(tmp_path)
+    pictures = [path.name for path in (tmp_path / "export").glob("*.png")]
+    assert [name for name in pictures if name.startswith(("curves", "depth_aware_accuracy"))] == []
+    assert any(name.startswith("tuning") for name in pictures)
+
+
+@pytest.mark.usefixtures("_png")
 def test_other_runs_stay_in_tables_of_their_own(tmp_path: Path) -> None:
     tuning(tmp_path, "tanh", [[50.0, 60.0], [91.0, 94.0], [10.0, 11.0]])
     store(tmp_path, "selu", [40.0, 41.5], dataset__validation=0.1)  # at one rate

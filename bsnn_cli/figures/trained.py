@@ -166,11 +166,17 @@ def curves(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]
         yield Missing("curves", "training runs on CIFAR-10, the paper's", command)
     elif stored.epochs["epoch"].max() < 2:
         yield Missing("curves", "training runs of several epochs", command)
-    runs = stored.finished
-    if config.only is None:  # of runs that try values, `tuning` is the figure
-        runs = runs[~variation.tried(runs)]
     for name in metric:
-        yield from of_epochs(runs, stored.epochs, name)
+        yield from of_epochs(shown(stored, config), stored.epochs, name)
+
+
+def shown(stored: Results, config: FiguresConfig) -> pd.DataFrame:
+    """Return the finished runs of a figure: where all figures are drawn, without those that `tuning` shows.
+
+    Runs that try values of a setting would make a picture for each value.
+    """
+    runs = stored.finished
+    return runs if runs.empty or config.only is not None else runs[~variation.tried(runs)]
 
 
 def of_epochs(runs: pd.DataFrame, epochs: pd.DataFrame, metric: str = "test_accuracy") -> Iterator[Figure]:
@@ -244,9 +250,9 @@ def seeds(cells: pd.DataFrame) -> str:
     return ", ".join(parts)
 
 
-def depth_aware_accuracy(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:  # noqa: ARG001
+def depth_aware_accuracy(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
     """Test accuracy against the 1 − c that is predicted of each network; a figure for each dataset and protocol."""
-    runs = stored.finished
+    runs = shown(stored, config)
     if runs.empty or not (runs["separation"] != "").any():
         yield Missing("depth_aware", "runs with depth-aware GPN", "bsnn train experiment=depth_aware")
         return
