@@ -343,7 +343,7 @@ APPROACHES = {
 
 
 def network_of(config: dict[str, Any]) -> tuple[str, str]:
-    """What the page calls a network: its approach and activation."""
+    """Return approach and activation of a network, in the words of the page."""
     name, activation = config["activation"]["name"], config["activation"]
     if config["approach"] in APPROACHES.values():
         [approach] = (label for label, key in APPROACHES.items() if key == config["approach"])

@@ -37,7 +37,7 @@ NARROW = 4.6
 """Width in inches of a figure of one panel."""
 
 HEIGHT = 2.5
-"""Of a panel with its legend, in inches."""
+"""Height in inches of a panel with its legend."""
 
 ROOM = 0.06
 """Left free at both ends of the values, as a share of what they span."""
@@ -45,7 +45,7 @@ ROOM = 0.06
 MARKERS = ("o", "s", "^", "D", "v", "p")
 
 APART = 0.006
-"""What networks are set apart by, as a share of a logarithmic axis, so that their points do not hide each other."""
+"""Distance between the points of two networks at one value, as a share of a logarithmic axis: none hides another."""
 
 STRIP = 0.08
 """Height of the part of a panel where crosses stand for what diverged, as a share of the rest."""
