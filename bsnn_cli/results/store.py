@@ -45,8 +45,8 @@ class Results:
 
     @functools.cached_property
     def epochs(self) -> pd.DataFrame:
-        """The epochs of the finished runs."""
-        return loading.load_epochs(self.finished)
+        """The epochs of the finished runs; empty if there are none."""
+        return pd.DataFrame() if self.finished.empty else loading.load_epochs(self.finished)
 
     @functools.cached_property
     def summaries(self) -> list[dict[str, Any]]:
