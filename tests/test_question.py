@@ -290,10 +290,12 @@ def test_what_goes_into_a_file_is_the_table_alone() -> None:
 
 def test_a_question_writes_no_file_but_that_of_all_accuracies(tmp_path: Path) -> None:
     results = stored(run("tanh", "mnist", 95.0, test_loss=0.1, train_loss=0.1))
-    ask(results, tmp_path, TableConfig(metric=["loss"]))
+    for metric in (["loss"], ["accuracy", "loss"]):
+        ask(results, tmp_path, TableConfig(metric=metric))
     assert list(tmp_path.iterdir()) == []
-    assert "Written to" in str(ask(results, tmp_path, TableConfig(split="train", format="csv")))
-    assert (tmp_path / "test_accuracy.csv").exists()
+    for name, question in (("a", TableConfig(split="train", format="csv")), ("b", TableConfig(metric=["accuracy"]))):
+        assert "Written to" in str(ask(results, tmp_path / name, question))
+        assert (tmp_path / name / "test_accuracy.csv").exists()
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def ask(results: Results, folder: Path | None, question: TableConfig) -> Answer:
         shown += [layout.choices(placed, varying, tuned, key) for key in tuned.keys if key not in beside]
     constant = "All runs: " + " ".join(f"{key}={value}" for key, value in common.items())
     written = []
-    if folder is not None and question.metric is None and tuned is None:
+    if folder is not None and question.metric in (None, [metrics.ACCURACY.name]) and tuned is None:
         written = tables.write_tables(results.runs, folder, question.rows, question.columns)
     remarks = [f"Not in the tables: {rest}; see `bsnn runs`." if (rest := statistics.unfinished(results.runs)) else ""]
     if tuned is not None and tuned.left_out:
