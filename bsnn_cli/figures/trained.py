@@ -176,7 +176,7 @@ def shown(stored: Results, config: FiguresConfig) -> pd.DataFrame:
     Runs that try values of a setting would make a picture for each value.
     """
     runs = stored.finished
-    return runs if runs.empty or config.only is not None else runs[~variation.tried(runs)]
+    return runs if runs.empty or config.only is not None else runs[~variation.tried(runs)[1]]
 
 
 def of_epochs(runs: pd.DataFrame, epochs: pd.DataFrame, metric: str = "test_accuracy") -> Iterator[Figure]:

@@ -129,20 +129,18 @@ def tables_of(stored: Results) -> dict[str, str]:
     texts = {name: read_text(path) for name, path in paths.items() if path.exists()}
     if stored.finished.empty:
         return texts
-    tried = variation.tried(stored.finished)
+    key, tried = variation.tried(stored.finished)
     if not tried.any():
         return texts
-    others = stored.finished[~tried]
-    layout = {} if others.empty else paper_layout(others)
-    for name in OF_RUNS:
-        texts.pop(name, None)
-    texts |= {name: layout[f"{name}.md"] for name in OF_RUNS if f"{name}.md" in layout}
-    return texts | {"tuned": f"# Each at its best\n\n{tuned_table(stored)}"}
+    texts = {name: text for name, text in texts.items() if name not in OF_RUNS}
+    if not tried.all():
+        layout = paper_layout(stored.finished[~tried])
+        texts |= {name: layout[f"{name}.md"] for name in OF_RUNS}
+    return texts | {"tuned": f"# Each at its best\n\n{tuned_table(stored, key)}"}
 
 
-def tuned_table(stored: Results) -> str:
-    """Return the table of runs that try values of a setting, at the value that validation chooses."""
-    key, _ = variation.varied(stored.finished[variation.tried(stored.finished)])
+def tuned_table(stored: Results, key: str) -> str:
+    """Return the table of runs at the value of a key that validation chooses."""
     approaches = pivot.axis_values(stored.finished, "approach", named=False)
     rows = "activation" if approaches.isin(variation.BY_THEMSELVES).all() else "approach"
     asked = TableConfig(tune=[key], rows=rows, metric=list(TUNED), split="test", format="markdown")

@@ -85,9 +85,16 @@ def finished(runs: pd.DataFrame) -> pd.DataFrame:
 
 def with_norm(runs: pd.DataFrame) -> pd.DataFrame:
     """Return finished runs whose `protocol` names batch normalisation, for tables that put it in no parentheses."""
-    norms = [(("model.norm", "batch"),) if norm else () for norm in runs["batch_norm"]]
-    protocols = [Protocol((*p.items, *norm)) for p, norm in zip(runs["protocol"], norms, strict=True)]
+    protocols = [
+        naming_norm(protocol) if norm else protocol
+        for protocol, norm in zip(runs["protocol"], runs["batch_norm"], strict=True)
+    ]
     return runs.assign(protocol=pd.Series(protocols, index=runs.index, dtype=object))
+
+
+def naming_norm(protocol: Protocol) -> Protocol:
+    """Return a protocol with batch normalisation as one of its settings."""
+    return Protocol((*protocol.items, ("model.norm", "batch")))
 
 
 def unfinished(runs: pd.DataFrame) -> str:

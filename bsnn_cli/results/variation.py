@@ -19,19 +19,22 @@ BY_THEMSELVES = (pivot.NO_APPROACH, "bsnn")
 """Approaches whose networks are named after their activation alone."""
 
 
-def varied(runs: pd.DataFrame) -> tuple[str, dict[Protocol, pd.DataFrame]]:
+def varied(
+    runs: pd.DataFrame, groups: tuple[str, ...] = ("optim.", "model.")
+) -> tuple[str, dict[Protocol, pd.DataFrame]]:
     """Return the key that was varied, the learning rate first and whole numbers last, and the runs that differ in it.
 
     There are none if no key has `FEWEST` values in runs of one network that are otherwise alike.
 
     Args:
         runs: as `statistics.finished` returns them, or empty.
+        groups: beginnings of the keys that are looked at.
     """
-    kinds = {key: str(entry.type) for key, entry in tuned.OPTIONS.items() if key.startswith(("optim.", "model."))}
+    kinds = {key: str(entry.type) for key, entry in tuned.OPTIONS.items() if key.startswith(groups)}
     numeric = [key for key, kind in kinds.items() if kind.startswith(("int", "float"))]
     for key in sorted(numeric, key=lambda key: (key != RATE, kinds[key].startswith("int"))):
-        if not runs.empty and (groups := alike(runs, key, FEWEST)):
-            return key, groups
+        if not runs.empty and (sets := alike(runs, key, FEWEST)):
+            return key, sets
     return RATE, {}
 
 
@@ -65,16 +68,17 @@ def alike(runs: pd.DataFrame, key: str, fewest: int) -> dict[Protocol, pd.DataFr
 def shared(run: dict[Any, Any], *keys: str) -> Protocol:
     """Return all settings of a run, but for its seed, that the keys do not cover."""
     covered = pivot.covered_by(keys, run)
-    norm = (("model.norm", "batch"),) if run["batch_norm"] and "model.norm" not in covered else ()
-    return Protocol((*pivot.rest_of(run, covered).items, *norm))
+    rest = pivot.rest_of(run, covered)
+    return statistics.naming_norm(rest) if run["batch_norm"] and "model.norm" not in covered else rest
 
 
-def tried(runs: pd.DataFrame) -> pd.Series:
-    """Return which runs try values of the learning rate, or of another number, among which validation is to choose.
+def tried(runs: pd.DataFrame) -> tuple[str, pd.Series]:
+    """Return a number of the optimiser, such as the learning rate, and which runs try values of it for validation.
+
+    A depth or a width that was varied is the subject of a study, and not something to choose.
 
     Args:
         runs: as `statistics.finished` returns them; not empty.
     """
-    validated = runs[runs["dataset.validation"] > 0]
-    groups = varied(validated)[1].values()
-    return pd.Series(runs.index.isin([place for group in groups for place in group.index]), runs.index)
+    key, sets = varied(runs[runs["dataset.validation"] > 0], ("optim.",))
+    return key, pd.Series(runs.index.isin([place for part in sets.values() for place in part.index]), runs.index)

@@ -87,12 +87,11 @@ def table_problems(config: TableConfig) -> list[str]:
             if getattr(config, key) != getattr(default, key)
         ]
     several = config.metric is not None and len(config.metric) > 1
-    axes = [("rows", config.rows or "activation")]
-    axes += [] if several else [("columns", config.columns or "activation")]
-    axes = axes if several or (config.rows, config.columns) != (None, None) else []
+    axes = {} if (config.rows, config.columns) == (None, None) and not several else {"rows": config.rows}
+    axes |= {"columns": config.columns} if axes and not several else {}
     lines += [
         f"tune={key}: is the key of the {axis} as well; a table along {key} shows all its values"
-        for axis, key in axes
+        for axis, key in ((axis, given or "activation") for axis, given in axes.items())
         if key in (config.tune or [])
     ]
     for metric in config.metric or []:
