@@ -148,10 +148,10 @@ def test_nobody_waits_for_a_core_that_is_taken_away(norm: str) -> None:
     expected = [tensor.clone() for tensor in (w.x, w.h, w.d, w.g)]
     for tensor in (w.x[1:], w.h, w.d, w.g):
         tensor.zero_()
-    memory = w.h.new_empty(engine._size("size_of_memory", 10))
-    for code in (engine._code.forward, engine._code.backward):
-        claims = torch.zeros_like(engine._claims)
-        claims.view(model.depth + 1, -1)[:, 1] = 1
+    memory = w.h.new_empty(engine._size("size_of_memory", engine._size("stride_of_signals", 10)))
+    for code, layers in ((engine._code.forward, model.depth), (engine._code.backward, model.depth + 1)):
+        claims = torch.zeros_like(engine._claims).view(model.depth + 1, -1)[:layers]
+        claims[:, 1] = 1
         for part in (0, 1):
             code(
                 ctypes.byref(engine._describe(w)[0]), ctypes.c_int64(part), ctypes.c_int64(2),
@@ -175,7 +175,8 @@ def test_a_dead_member_stays_as_it_is() -> None:
 @pytest.mark.parametrize(("norm", "weights"), MODELS)
 def test_single_precision_is_as_exact_as_the_library(norm: str, weights: str) -> None:
     model = ModelConfig(depth=10, width=100, norm=norm, weights=weights)
-    smooth = [member for member in MIXED if member.activation.name not in ("relu", "lrelu")]
+    # Where a derivative jumps, the last digit of a preactivation near 0 may decide on its sign.
+    smooth = [member for member in MIXED if member.activation.name not in ("relu", "lrelu", "selu")]
     states = [make_fleet(model, [member]).member_state(0) for member in smooth]
     double, single, ours = (
         make_fleet(

@@ -42,12 +42,12 @@ class CEngine(Engine):
         self.threads = 1  # idle threads of PyTorch would keep busy the cores that the workers need
         self.workers = Workers(threads_for(hidden.V.numel()))
         self._real = REALS[hidden.dtype]
-        for name in ("size_of_transposed", "size_of_memory", "size_of_update", "count_of_claims"):
+        for name in ("stride_of_signals", "room_for_units", "size_of_memory", "size_of_update", "count_of_claims"):
             getattr(code, name).restype = ctypes.c_int64
         depth, K, n = hidden.norm.shape
         self._chunks = [slice(first, min(first + LAYERS_AT_ONCE, depth)) for first in range(0, depth, LAYERS_AT_ONCE)]
         self._networks: dict[int, list[ctypes.Structure]] = {}
-        self._transposed: list[Tensor] = []
+        self._tops: dict[int, Tensor] = {}
         self._claims = torch.zeros(self._size("count_of_claims", n, depth), dtype=torch.int32)
         self._alone = K - K % self.workers.count
         """So many networks are each left to one core: whole rounds of them. The others are shared by all cores."""
@@ -62,11 +62,11 @@ class CEngine(Engine):
             self.workers.run(self._measure, matrices)
         hidden.rescale()
 
-    @property
     @override
-    def every_g(self) -> bool:
-        # Of cores that share a network, one may fall behind the others.
-        return super().every_g or self._alone < len(self.hidden.members)
+    def allocate(self, layers: int, K: int, B: int, n: int) -> Tensor:
+        """Return views of (layers, K, n, B): the samples of a unit are contiguous, with zeros where vectors have more."""
+        units, stride = self._size("room_for_units", n), self._size("stride_of_signals", B)
+        return self.hidden.norm.new_zeros(layers, K, units, stride)[:, :, :n, :B].mT
 
     @override
     def forward(self, signals: Signals) -> None:
@@ -74,9 +74,8 @@ class CEngine(Engine):
 
     @override
     def backward(self, signals: Signals, gradient: Tensor) -> None:
-        gradient = gradient.contiguous()
-        for network, top in zip(self._describe(signals), gradient, strict=True):
-            network.top = top.data_ptr()
+        self._describe(signals)
+        self._tops[gradient.shape[1]].copy_(gradient)
         self._pass(self._code.backward, signals)
         self.workers.run(signals.measure_bound, self._chunks)
 
@@ -123,7 +122,7 @@ class CEngine(Engine):
     def _pass(self, code: Callable[..., object], signals: Signals) -> None:
         """Give whole networks to each core while there is one for every core; share the others among all cores."""
         networks, cores = self._describe(signals), self.workers.count
-        size = self._size("size_of_memory", signals.h.shape[2])
+        size = self._size("size_of_memory", self._size("stride_of_signals", signals.h.shape[2]))
 
         def work(place: tuple[int, int, int], claims: Tensor | None = None) -> None:
             k, part, parts = place
@@ -146,6 +145,7 @@ class CEngine(Engine):
         """Return the C structure of each member, for signals of this batch size."""
         batch = signals.h.shape[2]
         if batch not in self._networks:
+            self._tops[batch] = self.allocate(1, *signals.h.shape[1:])[0]
             self._networks[batch] = [self._structure(signals, k) for k in range(len(self.hidden.members))]
         return self._networks[batch]
 
@@ -154,20 +154,18 @@ class CEngine(Engine):
         depth, K, B, n = signals.h.shape
         member = hidden.members[k]
         family, p, q, gain, share = kernel_forms(hidden.members)[k]
-        kept = depth + 1 if k >= self._alone else 2
-        self._transposed.append(signals.h.new_empty(kept * self._size("size_of_transposed", n, B)))
         tensors = {
             "V": hidden.V[k],
             "M": hidden.M[k],
             **{name: getattr(signals, name)[:, k] for name in ("x", "h", "d", "g", "s")},
             **{name: getattr(hidden, name)[:, k] for name in ("norm", "inverse_norm", "scale")},
-            "transposed": self._transposed[-1],
+            "top": self._tops[B][k],
         }
         if signals.norm is not None:
             tensors |= {name: statistic[:, k] for name, statistic in signals.norm.all._asdict().items()}
             tensors |= {"gain": hidden.tensors["norm.weight"][k], "shift": hidden.tensors["norm.bias"][k]}
         return STRUCTURES[hidden.dtype](
-            depth=depth, units=n, samples=B, kept=kept, matrix=n * n, signal=K * B * n,
+            depth=depth, units=n, samples=B, stride=signals.h.stride(3), matrix=n * n, signal=signals.h.stride(0),
             signal_below=signals.g.stride(0), row=K * n, parameters=n, family=family, unit_rows=hidden.unit_rows,
             a=member.a, b=member.b, p=p, q=q, gain_of_phi=gain, share=share, eps=NORM_EPS,
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},

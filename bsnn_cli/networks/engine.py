@@ -52,6 +52,10 @@ class Engine(ABC):
     def take_over(self) -> None:  # noqa: B027
         """Bring all factors that depend on V up to date after something else has changed V, unless `forward` does."""
 
+    def allocate(self, layers: int, K: int, B: int, n: int) -> Tensor:
+        """Return memory for the signals of some layers, (layers, K, B, n), laid out as the engine wants it."""
+        return self.hidden.norm.new_empty(layers, K, B, n)
+
     def preactivations(self, signals: Signals, k: int, layers: slice) -> Tensor:
         """Return Wx of some layers of a member, (c, B, n), but for what is the same for all samples."""
         return signals.h[layers, k]

@@ -231,6 +231,7 @@ class Fleet:
             self._prepare(batch)
             self._signals[batch] = Signals.empty(
                 (self.model.depth, len(self.members), batch, self.model.width),
+                self.engine.allocate,
                 classes=self.tensors["output.bias"].shape[1],
                 norm=self.model.norm == "batch",
                 every_g=self.engine.every_g,

@@ -5,9 +5,10 @@
    memory, and its result is processed while it is still in the core's cache. A matrix passes through a core once in the
    forward pass, once in the backward pass, and once with its momentum in the update.
 
-   Matrices (n, n) and signals (B, n) are contiguous. Cores that share a network share the units of each layer. A core
-   takes some of them with all samples, so that the statistics of batch normalisation need no other core, and no digit
-   depends on how many cores there are, or on which of them computes what.
+   Matrices (n, n) are contiguous. Of signals, the samples of a unit are contiguous: all products of the passes then have
+   samples in their vectors, and rows or columns of V beside them. Cores that share a network share the units of each
+   layer. A core takes some of them with all samples, so that the statistics of batch normalisation need no other core,
+   and no digit depends on how many cores there are, or on which of them computes what.
 
    `native.py` compiles this file for the machine that it runs on, and `c_engine.py` calls it. */
 
@@ -18,8 +19,10 @@
 
 #ifdef DOUBLE
 typedef double real;
+typedef int64_t integer;
 #else
 typedef float real;
+typedef int32_t integer;
 #endif
 
 /* What fits into the vector registers: ROWS * COLS sums, COLS vectors of one factor, a value of the other. */
@@ -32,11 +35,14 @@ enum { BYTES = 16, ROWS = 6, COLS = 4 };
 #endif
 enum { LANES = BYTES / sizeof(real), PANEL = LANES * COLS, LINE = 64 / sizeof(real) };
 
-/* Units of a layer that a core claims at a time, whole panels of them. */
-enum { UNITS = 64 };
+/* Units of a layer that a core claims at a time, whole tiles of ROWS. */
+enum { UNITS = 14 * ROWS };
 
-/* Rows of a matrix that are multiplied at a time in the backward pass, and samples in the update: what caches hold. */
-enum { DEEP = 128 };
+/* What the caches hold: rows of a matrix that are multiplied at a time in the backward pass, samples in the update. */
+enum { DEEP = 32, SAMPLES = 128 };
+
+/* Terms of a sum after which the memory that is needed next is fetched: often, and only a few lines each time. */
+enum { CHUNK = 16 };
 
 /* How often a core checks one that has claimed units and not finished: 30 microseconds, as long as the units take. */
 enum { PATIENCE = 1000 };
@@ -50,22 +56,24 @@ typedef int64_t size;
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
-#define EACH_SUM \
+#define UNROLL _Pragma("GCC unroll 16")
+#define EACH_SUM(cols) \
     UNROLL for (int i = 0; i < ROWS; i++) \
-        UNROLL for (int c = 0; c < COLS; c++)
+        UNROLL for (int c = 0; c < (cols); c++)
 
 enum { TANH, RECTIFIER, ELU, SWISH };
 
 /* The constants of an activation, see `KernelForm`. */
 typedef struct { real p, q, gain, share; } constants;
 
-/* One network. Lengths in values from one layer to the next: of matrices, signals, ∂E/∂x, and values of a unit.
-   x, h, d, g: signals; s, inverse_norm, scale and the statistics of batch normalisation: (n,) of each layer.
-   gain is null without batch normalisation. top: ∂E/∂x above the highest layer.
-   transposed: the last `kept` signals x as (n, B), for products. */
+/* One network. Lengths in values from one layer to the next: of matrices, signals, and values of a unit.
+   x, h, d, g: signals (n, stride), with zeros beyond the samples; stride is a multiple of LANES, and after each layer there
+   is room for ROWS units.
+   g: ∂E/∂x of each layer, or of the lowest one only, where `signal_below` is 0.
+   s, inverse_norm, scale and the statistics of batch normalisation: (n,) of each layer.
+   gain is null without batch normalisation. top: ∂E/∂x above the highest layer. */
 typedef struct {
-    size depth, units, samples, kept, matrix, signal, signal_below, row, parameters;
+    size depth, units, samples, stride, matrix, signal, signal_below, row, parameters;
     int64_t family, unit_rows;
     real a, b;
     constants form;
@@ -73,7 +81,6 @@ typedef struct {
     real *V, *M, *x, *h, *d, *g, *s, *norm;
     const real *inverse_norm, *scale, *gain, *shift;
     real *mean, *variance, *inverse_std, *gain_gradient, *shift_gradient;
-    real *transposed;
     const real *top;
 } network;
 
@@ -81,29 +88,53 @@ INLINE size least(size a, size b) { return a < b ? a : b; }
 INLINE size panels(size n) { return (n + PANEL - 1) / PANEL; }
 INLINE size shares(size n) { return (n + UNITS - 1) / UNITS; }
 
-/* Add sum over k of left[row[i] + k * left_step] * right[k * right_step ...] to each row i. */
-INLINE void multiply(vec sum[ROWS][COLS], size inner, const real *left, const size row[ROWS], size left_step,
-                     const real *right, size right_step)
+/* Lines of memory to be fetched during a product, `count` of them for every CHUNK of terms. */
+typedef struct {
+    const real *line;
+    size step;
+    int count;
+} ahead;
+
+/* A factor of a product: its rows or columns, as they are in memory. */
+typedef struct {
+    const real *at;
+    size row, step;
+} factor;
+
+/* Add the sum over k of left.at[i * left.row + k * left.step] * right[k * right_step ...] to each row i. */
+INLINE void multiply(vec sum[ROWS][COLS], int cols, size terms, factor left, const real *right, size right_step, ahead next)
 {
-    for (size k = 0; k < inner; k++) {
-        vec factor[COLS];
-        UNROLL for (int c = 0; c < COLS; c++) factor[c] = *(const vec *)(right + k * right_step + c * LANES);
-        UNROLL for (int i = 0; i < ROWS; i++) {
-            real other = left[row[i] + k * left_step];
-            UNROLL for (int c = 0; c < COLS; c++) sum[i][c] += other * factor[c];
+    for (size begin = 0; begin < terms; begin += CHUNK) {
+        for (int i = 0; i < next.count; i++, next.line += next.step) __builtin_prefetch(next.line, 0, 2);
+        for (size k = begin; k < least(terms, begin + CHUNK); k++) {
+            vec both[COLS];
+            UNROLL for (int c = 0; c < cols; c++) both[c] = *(const vec *)(right + k * right_step + c * LANES);
+            UNROLL for (int i = 0; i < ROWS; i++) {
+                real other = left.at[i * left.row + k * left.step];
+                UNROLL for (int c = 0; c < cols; c++) sum[i][c] += other * both[c];
+            }
         }
     }
 }
 
-/* Copy (rows, cols) of a matrix side by side, times a factor, with zeros up to the width of a panel. */
-INLINE void pack(real *to, const real *from, size step, size rows, size cols, real factor)
+/* Compute a product of (ROWS, cols * LANES), or add it to what is there. */
+INLINE void multiply_tile(int cols, real *to, size row, int add, size terms, factor left, const real *right, size right_step,
+                          ahead next)
 {
-    for (size k = 0; k < rows; k++, to += PANEL, from += step) {
-        if (cols >= PANEL)
-            UNROLL for (int c = 0; c < COLS; c++) *(vec *)(to + c * LANES) = factor * *(const vec *)(from + c * LANES);
-        else
-            for (size j = 0; j < PANEL; j++) to[j] = j < cols ? factor * from[j] : 0;
-    }
+    vec sum[ROWS][COLS] = {0};
+    if (add)
+        EACH_SUM(cols) sum[i][c] = *(vec *)(to + i * row + c * LANES);
+    multiply(sum, cols, terms, left, right, right_step, next);
+    EACH_SUM(cols) *(vec *)(to + i * row + c * LANES) = sum[i][c];
+}
+
+/* The same for as many columns as there are, at most COLS. */
+static void product(size cols, real *to, size row, int add, size terms, factor left, const real *right, size right_step,
+                    ahead next)
+{
+#define CASE(count) case count: multiply_tile(least(count, COLS), to, row, add, terms, left, right, right_step, next); break;
+    switch (cols) { CASE(1) CASE(2) CASE(3) CASE(4) }
+#undef CASE
 }
 
 /* Have the width of a panel brought into the cache, to be read or to be written. */
@@ -180,86 +211,90 @@ INLINE real slope(int64_t family, constants form, real h)
     return form.share != 0 ? value + form.share * (1 - value) : value;
 }
 
-/* The following functions process some units of a layer, at most UNITS. The statistics of each unit are in local arrays:
-   the compiler knows that nothing else writes there. */
+/* The following functions process the signals of some units of a layer. */
 
-INLINE void activate(int64_t family, const network *net, size layer, size first, size width)
+#define AT(signal) (*(vec *)((signal) + t))
+#define EACH_VECTOR for (size t = 0; t < S; t += LANES)
+
+/* 1 for each lane that holds a sample, from sample t on, and 0 for the others. */
+INLINE vec inside(size t, size samples)
 {
-    size n = net->units, B = net->samples, own = layer * net->row + first;
-    const real *restrict h = net->h + layer * net->signal + first;
-    real *restrict above = net->x + (layer + 1) * net->signal + first, a = net->a, b = net->b;
-    const constants form = net->form;
-    if (net->gain == NULL) {
-        for (size t = 0; t < B; t++)
-            for (size j = 0; j < width; j++) above[t * n + j] = a * phi(family, form, h[t * n + j]) + b;
-        return;
-    }
-    const real *gain = net->gain + layer * net->parameters + first, *shift = net->shift + layer * net->parameters + first;
-    real mean[UNITS] = {0}, squares[UNITS] = {0}, steep[UNITS], offset[UNITS];
-    for (size t = 0; t < B; t++)
-        for (size j = 0; j < width; j++) mean[j] += h[t * n + j];
-    for (size j = 0; j < width; j++) mean[j] /= B;
-    for (size t = 0; t < B; t++)
-        for (size j = 0; j < width; j++) squares[j] += (h[t * n + j] - mean[j]) * (h[t * n + j] - mean[j]);
-    for (size j = 0; j < width; j++) {
-        real inverse_std = 1 / sqrt(squares[j] / B + net->eps);
-        net->mean[own + j] = mean[j];
-        net->variance[own + j] = squares[j] / (B - 1);
-        net->inverse_std[own + j] = inverse_std;
-        steep[j] = gain[j] * inverse_std;
-        offset[j] = shift[j];
-    }
-    for (size t = 0; t < B; t++)
-        for (size j = 0; j < width; j++)
-            above[t * n + j] = a * phi(family, form, steep[j] * (h[t * n + j] - mean[j]) + offset[j]) + b;
+    vec mask;
+    UNROLL for (int k = 0; k < LANES; k++) mask[k] = t + k < samples;
+    return mask;
 }
 
-/* Compute d from ∂E/∂x above a layer, and s or the gradients of batch normalisation. Like all functions that
-   `share_units` calls, it writes only final values to memory that other cores read. */
-INLINE void pull_back(int64_t family, const network *net, const real *restrict g, size layer, real *restrict memory,
-                      size first, size width)
+INLINE real total(vec lanes)
 {
-    size n = net->units, B = net->samples, own = layer * net->row + first;
-    const real *restrict h = net->h + layer * net->signal + first;
-    real *restrict d = net->d + layer * net->signal + first;
+    real sum = 0;
+    for (int k = 0; k < LANES; k++) sum += lanes[k];
+    return sum;
+}
+
+/* Compute x above a layer from h. Like all functions that `share_units` calls, this one and the next write only final values
+   to memory that other cores read. */
+INLINE void activate(int64_t family, const network *net, size layer, size first, size width)
+{
+    size B = net->samples, S = net->stride;
+    const real *restrict h = net->h + layer * net->signal + first * S;
+    real *restrict above = net->x + (layer + 1) * net->signal + first * S, a = net->a, b = net->b;
     const constants form = net->form;
-    real along[UNITS] = {0}, scale[UNITS];
-    for (size j = 0; j < width; j++) scale[j] = net->scale[own + j];
-    if (net->gain == NULL) {
-        for (size t = 0; t < B; t++)
-            for (size j = 0; j < width; j++) {
-                real u = g[t * n + j] * slope(family, form, h[t * n + j]);
-                along[j] += u * h[t * n + j];
-                d[t * n + j] = u * scale[j];
+    for (size j = first; j < first + width; j++, h += S, above += S) {
+        if (net->gain == NULL)
+            for (size t = 0; t < S; t++) above[t] = t < B ? a * phi(family, form, h[t]) + b : 0;
+        else {
+            size unit = layer * net->row + j, parameter = layer * net->parameters + j;
+            vec sums = {0}, squares = {0};
+            EACH_VECTOR sums += AT(h);
+            real mean = total(sums) / B;
+            EACH_VECTOR {
+                vec away = (AT(h) - mean) * inside(t, B);
+                squares += away * away;
             }
-        for (size j = 0; j < width; j++) net->s[own + j] = along[j];
-        return;
-    }
-    const real *gain = net->gain + layer * net->parameters + first, *shift = net->shift + layer * net->parameters + first;
-    real total[UNITS] = {0}, mean[UNITS], inverse_std[UNITS], steep[UNITS], offset[UNITS];
-    for (size j = 0; j < width; j++) {
-        mean[j] = net->mean[own + j];
-        inverse_std[j] = net->inverse_std[own + j];
-        steep[j] = gain[j] * inverse_std[j];
-        offset[j] = shift[j];
-        scale[j] *= steep[j];
-    }
-    for (size t = 0; t < B; t++)
-        for (size j = 0; j < width; j++) {
-            real away = h[t * n + j] - mean[j], u = g[t * n + j] * slope(family, form, steep[j] * away + offset[j]);
-            total[j] += u;
-            along[j] += u * away;
-            memory[t * UNITS + j] = u;
+            real square = total(squares), inverse_std = 1 / sqrt(square / B + net->eps);
+            real steep = net->gain[parameter] * inverse_std, offset = net->shift[parameter];
+            net->mean[unit] = mean;
+            net->variance[unit] = square / (B - 1);
+            net->inverse_std[unit] = inverse_std;
+            for (size t = 0; t < S; t++) above[t] = t < B ? a * phi(family, form, steep * (h[t] - mean) + offset) + b : 0;
         }
-    for (size j = 0; j < width; j++) {
-        net->shift_gradient[own + j] = total[j];
-        net->gain_gradient[own + j] = along[j] *= inverse_std[j];
-        total[j] /= B;
-        along[j] *= inverse_std[j] / B;
     }
-    for (size t = 0; t < B; t++)
-        for (size j = 0; j < width; j++)
-            d[t * n + j] = (memory[t * UNITS + j] - along[j] * (h[t * n + j] - mean[j]) - total[j]) * scale[j];
+}
+
+/* Compute d from g, ∂E/∂x above a layer, and s or the gradients of batch normalisation. g is replaced. */
+INLINE void pull_back(int64_t family, const network *net, size layer, size first, size width, real *restrict g)
+{
+    size B = net->samples, S = net->stride;
+    const real *restrict h = net->h + layer * net->signal + first * S;
+    real *restrict d = net->d + layer * net->signal + first * S;
+    const constants form = net->form;
+    for (size j = first; j < first + width; j++, h += S, d += S, g += S) {
+        size unit = layer * net->row + j, parameter = layer * net->parameters + j;
+        real scale = net->scale[unit];
+        vec along = {0}, sums = {0};
+        if (net->gain == NULL) {
+            for (size t = 0; t < S; t++) g[t] *= slope(family, form, h[t]);
+            EACH_VECTOR {
+                along += AT(g) * AT(h);
+                AT(d) = AT(g) * scale;
+            }
+            net->s[unit] = total(along);
+            continue;
+        }
+        real mean = net->mean[unit], inverse_std = net->inverse_std[unit], offset = net->shift[parameter];
+        real steep = net->gain[parameter] * inverse_std;
+        for (size t = 0; t < S; t++) g[t] *= slope(family, form, steep * (h[t] - mean) + offset);
+        EACH_VECTOR {
+            sums += AT(g);
+            along += AT(g) * (AT(h) - mean);
+        }
+        real sum = total(sums), product = total(along) * inverse_std;
+        net->shift_gradient[unit] = sum;
+        net->gain_gradient[unit] = product;
+        sum /= B;
+        product *= inverse_std / B;
+        EACH_VECTOR AT(d) = (AT(g) - product * (AT(h) - mean) - sum) * (steep * scale) * inside(t, B);
+    }
 }
 
 /* Call one of these with the family as a constant. */
@@ -271,87 +306,61 @@ INLINE void pull_back(int64_t family, const network *net, const real *restrict g
     default: call(SWISH, __VA_ARGS__); \
     }
 
-/* Compute h of some units from the transposed signals below: (n, PANEL) for each panel of samples. */
-static void multiply_forward(const network *net, size layer, size begin, size width, const real *below)
-{
-    size n = net->units, B = net->samples;
-    const real *V = net->V + layer * net->matrix, *inverse_norm = net->inverse_norm + layer * net->row;
-    for (size first = 0; first < B; first += PANEL, below += n * PANEL)
-        for (size j = begin; j < begin + width; j += ROWS) {
-            size rows = least(ROWS, begin + width - j), row[ROWS];
-            real block[ROWS][PANEL], *h = net->h + layer * net->signal + first * n + j;
-            vec sum[ROWS][COLS] = {0};
-            for (int i = 0; i < ROWS; i++) row[i] = least(i, rows - 1) * n;
-            for (size k = 0; k < n; k += PANEL) { /* fetch what comes next little by little */
-                for (int i = 0; i < ROWS && first == 0 && j + 2 * ROWS <= n; i++) fetch(V + (j + ROWS + i) * n + k, 0);
-                multiply(sum, least(PANEL, n - k), V + j * n + k, row, 1, below + k * PANEL, PANEL);
-            }
-            EACH_SUM *(vec *)(block[i] + c * LANES) = sum[i][c] * inverse_norm[j + least(i, rows - 1)];
-            for (size t = 0; t < least(PANEL, B - first); t++, h += n) {
-                if (rows == ROWS)
-                    UNROLL for (int i = 0; i < ROWS; i++) h[i] = block[i][t];
-                else
-                    for (size i = 0; i < rows; i++) h[i] = block[i][t];
-            }
-        }
-}
-
-/* Compute some units of the signal above a layer, and transpose them; `layer` is -1 for x^1, which is computed already. */
+/* Compute h of some units, and x above them. Where fewer than ROWS rows are left, those before fill the tile. */
 static void forward_units(const network *net, size layer, size first, real *memory)
 {
-    (void)memory;
-    size n = net->units, B = net->samples, signal = panels(B) * PANEL * n, width = least(UNITS, n - first);
-    if (layer >= 0) {
-        multiply_forward(net, layer, first, width, net->transposed + layer % net->kept * signal);
-        BY_FAMILY(activate, net, layer, first, width)
-    }
-    const real *x = net->x + (layer + 1) * net->signal + first;
-    real *transposed = net->transposed + (layer + 1) % net->kept * signal + first * PANEL;
-    for (size t = 0; t < panels(B) * PANEL; t++) {
-        real *to = transposed + t / PANEL * n * PANEL + t % PANEL;
-        for (size j = 0; j < width; j++) to[j * PANEL] = t < B ? x[t * n + j] : 0;
-    }
+    size n = net->units, S = net->stride, width = least(UNITS, n - first);
+    const real *V = net->V + layer * net->matrix, *inverse_norm = net->inverse_norm + layer * net->row + first;
+    const real *below = net->x + layer * net->signal;
+    real *h = net->h + layer * net->signal + first * S;
+    for (size t = 0; t < S; t += PANEL)
+        for (size j = 0; j < width; j += ROWS) {
+            size cols = least(COLS, (S - t) / LANES), top = n < ROWS ? 0 : least(first + j, n - ROWS);
+            factor rows = {V + top * n, n < ROWS ? 0 : n, 1};
+            for (size i = 0; i < (n < ROWS ? n : 1); i++, rows.at += n) {
+                ahead next = {rows.at + 2 * ROWS * n, LINE, t == 0 ? ROWS : 0};
+                product(cols, memory + i * PANEL, PANEL, 0, n, rows, below + t, S, next);
+            }
+            for (size i = 0; i < least(ROWS, width - j); i++)
+                for (size c = 0; c < cols * LANES; c++)
+                    h[(j + i) * S + t + c] = inverse_norm[j + i] * memory[(first + j + i - top) * PANEL + c];
+        }
+    BY_FAMILY(activate, net, layer, first, width)
 }
 
-/* Compute some units of dV into `below`. A few rows of V at a time are multiplied by all samples; `memory` holds the sums. */
-static void multiply_backward(const network *net, size layer, size begin, size width, real *below, real *memory)
+/* Compute ∂E/∂x of some units below a layer into g, (UNITS, stride): a few rows of V at a time, by all units. */
+static void multiply_backward(const network *net, size layer, size first, size width, real *g)
 {
-    size n = net->units, B = net->samples, tiles = (B + ROWS - 1) / ROWS;
-    const real *V = net->V + layer * net->matrix + begin, *d = net->d + layer * net->signal;
-    real *packed = memory, *sums = memory + DEEP * UNITS;
-    for (size k = 0; k < n; k += DEEP) {
-        size inner = least(DEEP, n - k), next = least(DEEP, n - k - inner);
-        for (size j = 0; j < width; j += PANEL) pack(packed + j * DEEP, V + k * n + j, n, inner, width - j, 1);
-        for (size j = 0; j < width; j += PANEL)
-            for (size tile = 0; tile < tiles; tile++) {
-                size t = tile * ROWS, row[ROWS];
-                vec sum[ROWS][COLS] = {0};
-                real *so_far = sums + (j * tiles + tile * PANEL) * ROWS;
-                for (int i = 0; i < ROWS; i++) row[i] = least(i, B - 1 - t) * n;
-                for (size r = next * tile / tiles; r < next * (tile + 1) / tiles; r++)
-                    fetch(V + (k + inner + r) * n + j, 0);
-                if (k > 0)
-                    EACH_SUM sum[i][c] = *(vec *)(so_far + i * PANEL + c * LANES);
-                multiply(sum, inner, d + t * n + k, row, 1, packed + j * DEEP, PANEL);
-                EACH_SUM *(vec *)(so_far + i * PANEL + c * LANES) = sum[i][c];
+    size n = net->units, S = net->stride;
+    const real *V = net->V + layer * net->matrix + first, *d = net->d + layer * net->signal;
+    real edge[DEEP][ROWS]; /* of V, with zeros beyond it */
+    for (size t = 0; t < S; t += PANEL)
+        for (size k = 0, terms; k < n; k += terms) {
+            terms = least(DEEP, n - k);
+            for (size j = 0, tile = 0; j < width; j += ROWS, tile++) {
+                factor left = {V + k * n + j, 1, n};
+                if (first + j + ROWS > n) {
+                    for (size r = 0; r < terms; r++)
+                        for (size i = 0; i < ROWS; i++) edge[r][i] = first + j + i < n ? left.at[r * n + i] : 0;
+                    left = (factor){edge[0], 1, ROWS};
+                }
+                /* Two tiles fetch the even and the odd rows of what is next, a line wide. */
+                const real *rows = k + terms < n ? V + (k + terms) * n : V + UNITS;
+                ahead next = {rows + tile % 2 * n + tile / 2 * LINE, 2 * n, t == 0 ? CHUNK / 2 : 0};
+                product(least(COLS, (S - t) / LANES), g + j * S + t, S, k > 0, terms, left, d + k * S + t, S, next);
             }
-    }
-    for (size j = 0; j < width; j += PANEL)
-        for (size t = 0; t < B; t++)
-            memcpy(below + t * n + begin + j, sums + j * tiles * ROWS + t * PANEL, least(PANEL, width - j) * sizeof *sums);
+        }
 }
 
 /* Compute some units of ∂E/∂x below a layer, and of d of the next lower one; `layer` is the depth for d of the top. */
 static void backward_units(const network *net, size layer, size first, real *memory)
 {
-    size width = least(UNITS, net->units - first);
-    const real *g = net->top + first;
-    if (layer < net->depth) {
-        real *below = net->g + layer * net->signal_below;
-        multiply_backward(net, layer, first, width, below, memory);
-        g = below + first;
-    }
-    if (layer > 0) BY_FAMILY(pull_back, net, g, layer - 1, memory, first, width)
+    size S = net->stride, width = least(UNITS, net->units - first), bytes = width * S * sizeof *memory;
+    if (layer < net->depth) multiply_backward(net, layer, first, width, memory);
+    else memcpy(memory, net->top + first * S, bytes);
+    if (layer == 0 || (net->signal_below > 0 && layer < net->depth))
+        memcpy(net->g + layer * net->signal_below + first * S, memory, bytes);
+    if (layer > 0) BY_FAMILY(pull_back, net, layer - 1, first, width, memory)
 }
 
 /* Compute all units of a layer, UNITS of them by the core that claims them: first a share of its own that is contiguous in
@@ -375,10 +384,10 @@ static void share_units(void (*compute)(const network *, size, size, real *), co
 }
 
 /* Fill h and x upwards from x^1. Every core that takes part calls it, with its number.
-   memory: of the core, see `size_of_memory`. claims: of all, (depth + 1) * shares(n), 0 before. */
+   memory: of the core, see `size_of_memory`. claims: of all, see `count_of_claims`, 0 before. */
 void forward(const network *net, size part, size parts, real *memory, atomic_int *claims)
 {
-    for (size layer = -1; layer < net->depth; layer++, claims += shares(net->units))
+    for (size layer = 0; layer < net->depth; layer++, claims += shares(net->units))
         share_units(forward_units, net, layer, part, parts, memory, claims);
 }
 
@@ -389,17 +398,48 @@ void backward(const network *net, size part, size parts, real *memory, atomic_in
         share_units(backward_units, net, layer, part, parts, memory, claims);
 }
 
+/* a[0], b[0], a[1], b[1] ... of the first half of two vectors, or of the second one. */
+INLINE vec interleave(vec a, vec b, int second)
+{
+#ifdef __clang__
+    vec both;
+    UNROLL for (int k = 0; k < LANES; k++) both[k] = (k % 2 ? b : a)[k / 2 + second * LANES / 2];
+    return both;
+#else
+    integer from __attribute__((vector_size(BYTES)));
+    UNROLL for (int k = 0; k < LANES; k++) from[k] = k / 2 + second * LANES / 2 + k % 2 * LANES;
+    return __builtin_shuffle(a, b, from);
+#endif
+}
+
+/* Transpose the signals of PANEL units into (samples, PANEL), times a factor, with zeros in place of units that there are
+   not. Rows are interleaved in pairs, the first of the one half with the first of the other, until all are columns. */
+static void transpose(real *to, const real *from, size stride, size units, size samples, real times)
+{
+    static const real zeros[LANES];
+    for (size t = 0; t < samples; t += LANES)
+        for (size j = 0; j < PANEL; j += LANES) {
+            vec rows[LANES], pairs[LANES];
+            UNROLL for (int i = 0; i < LANES; i++)
+                rows[i] = times * *(const vec *)(j + i < units ? from + (j + i) * stride + t : zeros);
+            for (int round = 1; round < LANES; round *= 2) {
+                UNROLL for (int i = 0; i < LANES; i++) pairs[i] = interleave(rows[i / 2], rows[(i + LANES) / 2], i % 2);
+                UNROLL for (int i = 0; i < LANES; i++) rows[i] = pairs[i];
+            }
+            UNROLL for (int i = 0; i < LANES; i++) *(vec *)(to + (t + i) * PANEL + j) = rows[i];
+        }
+}
+
 /* A block of a matrix, at most ROWS rows of a panel; a smaller one is copied and padded with zeros. */
 typedef struct {
     real *at;
-    size rows, cols, step, row[ROWS];
+    size rows, cols, step;
     real copy[ROWS][PANEL];
 } block;
 
 INLINE void take(block *one, real *matrix, size n, size r, size j)
 {
     one->rows = least(ROWS, n - r), one->cols = least(PANEL, n - j), one->step = n, one->at = matrix + r * n + j;
-    UNROLL for (int i = 0; i < ROWS; i++) one->row[i] = least(i, one->rows - 1);
     if (one->rows == ROWS && one->cols == PANEL) return;
     memset(one->copy, 0, sizeof one->copy);
     for (size i = 0; i < one->rows; i++) memcpy(one->copy[i], one->at + i * n, one->cols * sizeof *matrix);
@@ -418,13 +458,6 @@ INLINE void put_back(const block *one, real *matrix, size n, size r, size j)
 /* Add a vector of a row to its squared length. */
 INLINE vec longer(vec squares, vec weight) { return squares + weight * weight; }
 
-INLINE real length(vec squares)
-{
-    real total = 0;
-    for (int k = 0; k < LANES; k++) total += squares[k];
-    return sqrt(total);
-}
-
 /* Measure the lengths of the rows of V to the digit as `update` does, so that a resumed run computes the same. */
 void measure(const real *V, real *norm, size n)
 {
@@ -433,9 +466,9 @@ void measure(const real *V, real *norm, size n)
         block v;
         for (size j = 0; j < n; j += PANEL) {
             take(&v, (real *)V, n, r, j);
-            EACH_SUM squares[i] = longer(squares[i], PART(v));
+            EACH_SUM(COLS) squares[i] = longer(squares[i], PART(v));
         }
-        for (size i = 0; i < v.rows; i++) norm[r + i] = length(squares[i]);
+        for (size i = 0; i < v.rows; i++) norm[r + i] = sqrt(total(squares[i]));
     }
 }
 
@@ -444,13 +477,13 @@ void measure(const real *V, real *norm, size n)
    packed: memory of the core, see `size_of_update`. */
 void update(const network *net, const real *tangent, real momentum, real lr, size begin, size end, real *packed)
 {
-    size n = net->units;
+    size n = net->units, S = net->stride;
     for (size layer = begin; layer < end; layer++)
         for (size top = 0, samples; top < net->samples; top += samples) {
             real *V = net->V + layer * net->matrix, *M = net->M + layer * net->matrix, keep = top > 0 ? 1 : momentum;
-            const real *x = net->x + layer * net->signal + top * n, *d = net->d + layer * net->signal + top * n;
-            samples = least(DEEP, net->samples - top);
-            for (size j = 0; j < n; j += PANEL) pack(packed + j * samples, x + j, n, samples, n - j, 1);
+            const real *x = net->x + layer * net->signal + top, *d = net->d + layer * net->signal + top;
+            samples = least(SAMPLES, net->samples - top);
+            for (size j = 0; j < n; j += PANEL) transpose(packed + j * SAMPLES, x + j * S, S, n - j, samples, 1);
             for (size r = 0; r < n; r += ROWS) {
                 vec squares[ROWS] = {0};
                 block v, m;
@@ -458,21 +491,21 @@ void update(const network *net, const real *tangent, real momentum, real lr, siz
                     vec sum[ROWS][COLS];
                     take(&v, V, n, r, j);
                     take(&m, M, n, r, j);
-                    EACH_SUM sum[i][c] = keep * PART(m);
+                    EACH_SUM(COLS) sum[i][c] = keep * PART(m);
                     for (int i = 0; i < ROWS; i++) { /* fetch what comes next little by little */
                         size first = samples * i / ROWS, last = samples * (i + 1) / ROWS, next = (r + ROWS + i) * n + j;
                         if (r + 2 * ROWS <= n) {
                             fetch(V + next, 1);
                             fetch(M + next, 1);
                         }
-                        multiply(sum, last - first, d + first * n + r, m.row, n, packed + j * samples + first * PANEL,
-                                 PANEL);
+                        multiply(sum, COLS, last - first, (factor){d + r * S + first, S, 1},
+                                 packed + j * SAMPLES + first * PANEL, PANEL, (ahead){0});
                     }
                     if (top + samples < net->samples)
-                        EACH_SUM PART(m) = sum[i][c];
+                        EACH_SUM(COLS) PART(m) = sum[i][c];
                     else {
-                        EACH_SUM {
-                            if (net->unit_rows) sum[i][c] -= tangent[layer * net->row + r + m.row[i]] * PART(v);
+                        EACH_SUM(COLS) {
+                            if (net->unit_rows) sum[i][c] -= tangent[layer * net->row + r + least(i, m.rows - 1)] * PART(v);
                             vec weight = PART(v) - lr * sum[i][c];
                             PART(m) = sum[i][c];
                             PART(v) = weight;
@@ -483,7 +516,7 @@ void update(const network *net, const real *tangent, real momentum, real lr, siz
                     put_back(&m, M, n, r, j);
                 }
                 for (size i = 0; net->unit_rows && top + samples == net->samples && i < m.rows; i++)
-                    net->norm[layer * net->row + r + i] = length(squares[i]);
+                    net->norm[layer * net->row + r + i] = sqrt(total(squares[i]));
             }
         }
 }
@@ -492,28 +525,28 @@ void update(const network *net, const real *tangent, real momentum, real lr, siz
    longest: of each, filled with the largest squared length of a column. */
 void update_orthogonal(const network *net, real *longest, real momentum, size begin, size end, real *packed)
 {
-    size n = net->units;
+    size n = net->units, S = net->stride;
     for (size layer = begin; layer < end; layer++, longest++) {
-        real *M = net->M + layer * net->matrix, *columns = packed + panels(n) * PANEL * 2 * DEEP;
+        real *M = net->M + layer * net->matrix, *columns = packed + panels(n) * PANEL * 2 * SAMPLES;
         memset(columns, 0, panels(n) * PANEL * sizeof *columns);
         for (size top = 0, samples; top < net->samples; top += samples) {
-            size own = layer * net->signal + top * n, below = layer * net->signal_below + top * n;
-            samples = least(DEEP, net->samples - top);
+            const real *x = net->x + layer * net->signal + top, *g = net->g + layer * net->signal_below + top;
+            const real *d = net->d + layer * net->signal + top, *h = net->h + layer * net->signal + top;
+            samples = least(SAMPLES, net->samples - top);
             for (size j = 0; j < n; j += PANEL) {
-                real *to = packed + j * 2 * samples;
-                pack(to, net->x + own + j, n, samples, n - j, (real)0.5);
-                pack(to + samples * PANEL, net->g + below + j, n, samples, n - j, (real)-0.5);
+                transpose(packed + 2 * j * SAMPLES, x + j * S, S, n - j, samples, (real)0.5);
+                transpose(packed + (2 * j + PANEL) * SAMPLES, g + j * S, S, n - j, samples, (real)-0.5);
             }
             for (size r = 0; r < n; r += ROWS)
                 for (size j = 0; j < n; j += PANEL) {
-                    const real *right = packed + j * 2 * samples;
+                    const real *right = packed + 2 * j * SAMPLES;
                     vec sum[ROWS][COLS];
                     block m;
                     take(&m, M, n, r, j);
-                    EACH_SUM sum[i][c] = (top > 0 ? 1 : momentum) * PART(m);
-                    multiply(sum, samples, net->d + own + r, m.row, n, right, PANEL);
-                    multiply(sum, samples, net->h + own + r, m.row, n, right + samples * PANEL, PANEL);
-                    EACH_SUM {
+                    EACH_SUM(COLS) sum[i][c] = (top > 0 ? 1 : momentum) * PART(m);
+                    multiply(sum, COLS, samples, (factor){d + r * S, S, 1}, right, PANEL, (ahead){0});
+                    multiply(sum, COLS, samples, (factor){h + r * S, S, 1}, right + SAMPLES * PANEL, PANEL, (ahead){0});
+                    EACH_SUM(COLS) {
                         PART(m) = sum[i][c];
                         if (top + samples == net->samples && i < m.rows)
                             *(vec *)(columns + j + c * LANES) += sum[i][c] * sum[i][c];
@@ -527,9 +560,10 @@ void update_orthogonal(const network *net, real *longest, real momentum, size be
     }
 }
 
-/* Values of `transposed` for each signal that is kept; of the memory of a core in a pass, and in an update; and the number
-   of claims in a pass. */
-size size_of_transposed(size n, size B) { return n * panels(B) * PANEL; }
-size size_of_memory(size B) { return (DEEP + B + ROWS) * UNITS; }
-size size_of_update(size n) { return panels(n) * PANEL * (2 * DEEP + 1); }
+/* The stride of signals; units that each layer of them has room for; values of the memory of a core in a pass, and in an
+   update; the number of claims in a pass. */
+size stride_of_signals(size B) { return (B + LANES - 1) / LANES * LANES; }
+size room_for_units(size n) { return n + ROWS; }
+size size_of_memory(size stride) { return (UNITS + ROWS) * (stride < PANEL ? PANEL : stride); }
+size size_of_update(size n) { return panels(n) * PANEL * (2 * SAMPLES + 1); }
 size count_of_claims(size n, size depth) { return (depth + 1) * shares(n); }

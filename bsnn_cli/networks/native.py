@@ -37,11 +37,11 @@ OPTIONS = (
 COMPILE_S = 60
 """After so long a compiler counts as one that does not work."""
 
-SIZES = ("depth", "units", "samples", "kept", "matrix", "signal", "signal_below", "row", "parameters", "family",
+SIZES = ("depth", "units", "samples", "stride", "matrix", "signal", "signal_below", "row", "parameters", "family",
          "unit_rows")  # fmt: skip
 NUMBERS = ("a", "b", "p", "q", "gain_of_phi", "share", "eps")
 ADDRESSES = ("V", "M", "x", "h", "d", "g", "s", "norm", "inverse_norm", "scale", "gain", "shift", "mean", "variance",
-             "inverse_std", "gain_gradient", "shift_gradient", "transposed", "top")  # fmt: skip
+             "inverse_std", "gain_gradient", "shift_gradient", "top")  # fmt: skip
 """The members of `network` in the source, in their order."""
 
 REALS: dict[torch.dtype, Any] = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}

@@ -61,6 +61,10 @@ class RuleEngine(Engine):
         self.inner.take_over()
 
     @override
+    def allocate(self, layers: int, K: int, B: int, n: int) -> Tensor:
+        return self.inner.allocate(layers, K, B, n)
+
+    @override
     def preactivations(self, signals: Signals, k: int, layers: slice) -> Tensor:
         return self.inner.preactivations(signals, k, layers)
 

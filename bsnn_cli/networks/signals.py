@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -30,7 +31,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Signals:
-    """The memory that a step computes in, for one batch size.
+    """The memory that a step computes in, for one batch size. Signals may be views of wider memory, see `allocate`.
 
     Attributes:
         x: (L + 1, K, B, n) signals x^1 … x^{L+1}, the last one below the output layer.
@@ -62,19 +63,27 @@ class Signals:
 
     @classmethod
     def empty(
-        cls, shape: tuple[int, int, int, int], *, classes: int, norm: bool, every_g: bool, like: Tensor
+        cls,
+        shape: tuple[int, int, int, int],
+        allocate: Callable[..., Tensor],
+        *,
+        classes: int,
+        norm: bool,
+        every_g: bool,
+        like: Tensor,
     ) -> Signals:
         """Allocate (L, K, B, n) signals, on the device of `like` and of its type.
 
         Args:
             shape: (L, K, B, n).
+            allocate: as `Engine.allocate`.
             classes: number of outputs.
             norm: with batch normalisation.
             every_g: keep ∂E/∂x of every layer.
             like: any tensor.
         """
         L, K, B, n = shape
-        x, h, d, g = (like.new_empty(length, K, B, n) for length in (L + 1, L, L, L if every_g else 1))
+        x, h, d, g = (allocate(length, K, B, n) for length in (L + 1, L, L, L if every_g else 1))
         s = like.new_zeros(L, K, n)
         error, loss, bound = s.new_empty(K, B, classes), s.new_empty(K), s.new_empty(L, K)
         return cls(x, h, d, g.expand_as(h), error, loss, s, bound, BatchNorm((L, K, n), s) if norm else None)
