@@ -14,6 +14,7 @@ from bsnn_cli.networks import native
 from bsnn_cli.networks.batch_norm import NORM_EPS
 from bsnn_cli.networks.engine import Engine
 from bsnn_cli.networks.hidden_layers import HiddenLayers
+from bsnn_cli.networks.huge_pages import in_huge_pages
 from bsnn_cli.networks.members import kernel_forms
 from bsnn_cli.networks.native import REALS, STRUCTURES
 from bsnn_cli.networks.signals import Signals
@@ -48,6 +49,7 @@ class CEngine(Engine):
         self._chunks = [slice(first, min(first + LAYERS_AT_ONCE, depth)) for first in range(0, depth, LAYERS_AT_ONCE)]
         self._networks: dict[int, list[ctypes.Structure]] = {}
         self._tops: dict[int, Tensor] = {}
+        self._x_squares, self._d_squares = (hidden.norm.new_zeros(length, K, n) for length in (depth + 1, depth))
         self._claims = torch.zeros(self._size("count_of_claims", n, depth), dtype=torch.int32)
         self._alone = K - K % self.workers.count
         """So many networks are each left to one core: whole rounds of them. The others are shared by all cores."""
@@ -66,7 +68,7 @@ class CEngine(Engine):
     def allocate(self, layers: int, K: int, B: int, n: int) -> Tensor:
         """Return views of (layers, K, n, B): the samples of a unit are contiguous, with zeros where vectors have more."""
         units, stride = self._size("room_for_units", n), self._size("stride_of_signals", B)
-        return self.hidden.norm.new_zeros(layers, K, units, stride)[:, :, :n, :B].mT
+        return in_huge_pages(self.hidden.norm.new_zeros(layers, K, units, stride))[:, :, :n, :B].mT
 
     @override
     def forward(self, signals: Signals) -> None:
@@ -77,7 +79,8 @@ class CEngine(Engine):
         self._describe(signals)
         self._tops[gradient.shape[1]].copy_(gradient)
         self._pass(self._code.backward, signals)
-        self.workers.run(signals.measure_bound, self._chunks)
+        torch.linalg.vecdot(signals.x[0], signals.x[0], dim=1, out=self._x_squares[0])
+        torch.mul(*(squares.sum(2).sqrt() for squares in (self._x_squares[:-1], self._d_squares)), out=signals.bound)
 
     @override
     def update(self, signals: Signals) -> None:
@@ -159,6 +162,8 @@ class CEngine(Engine):
             "M": hidden.M[k],
             **{name: getattr(signals, name)[:, k] for name in ("x", "h", "d", "g", "s")},
             **{name: getattr(hidden, name)[:, k] for name in ("norm", "inverse_norm", "scale")},
+            "x_squares": self._x_squares[:, k],
+            "d_squares": self._d_squares[:, k],
             "top": self._tops[B][k],
         }
         if signals.norm is not None:

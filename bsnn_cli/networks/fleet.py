@@ -34,6 +34,7 @@ from bsnn_cli.networks.clipping import clip
 from bsnn_cli.networks.engine import EngineFactory
 from bsnn_cli.networks.engine_choice import choose
 from bsnn_cli.networks.hidden_layers import HiddenLayers
+from bsnn_cli.networks.huge_pages import in_huge_pages
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.optimiser import Optimiser, Step
 from bsnn_cli.networks.orthogonal import Drift, orthogonality_error
@@ -91,6 +92,8 @@ class Fleet:
             self.tensors = self._start(shapes)
         else:
             self.tensors = {name: _stack([state[name] for state in states]).to(self.device) for name in states[0]}
+        for tensor in self.tensors.values():
+            in_huge_pages(tensor)
         self.steps, self.alive = self.tensors["steps"], self.tensors["alive"]
         self.hidden = HiddenLayers(model, members, self.tensors, self.optimiser)
         self.engine, self.slow_because = (

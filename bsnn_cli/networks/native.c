@@ -56,7 +56,11 @@ typedef int64_t size;
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 #define EACH_SUM(cols) \
     UNROLL for (int i = 0; i < ROWS; i++) \
         UNROLL for (int c = 0; c < (cols); c++)
@@ -70,7 +74,8 @@ typedef struct { real p, q, gain, share; } constants;
    x, h, d, g: signals (n, stride), with zeros beyond the samples; stride is a multiple of LANES, and after each layer there
    is room for ROWS units.
    g: ∂E/∂x of each layer, or of the lowest one only, where `signal_below` is 0.
-   s, inverse_norm, scale and the statistics of batch normalisation: (n,) of each layer.
+   s, inverse_norm, scale and the statistics of batch normalisation: (n,) of each layer, as are the sums of x² and d² over
+   the samples.
    gain is null without batch normalisation. top: ∂E/∂x above the highest layer. */
 typedef struct {
     size depth, units, samples, stride, matrix, signal, signal_below, row, parameters;
@@ -80,7 +85,7 @@ typedef struct {
     real eps;
     real *V, *M, *x, *h, *d, *g, *s, *norm;
     const real *inverse_norm, *scale, *gain, *shift;
-    real *mean, *variance, *inverse_std, *gain_gradient, *shift_gradient;
+    real *mean, *variance, *inverse_std, *gain_gradient, *shift_gradient, *x_squares, *d_squares;
     const real *top;
 } network;
 
@@ -137,8 +142,8 @@ static void product(size cols, real *to, size row, int add, size terms, factor l
 #undef CASE
 }
 
-/* Have the width of a panel brought into the cache, to be read or to be written. */
-#define fetch(from, write) UNROLL for (int c = 0; c < PANEL; c += LINE) __builtin_prefetch((from) + c, write, 2)
+/* Have a PANEL of values brought into the cache. */
+#define fetch(from) UNROLL for (int c = 0; c < PANEL; c += LINE) __builtin_prefetch((from) + c, 0, 2)
 
 #ifdef DOUBLE
 #define exponential exp
@@ -219,16 +224,17 @@ INLINE real slope(int64_t family, constants form, real h)
 /* 1 for each lane that holds a sample, from sample t on, and 0 for the others. */
 INLINE vec inside(size t, size samples)
 {
-    vec mask;
+    vec mask = {0};
+    if (t + LANES <= samples) return mask + 1;
     UNROLL for (int k = 0; k < LANES; k++) mask[k] = t + k < samples;
     return mask;
 }
 
 INLINE real total(vec lanes)
 {
-    real sum = 0;
-    for (int k = 0; k < LANES; k++) sum += lanes[k];
-    return sum;
+    for (int half = LANES / 2; half > 0; half /= 2)
+        UNROLL for (int k = 0; k < half; k++) lanes[k] += lanes[k + half];
+    return lanes[0];
 }
 
 /* Compute x above a layer from h. Like all functions that `share_units` calls, this one and the next write only final values
@@ -237,27 +243,36 @@ INLINE void activate(int64_t family, const network *net, size layer, size first,
 {
     size B = net->samples, S = net->stride;
     const real *restrict h = net->h + layer * net->signal + first * S;
-    real *restrict above = net->x + (layer + 1) * net->signal + first * S, a = net->a, b = net->b;
+    real *restrict above = net->x + (layer + 1) * net->signal + first * S;
     const constants form = net->form;
     for (size j = first; j < first + width; j++, h += S, above += S) {
-        if (net->gain == NULL)
-            for (size t = 0; t < S; t++) above[t] = t < B ? a * phi(family, form, h[t]) + b : 0;
-        else {
-            size unit = layer * net->row + j, parameter = layer * net->parameters + j;
+        size unit = layer * net->row + j;
+        real mean = 0, steep = 1, offset = 0;
+        vec length = {0};
+        if (net->gain != NULL) {
             vec sums = {0}, squares = {0};
             EACH_VECTOR sums += AT(h);
-            real mean = total(sums) / B;
+            mean = total(sums) / B;
             EACH_VECTOR {
                 vec away = (AT(h) - mean) * inside(t, B);
                 squares += away * away;
             }
             real square = total(squares), inverse_std = 1 / sqrt(square / B + net->eps);
-            real steep = net->gain[parameter] * inverse_std, offset = net->shift[parameter];
             net->mean[unit] = mean;
             net->variance[unit] = square / (B - 1);
             net->inverse_std[unit] = inverse_std;
-            for (size t = 0; t < S; t++) above[t] = t < B ? a * phi(family, form, steep * (h[t] - mean) + offset) + b : 0;
+            steep = net->gain[layer * net->parameters + j] * inverse_std;
+            offset = net->shift[layer * net->parameters + j];
         }
+        EACH_VECTOR {
+            real values[LANES];
+            for (int k = 0; k < LANES; k++)
+                values[k] = net->a * phi(family, form, net->gain == NULL ? h[t + k] : steep * (h[t + k] - mean) + offset) + net->b;
+            vec x = *(vec *)values * inside(t, B);
+            AT(above) = x;
+            length += x * x;
+        }
+        net->x_squares[unit + net->row] = total(length);
     }
 }
 
@@ -271,14 +286,16 @@ INLINE void pull_back(int64_t family, const network *net, size layer, size first
     for (size j = first; j < first + width; j++, h += S, d += S, g += S) {
         size unit = layer * net->row + j, parameter = layer * net->parameters + j;
         real scale = net->scale[unit];
-        vec along = {0}, sums = {0};
+        vec along = {0}, sums = {0}, length = {0};
         if (net->gain == NULL) {
             for (size t = 0; t < S; t++) g[t] *= slope(family, form, h[t]);
             EACH_VECTOR {
                 along += AT(g) * AT(h);
                 AT(d) = AT(g) * scale;
+                length += AT(d) * AT(d);
             }
             net->s[unit] = total(along);
+            net->d_squares[unit] = total(length);
             continue;
         }
         real mean = net->mean[unit], inverse_std = net->inverse_std[unit], offset = net->shift[parameter];
@@ -293,7 +310,11 @@ INLINE void pull_back(int64_t family, const network *net, size layer, size first
         net->gain_gradient[unit] = product;
         sum /= B;
         product *= inverse_std / B;
-        EACH_VECTOR AT(d) = (AT(g) - product * (AT(h) - mean) - sum) * (steep * scale) * inside(t, B);
+        EACH_VECTOR {
+            AT(d) = (AT(g) - product * (AT(h) - mean) - sum) * (steep * scale) * inside(t, B);
+            length += AT(d) * AT(d);
+        }
+        net->d_squares[unit] = total(length);
     }
 }
 
@@ -322,8 +343,8 @@ static void forward_units(const network *net, size layer, size first, real *memo
                 product(cols, memory + i * PANEL, PANEL, 0, n, rows, below + t, S, next);
             }
             for (size i = 0; i < least(ROWS, width - j); i++)
-                for (size c = 0; c < cols * LANES; c++)
-                    h[(j + i) * S + t + c] = inverse_norm[j + i] * memory[(first + j + i - top) * PANEL + c];
+                for (size c = 0; c < cols * LANES; c += LANES)
+                    *(vec *)(h + (j + i) * S + t + c) = inverse_norm[j + i] * *(vec *)(memory + (first + j + i - top) * PANEL + c);
         }
     BY_FAMILY(activate, net, layer, first, width)
 }
@@ -493,10 +514,11 @@ void update(const network *net, const real *tangent, real momentum, real lr, siz
                     take(&m, M, n, r, j);
                     EACH_SUM(COLS) sum[i][c] = keep * PART(m);
                     for (int i = 0; i < ROWS; i++) { /* fetch what comes next little by little */
-                        size first = samples * i / ROWS, last = samples * (i + 1) / ROWS, next = (r + ROWS + i) * n + j;
+                        size first = samples * i / ROWS, last = samples * (i + 1) / ROWS;
+                        size next = (r + ROWS) * n + ROWS * j + i * PANEL;
                         if (r + 2 * ROWS <= n) {
-                            fetch(V + next, 1);
-                            fetch(M + next, 1);
+                            fetch(V + next);
+                            fetch(M + next);
                         }
                         multiply(sum, COLS, last - first, (factor){d + r * S + first, S, 1},
                                  packed + j * SAMPLES + first * PANEL, PANEL, (ahead){0});

@@ -33,6 +33,7 @@ OPTIONS = (
     "-fno-trapping-math",
     "-fPIC",
     "-shared",
+    *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
 )
 COMPILE_S = 60
 """After so long a compiler counts as one that does not work."""
@@ -41,7 +42,8 @@ SIZES = ("depth", "units", "samples", "stride", "matrix", "signal", "signal_belo
          "unit_rows")  # fmt: skip
 NUMBERS = ("a", "b", "p", "q", "gain_of_phi", "share", "eps")
 ADDRESSES = ("V", "M", "x", "h", "d", "g", "s", "norm", "inverse_norm", "scale", "gain", "shift", "mean", "variance",
-             "inverse_std", "gain_gradient", "shift_gradient", "top")  # fmt: skip
+             "inverse_std", "gain_gradient", "shift_gradient", "x_squares",
+             "d_squares", "top")  # fmt: skip
 """The members of `network` in the source, in their order."""
 
 REALS: dict[torch.dtype, Any] = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
