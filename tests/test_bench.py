@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,11 +17,13 @@ from torch import Tensor, nn
 
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.gpn.activations import get, normalise
+from bsnn_cli.networks import native
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member
 from bsnn_cli.networks.network import Phi
+from bsnn_cli.networks.workers import intra_op_threads
 from bsnn_cli.settings.config import ActivationConfig, BenchConfig, DatasetConfig, ModelConfig
-from bsnn_cli.timing import baselines, bench, bench_table, contestants, floors
+from bsnn_cli.timing import baselines, bench, bench_table, contestants, limits
 from tests.conftest import run_bsnn
 
 COLUMNS = {
@@ -36,7 +40,7 @@ COLUMNS = {
         "device",
         "step_ms",
     ),
-    *("network_steps_per_s", "ratio_to_plain", "ratio_to_floor", "peak_memory_mb"),
+    *("network_steps_per_s", "ratio_to_plain", "ratio_to_products", "limit_ms", "ratio_to_limit", "peak_memory_mb"),
 }
 
 
@@ -92,20 +96,23 @@ def tiny(tmp_path: Path, **options: object) -> BenchConfig:
     )
 
 
-def test_every_implementation_is_timed_beside_its_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_implementation_is_timed_beside_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contestants, "peak_memory", lambda *_: 1.0)  # a process for each
     monkeypatch.setattr(bench, "GROWTH", {"depth": (1, 2), "width": (5, 10)})
     monkeypatch.setattr(bench, "FLEETS", {"cpu": (1, 3)})
     text = bench.run(tiny(tmp_path, growth=True, networks=[1, 2]))
     table = pd.read_csv(tmp_path / "bench" / "bench.csv")
     assert set(table.columns) >= COLUMNS
-    assert {"plain", "plain_fused", "plain_dataloader", "bsnn", "floor"} < set(table.implementation)
+    named = {"plain", "plain_fused", "plain_dataloader", "bsnn", "products", "arithmetic", "traffic"}
+    assert named < set(table.implementation)
     assert table.implementation.str.startswith("torch_").sum() == 1
     kinds = table[table.implementation == "bsnn"][["networks", "depth", "width", "norm", "weights"]].agg(tuple, axis=1)
     wanted = {(1, 2, 10, "none", "unit_rows"), (2, 2, 10, "none", "unit_rows"), (1, 2, 10, "batch", "unit_rows")}
     wanted |= {(1, 2, 10, "none", "orthogonal"), (1, 1, 10, "none", "unit_rows"), (1, 2, 5, "none", "unit_rows")}
     assert set(kinds) == wanted | {(3, 2, 10, "none", "unit_rows")}
-    assert (table.loc[table.implementation == "floor", "ratio_to_floor"] == 1).all()
+    assert (table.loc[table.implementation == "products", "ratio_to_products"] == 1).all()
+    assert (table.loc[table.implementation.isin(["arithmetic", "traffic"]), "ratio_to_limit"] <= 1).all()
+    assert table.loc[table.implementation == "bsnn", "limit_ms"].notna().all()
     assert (table.loc[table.implementation == "plain", "ratio_to_plain"] == 1).all()
     assert (table.step_ms_low <= table.step_ms).all()
     assert (table.network_steps_per_s * table.step_ms / 1e3).to_numpy() == pytest.approx(table.networks.to_numpy())
@@ -116,18 +123,61 @@ def test_every_implementation_is_timed_beside_its_floor(tmp_path: Path, monkeypa
         assert re.search(rf"Milliseconds of a step against {re.escape(name)}\*\*\n\n{header}", text)
 
 
-def test_ratios_are_of_speed_to_plain_and_the_best_and_of_time_to_the_larger_floor() -> None:
-    model = ModelConfig(depth=2, width=10)
-    names = ("plain", "plain_compiled", "bsnn", "floor", "floor_bytes")
+def test_ratios_are_of_speed_to_plain_and_the_best_and_of_time_to_products_and_the_limit() -> None:
+    model, exact = (ModelConfig(depth=2, width=10, weights=weights) for weights in ("unit_rows", "orthogonal"))
+    names = ("plain", "plain_compiled", "bsnn", "products", "arithmetic", "traffic")
     specs = [contestants.Spec(name, 1, model) for name in names] + [contestants.Spec("bsnn", 4, model)]
-    times = np.array([[12.0, 8, 4, 1, 2, 16], [120, 80, 40, 20, 10, 160], [12, 8, 4, 1, 2, 16]])
-    ours, fleet = bench.measures(2, specs, times), bench.measures(5, specs, times)
+    specs += [contestants.Spec(name, 1, exact) for name in ("bsnn", "arithmetic")]
+    times = np.array([[12.0, 8, 4, 3, 1, 2, 16, 9, 3], [120, 80, 40, 30, 20, 10, 160, 90, 30]])
+    times = np.concatenate([times, times[:1]])
+    ours, fleet, orthogonal = (bench.measures(i, specs, times) for i in (2, 6, 7))
     assert ours["ratio_to_plain"] == fleet["ratio_to_plain"] == 3
     assert ours["ratio_to_best"] == fleet["ratio_to_best"] == 2
-    assert ours["ratio_to_floor"] == 2
-    assert fleet["ratio_to_floor"] is None  # none of its size was timed
+    assert (ours["ratio_to_limit"], ours["limit_ms"]) == (2, 2e3)  # the slower one of each round counts
+    assert ours["ratio_to_products"] == pytest.approx(4 / 3)
+    assert (orthogonal["ratio_to_limit"], orthogonal["ratio_to_products"]) == (3, None)
+    assert fleet["ratio_to_limit"] is None  # none of its size was timed
     assert fleet["network_steps_per_s"] == 4 / 16
     assert bench.measures(0, specs[:1], times[:, :1])["ratio_to_best"] == 1
+
+
+def test_the_limits_are_all_operations_and_all_bytes_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, device = ModelConfig(depth=3, width=200), torch.device("cpu")
+    code = native.library(torch.float32)
+    calls: dict[str, list[tuple[int, ...]]] = {"arithmetic": [], "traffic": []}
+    fake = SimpleNamespace(operations_of_round=code.operations_of_round)
+    fake.arithmetic = lambda rounds, _: calls["arithmetic"].append(rounds.value)
+    fake.traffic = lambda _, count, write: calls["traffic"].append((count.value, write.value))
+    monkeypatch.setattr(native, "library", lambda _: fake)
+    with intra_op_threads(2):
+        limits.arithmetic(2, model, 10, device)()
+        limits.traffic(2, model, device)()
+    assert sum(calls["arithmetic"]) * code.operations_of_round() == pytest.approx(3 * 3 * 2 * 2 * 10 * 200**2, rel=1e-3)
+    weights = 2 * 3 * 200**2
+    assert [sum(n for n, write in calls["traffic"] if write == kind) for kind in (0, 1)] == [2 * weights, 2 * weights]
+
+
+def test_the_limit_kernels_do_what_they_are_timed_for() -> None:
+    code = native.library(torch.float32)
+    values = torch.full((code.operations_of_round(),), 3.0)
+    code.arithmetic(ctypes.c_int64(2), ctypes.c_void_p(values.data_ptr()))
+    changed = values != 3
+    assert 2 * changed.sum() == code.operations_of_round()  # a product and a sum of each
+    assert (values[changed] == 1.5).all()  # 3 → 2 → 1.5
+    code.traffic.restype = ctypes.c_float
+    many = torch.arange(640, dtype=torch.float32)
+    arguments = ctypes.c_void_p(many.data_ptr()), ctypes.c_int64(640)
+    assert code.traffic(*arguments, ctypes.c_int64(0)) == many.sum()
+    code.traffic(*arguments, ctypes.c_int64(1))
+    assert torch.equal(many, 1 - torch.arange(640, dtype=torch.float32))
+
+
+def test_without_a_compiler_there_is_no_limit_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda _: "the C kernels cannot be compiled (no)")
+    bench.run(tiny(tmp_path, quick=True))
+    table = pd.read_csv(tmp_path / "bench" / "bench.csv").set_index("implementation")
+    assert list(table.index) == ["plain", "bsnn", "products"]
+    assert table.limit_ms.isna().all()
 
 
 @pytest.mark.parametrize(
@@ -172,22 +222,22 @@ def test_every_step_trains_on_a_batch(implementation: str, tmp_path: Path, monke
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_the_floor_is_the_larger_of_products_and_bytes(tmp_path: Path) -> None:
+def test_on_a_gpu_the_limit_is_the_larger_of_arithmetic_and_bytes(tmp_path: Path) -> None:
     config = tiny(tmp_path, networks=[1, 3])
     config.device = "cuda"
     bench.run(config)
     table = pd.read_csv(tmp_path / "bench" / "bench.csv").set_index("implementation")
-    assert {"floor", "floor_bytes", "bsnn", "plain"} < set(table.index)
-    assert (table.loc[["floor", "floor_bytes"], "ratio_to_floor"] <= 1).all()
+    assert {"products", "arithmetic", "traffic", "bsnn", "plain"} < set(table.index)
+    assert (table.loc[["arithmetic", "traffic"], "ratio_to_limit"] <= 1).all()
     assert (table.peak_memory_mb > 0).all()
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_floor_on_a_gpu_writes_in_memory_of_its_own() -> None:
+def test_products_on_a_gpu_write_in_memory_of_their_own() -> None:
     """A graph does not keep what it works on: all others would be timed, and be wrong, on what it leaves in theirs."""
     device, model = torch.device("cuda"), ModelConfig(depth=3, width=100)
-    step = floors.products(2, model, 5, device)
+    step = limits.products(2, model, 5, device)
     others = [torch.zeros(2, 3, 100, 100, device=device) for _ in range(4)]
     others += [torch.zeros(3, 2, 5, 100, device=device) for _ in range(4)]
     step()
@@ -213,11 +263,11 @@ def test_batches_cover_an_epoch_without_repetition() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_floor_is_every_product_of_a_step(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(floors, "PARALLEL_WIDTH", 4)
+def test_the_products_are_all_of_a_step(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PARALLEL_WIDTH", 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(floors, "timed", lambda *_: np.array([[2.0, 1.0] if shared else [1.0, 2.0]]))
-    step = floors.products(2, ModelConfig(depth=3, width=4), 5, torch.device("cpu"))
+    monkeypatch.setattr(limits, "timed", lambda *_: np.array([[2.0, 1.0] if shared else [1.0, 2.0]]))
+    step = limits.products(2, ModelConfig(depth=3, width=4), 5, torch.device("cpu"))
     made = []
     bmm, baddbmm_ = torch.bmm, Tensor.baddbmm_
 
@@ -237,8 +287,8 @@ def test_the_command_times_what_is_there_and_fetches_nothing(tmp_path: Path) -> 
     assert "mnist is not in data; timing with digits" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
     table = pd.read_csv(tmp_path / "outputs" / "bench" / "bench.csv").set_index("implementation")
-    assert list(table.index) == ["plain", "bsnn", "floor"]
+    assert list(table.index) == ["plain", "bsnn", "products", "arithmetic", "traffic"]
     weights_and_momentum = 2 * 20 * 200 * 200 * 4 / 1e6
-    assert (table.peak_memory_mb > 0.5 * weights_and_momentum).all()
+    assert (table.peak_memory_mb.drop("arithmetic") > 0.5 * weights_and_momentum).all()
     assert (table.peak_memory_mb < 200).all()
     assert "| bsnn" in result.stdout

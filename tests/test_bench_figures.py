@@ -11,19 +11,19 @@ from tests.drawing import built
 
 
 def benched(root: Path, growth: bool = True) -> pd.DataFrame:
-    """Store a `bench.csv`: plain at 100 ms, ours at 50, the floor at 40; growth like depth, width² and networks."""
+    """Store a `bench.csv`: plain at 100 ms, ours at 50, arithmetic at 40; growth like depth, width², networks."""
     common = {"depth": 200, "width": 500, "networks": 1, "batch_size": 64, "norm": "none", "weights": "unit_rows"}
     common |= {"activation": "selu_gpn", "precision": "fp32", "device": "cpu", "threads": 2}
     rows = [
         {"comparison": "main", "implementation": name, "step_ms": ms, **common}
-        for name, ms in (("plain", 100.0), ("bsnn", 50.0), ("floor", 40.0))
+        for name, ms in (("plain", 100.0), ("bsnn", 50.0), ("arithmetic", 40.0))
     ]
     if growth:
         for comparison, power, sizes in (("depth", 1, (50, 200)), ("width", 2, (250, 500)), ("networks", 1, (1, 2))):
             for size in sizes:
                 time = 50.0 * (size / int(common[comparison])) ** power
-                for name, ms in (("bsnn", time), ("floor", 0.8 * time)):
-                    sized = common | {comparison: size}
+                for name, ms in (("bsnn", time), ("traffic", 0.8 * time)):
+                    sized = common | {comparison: size, "limit_ms": 0.8 * time}
                     rows.append({"comparison": comparison, "implementation": name, "step_ms": ms, **sized})
     table = pd.DataFrame(rows)
     table["step_ms_low"], table["step_ms_high"] = 0.9 * table["step_ms"], 1.25 * table["step_ms"]
@@ -38,7 +38,7 @@ def test_speeds_are_dots_between_their_quartiles(tmp_path: Path) -> None:
     benched(tmp_path)
     (picture, _), _ = built(tmp_path, "bench")
     [ax] = picture.figure.axes
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["its matrix products alone", "bsnn", "plain PyTorch"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["its arithmetic alone", "bsnn", "plain PyTorch"]
     dots = [bars.lines[0].get_xdata(orig=False)[0] for bars in ax.containers]
     np.testing.assert_allclose(dots, [25, 20, 10])
     [[low, high]] = ax.containers[1].lines[2][0].get_segments()
@@ -55,7 +55,8 @@ def test_growth_shows_the_power_law_of_each_size(tmp_path: Path) -> None:
     assert titles == ["~ depth$^{1.00}$", "~ width$^{2.00}$", "~ networks$^{1.00}$"]
     for ax, name in zip(picture.figure.axes, ("depth", "width", "networks"), strict=True):
         own = table[(table["comparison"] == name) & (table["implementation"] == "bsnn")]
-        fit, dots = ax.lines[:2]
+        fit, dots, _, limit = ax.lines
+        np.testing.assert_array_equal(limit.get_ydata(), 0.8 * own["step_ms"])
         np.testing.assert_allclose(fit.get_ydata(), own["step_ms"])
         np.testing.assert_array_equal(dots.get_ydata(), own["step_ms"])
 

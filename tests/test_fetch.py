@@ -234,7 +234,7 @@ def test_another_packing_and_another_name_are_no_damage(
     assert capsys.readouterr().err == 2 * said
 
 
-@pytest.mark.parametrize("content", [b"tiny cont", gzip.compress(b"tiny cont"), b""])
+@pytest.mark.parametrize("content", [b"tiny cont", gzip.compress(b"tiny cont"), b""], ids=["cut", "packed", "empty"])
 def test_another_content_is_damage_in_any_packing(content: bytes, tiny: fetch.Archive, tmp_path: Path) -> None:
     tiny = dataclasses.replace(tiny, others=("tiny/other.gz", "a"))
     put(tmp_path, packed=content)

@@ -1,4 +1,4 @@
-"""Figures of what `bsnn bench` has measured: speed beside plain PyTorch and the floor, and how cost grows."""
+"""Figures of what `bsnn bench` has measured: speed beside plain PyTorch and the limit, and how cost grows."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ def bench(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
         yield growth(growing)
 
 
+OF_A_STEP = ("products", "arithmetic", "traffic", "limit", "floor", "floor_bytes")
+"""Parts of a step, which are timed for comparison only; the last two are names of earlier versions."""
+
+
 def looks(implementation: str) -> dict[str, Any]:
-    """Return colour and marker: this program, the floor (open), everything else."""
-    floor = implementation.startswith("floor")
-    colour = COLOURS["tanh"] if implementation == "bsnn" else COLOURS["lrelu"] if floor else GREY
-    return {"colour": colour, "marker": "o", "hollow": floor}
+    """Return colour and marker: this program, a part of a step (open), everything else."""
+    part = implementation in OF_A_STEP
+    colour = COLOURS["tanh"] if implementation == "bsnn" else COLOURS["lrelu"] if part else GREY
+    return {"colour": colour, "marker": "o", "hollow": part}
 
 
 def machine(row: pd.Series) -> str:
@@ -70,8 +74,8 @@ def speeds(table: pd.DataFrame) -> Figure:
             )
         ],
         "Updates per second, all networks of a fleet counted: medians and quartiles of steps that were timed in turns. "
-        "Blue: this program; open: what is timed without anything around it and bounds every implementation; numbers: "
-        f"times as fast as plain PyTorch. {machine(table.iloc[0])}.",
+        "Blue: this program; open: parts of a step alone; no step is faster than its arithmetic and its bytes; "
+        f"numbers: times as fast as plain PyTorch. {machine(table.iloc[0])}.",
         machine(table.iloc[0]),
         legend=(),
         size=(DOUBLE, 0.7 + 0.165 * (len(table) + len(headings))),
@@ -82,7 +86,7 @@ def speeds(table: pd.DataFrame) -> Figure:
 def factor(row: Mapping[Any, Any]) -> str:
     """Return how many times as fast as plain PyTorch it is, where that says something."""
     times = row["ratio_to_plain"]
-    told = not row["implementation"].startswith("floor") and row["implementation"] != "plain" and not pd.isna(times)
+    told = row["implementation"] not in (*OF_A_STEP, "plain") and not pd.isna(times)
     return f"{significant(times)}×" if told else ""
 
 
@@ -92,13 +96,12 @@ def growth(table: pd.DataFrame) -> Figure:
     panels = []
     for name, words in VARIED.items():
         series, fits = [], []
-        for implementation, rows in table[table["comparison"] == name].groupby("implementation", sort=False):
-            times = rows.set_index(name)["step_ms"]
+        for implementation, times in grown(table[table["comparison"] == name], name).items():
             power, sizes = exponent(times), times.index.to_numpy(float)
             through = np.exp(np.log(times.to_numpy()).mean() + power * (np.log(sizes) - np.log(sizes).mean()))
-            drawn = looks(str(implementation))
+            drawn = looks(implementation)
             series.append(Series(f"{implementation}, power law", sizes, through, colour=drawn["colour"]))
-            series.append(Series(str(implementation), sizes, times, dash="", **drawn))
+            series.append(Series(implementation, sizes, times, dash="", **drawn))
             if implementation == "bsnn":
                 fits.append(f"~ {name}$^{{{power:.2f}}}$")
         if series:
@@ -110,13 +113,21 @@ def growth(table: pd.DataFrame) -> Figure:
         panels,
         "Time of a step against depth, width and the number of networks trained at once; what is not varied is "
         f"{fixed['depth']} layers, {fixed['width']} units, 1 network. Medians, and power laws fitted to them, with the "
-        f"exponent of this program above; open: the floor. {activation(first)}, {machine(first)}.",
+        f"exponent of this program above; open: the limit of the machine. {activation(first)}, {machine(first)}.",
         f"{activation(first)}, {machine(first)}",
-        [Series("bsnn", **looks("bsnn")), Series("floor", **looks("floor"))],
+        [Series("bsnn", **looks("bsnn")), Series("limit", **looks("limit"))],
         len(panels),
         (DOUBLE, 2.5),
         point=4,
     )
+
+
+def grown(rows: pd.DataFrame, name: str) -> dict[str, pd.Series]:
+    """Return the times of a step and the limit against a size; a floor of an earlier version stands for its limit."""
+    ours = rows[rows["implementation"] == "bsnn"].set_index(name)
+    floor = rows[rows["implementation"] == "floor"].set_index(name)["step_ms"]
+    limit = ours["limit_ms"].dropna() if "limit_ms" in ours else floor
+    return {"bsnn": ours["step_ms"]} | ({} if limit.empty else {"limit": limit})
 
 
 def plain_axis(words: str, values: pd.Series) -> Axis:

@@ -66,7 +66,7 @@ class CEngine(Engine):
 
     @override
     def allocate(self, layers: int, K: int, B: int, n: int) -> Tensor:
-        """Return views of (layers, K, n, B): the samples of a unit are contiguous, with zeros where vectors have more."""
+        """Return views of memory where the samples of a unit are contiguous, with zeros up to whole vectors."""
         units, stride = self._size("room_for_units", n), self._size("stride_of_signals", B)
         return in_huge_pages(self.hidden.norm.new_zeros(layers, K, units, stride))[:, :, :n, :B].mT
 

@@ -582,6 +582,32 @@ void update_orthogonal(const network *net, real *longest, real momentum, size be
     }
 }
 
+/* What no step is faster than: additions of products in registers, 4 * ROWS * LANES operations in each of some rounds. */
+void arithmetic(size rounds, real *values)
+{
+    vec sum[2 * ROWS], half = {0};
+    half += (real)0.5;
+    UNROLL for (int i = 0; i < 2 * ROWS; i++) sum[i] = *(vec *)(values + i * LANES);
+    for (size k = 0; k < rounds; k++)
+        UNROLL for (int i = 0; i < 2 * ROWS; i++) sum[i] = sum[i] * half + half;
+    UNROLL for (int i = 0; i < 2 * ROWS; i++) *(vec *)(values + i * LANES) = sum[i];
+}
+size operations_of_round(void) { return 4 * ROWS * LANES; }
+
+/* Read values, or read and write them; what is returned depends on all that are only read. */
+real traffic(real *values, size count, int64_t write)
+{
+    vec sum[COLS] = {0};
+    for (size k = 0; k + PANEL <= count; k += PANEL)
+        UNROLL for (int c = 0; c < COLS; c++) {
+            vec *at = (vec *)(values + k + c * LANES);
+            if (write) *at = 1 - *at;
+            else sum[c] += *at;
+        }
+    for (int c = 1; c < COLS; c++) sum[0] += sum[c];
+    return total(sum[0]);
+}
+
 /* The stride of signals; units that each layer of them has room for; values of the memory of a core in a pass, and in an
    update; the number of claims in a pass. */
 size stride_of_signals(size B) { return (B + LANES - 1) / LANES * LANES; }

@@ -489,7 +489,7 @@ class BenchConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: SgdConfig = field(default_factory=SgdConfig)
-    quick: bool = option(False, "only plain PyTorch, one network of this program and the floor")
+    quick: bool = option(False, "only plain PyTorch, one network of this program and the limit")
     growth: bool = option(False, "also how cost grows with depth, width and number of networks")
     compile: bool = option(False, "also plain PyTorch with torch.compile, which takes minutes to compile")
     networks: list[int] | None = option(None, "sizes of fleets; null: 1 on a CPU, 1, 12 and 24 on a GPU")

@@ -1,1 +1,1 @@
-"""`bsnn bench`: the step beside what a user would write instead, and beside the hardware's floor."""
+"""`bsnn bench`: the step beside what a user would write instead, and beside the limit of the machine."""

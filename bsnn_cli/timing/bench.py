@@ -1,4 +1,4 @@
-"""Speed: this program, plain PyTorch and what no program is faster than, in turns on the same data.
+"""Speed: this program, plain PyTorch and the limit of the machine, in turns on the same data.
 
 Each round times a step of every implementation of a comparison, and ratios are taken within a round. Growth with
 depth, width and number of networks is measured the same way.
@@ -23,8 +23,8 @@ from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.errors import ConfigError
 from bsnn_cli.settings.config import BenchConfig, DatasetConfig, ModelConfig
 from bsnn_cli.settings.identity import form
-from bsnn_cli.timing import baselines, bench_table, contestants
-from bsnn_cli.timing.contestants import BASELINES, FLOORS, Spec
+from bsnn_cli.timing import baselines, bench_table, contestants, limits
+from bsnn_cli.timing.contestants import BASELINES, BOUNDS, LIMITS, Spec
 from bsnn_cli.timing.stopwatch import ratio, timed
 
 GROWTH = {"depth": (50, 100, 200, 400), "width": (125, 250, 500, 1000)}
@@ -81,25 +81,31 @@ def check(config: BenchConfig, device: torch.device) -> None:
 
 
 def comparisons(config: BenchConfig, dataset: Dataset) -> Iterator[tuple[str, list[Spec]]]:
-    """Yield the name of each comparison and its contestants; a floor belongs to the fleets of its size."""
+    """Yield the name of each comparison and its contestants; a limit belongs to the fleets of its size."""
     device = dataset.train.images.device
     sizes = config.networks or ([1] if device.type == "cpu" else [1, 12, 24])
-    model, floors = config.model, FLOORS[device.type]
-    ours = [Spec(name, networks, model) for networks in sizes for name in ("bsnn", *floors)]
+    model, bounds = config.model, bounds_of(device)
+    ours = [Spec(name, networks, model) for networks in sizes for name in ("bsnn", *bounds)]
     if config.quick:
-        yield "main", [Spec("plain", 1, model), *ours[: 1 + len(floors)]]
+        yield "main", [Spec("plain", 1, model), *ours[: 1 + len(bounds)]]
         return
     baselines_timed = [name for name in BASELINES if config.compile or name != "plain_compiled"]
     yield "main", [*(Spec(name, 1, model) for name in baselines_timed), *ours]
     for norm in {"none", "batch"} - {model.norm}:
         other = dataclasses.replace(model, norm=norm)
-        yield f"norm={norm}", [Spec(name, 1, other) for name in ("plain", "plain_fused", "bsnn", *floors)]
+        yield f"norm={norm}", [Spec(name, 1, other) for name in ("plain", "plain_fused", "bsnn", *bounds)]
     if config.precision == "tf32":  # which has too few digits for weights that are to be orthogonal
         return
     exact = dataclasses.replace(model, weights="orthogonal")
     torchs = Spec(fastest_map(config, dataset), 1, exact)
-    plain = [Spec(name, 1, model) for name in ("plain", "plain_fused", "bsnn", *floors)]
-    yield "weights=orthogonal", [*plain, Spec("bsnn", 1, exact), torchs]
+    plain = [Spec(name, 1, model) for name in ("plain", "plain_fused", "bsnn", *bounds)]
+    ours = [Spec(name, 1, exact) for name in ("bsnn", *bounds) if name != "products"]
+    yield "weights=orthogonal", [*plain, *ours, torchs]
+
+
+def bounds_of(device: torch.device) -> tuple[str, ...]:
+    """Return what bounds a step on a device: without a C compiler the limits of a CPU are not known."""
+    return BOUNDS if limits.are_known(device) else ("products",)
 
 
 def fastest_map(config: BenchConfig, dataset: Dataset) -> str:
@@ -112,8 +118,8 @@ def fastest_map(config: BenchConfig, dataset: Dataset) -> str:
 
 
 def growth(model: ModelConfig, device: torch.device) -> Iterator[tuple[str, list[Spec]]]:
-    """Yield each column that is varied, and its contestants: this program, and the floor beside it."""
-    kinds = ("bsnn", *FLOORS[device.type])
+    """Yield each column that is varied, and its contestants: this program, and the limit beside it."""
+    kinds = ("bsnn", *(LIMITS if limits.are_known(device) else ()))
     for name, values in GROWTH.items():
         models = [dataclasses.replace(model) for _ in values]
         for varied, value in zip(models, values, strict=True):
@@ -174,10 +180,16 @@ def measures(i: int, specs: Sequence[Spec], times: np.ndarray[Any, Any]) -> dict
         best = min(others, key=lambda j: float(np.median(times[:, j])))
         return specs[i].networks * ratio(times[:, best], step_s)
 
-    def size(spec: Spec) -> tuple[int, int, int]:
-        return spec.networks, spec.model.depth, spec.model.width
+    def size(spec: Spec) -> tuple[int, int, int, bool]:
+        exact = spec.model.weights == "orthogonal" or spec.implementation.startswith("torch_")
+        return spec.networks, spec.model.depth, spec.model.width, exact
 
-    floors = [j for j in columns(("floor", "floor_bytes")) if size(specs[j]) == size(specs[i])]
+    def bound(names: Sequence[str]) -> np.ndarray[Any, Any] | None:
+        """Return the time of the slowest of some bounds of this size in each round."""
+        of_size = [j for j in columns(names) if size(specs[j]) == size(specs[i])]
+        return times[:, of_size].max(axis=1) if of_size else None
+
+    limit, products = bound(LIMITS), bound(("products",))
     low, median, high = np.quantile(step_s, (0.25, 0.5, 0.75))
     return {
         "step_ms": 1e3 * median,
@@ -186,6 +198,8 @@ def measures(i: int, specs: Sequence[Spec], times: np.ndarray[Any, Any]) -> dict
         "network_steps_per_s": specs[i].networks / median,
         "ratio_to_plain": speedup(columns(("plain",))),
         "ratio_to_best": speedup(columns(BASELINES)),
-        "ratio_to_floor": ratio(step_s, times[:, floors].max(axis=1)) if floors else None,
+        "ratio_to_products": None if products is None else ratio(step_s, products),
+        "limit_ms": None if limit is None else 1e3 * float(np.median(limit)),
+        "ratio_to_limit": None if limit is None else ratio(step_s, limit),
         "table_hours": TABLE_STEPS * median / specs[i].networks / 3600,
     }

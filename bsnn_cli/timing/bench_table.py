@@ -23,22 +23,34 @@ LABELS = {
     "torch_matrix_exp": "parametrizations.orthogonal, matrix exponential",
     "torch_cayley": "parametrizations.orthogonal, Cayley",
     "torch_householder": "parametrizations.orthogonal, Householder",
+    "products": "its matrix products by the library",
+    "arithmetic": "its arithmetic alone",
+    "traffic": "its bytes alone",
     "floor": "its matrix products alone",
     "floor_bytes": "its bytes alone",
 }
-"""Implementations as a reader sees them."""
+"""Implementations as a reader sees them; the last two are names of earlier versions."""
 
 WEIGHTS = {"unit_rows": "unit rows", "orthogonal": "orthogonal weights", "free": "free weights"}
 
-RATES = ("network_steps_per_s", "ratio_to_plain", "ratio_to_best", "ratio_to_floor")
+RATIOS = {
+    "ratio_to_plain": "× plain",
+    "ratio_to_best": "× best",
+    "ratio_to_products": "/ products",
+    "ratio_to_limit": "/ limit",
+    "ratio_to_floor": "/ floor",
+}
+"""Columns of ratios as a reader sees them; the last one is of earlier versions."""
+
 VARIED = {"depth": "depth (layers)", "width": "width (units)", "networks": "networks at once"}
 """Comparisons that show how cost grows, by the name of their column, as a reader sees it."""
 
 LEGEND = (
     "Steps are medians in milliseconds, with quartiles. “× plain”, “× best”: how many times as many network-steps a "
-    "second as plain PyTorch, and as the fastest of the PyTorch variants; “/ floor”: time over that of {floor}; all "
-    "within the same rounds. Memory is beyond program and data; hours are for the {updates:.1f} million updates of the "
-    "paper's table, without evaluation."
+    "second as plain PyTorch, and as the fastest of the PyTorch variants; “/ products”: time over that of the matrix "
+    "products by PyTorch's library; “/ limit”: time over the limit of the machine, which is the larger one of the "
+    "arithmetic and the bytes of a step; all within the same rounds. Memory is beyond program and data; hours are for "
+    "the {updates:.1f} million updates of the paper's table, without evaluation."
 )
 
 
@@ -55,11 +67,10 @@ def describe(timed: pd.DataFrame, dataset: str, device: torch.device) -> str:
     threads = "" if of_gpu else f", {about['threads']} thread{'s' * (about['threads'] > 1)}"
     first = timed.iloc[0]
     updates = first["table_hours"] * 3600 * first["network_steps_per_s"] / 1e6
-    floor = "the larger of both floors" if of_gpu else "the matrix products alone"
     what = f"{first['precision']}, {dataset}, batches of {first['batch_size']}"
     parts = [
         f"{about['device']}{threads}, PyTorch {about['torch']}, {what}; commit {provenance.commit(about)}.",
-        LEGEND.format(floor=floor, updates=updates),
+        LEGEND.format(updates=updates),
     ]
     for name, rows in timed.groupby("comparison", sort=False):
         if name in VARIED:
@@ -85,16 +96,17 @@ def activation(row: pd.Series) -> str:
 
 def comparison(rows: pd.DataFrame) -> Table:
     """Return implementations beside each other."""
-    header = ("", "networks", "step", "network-steps/s", "× plain", "× best", "/ floor", "memory, MB", "hours")
+    ratios = {key: words for key, words in RATIOS.items() if key in rows and not rows[key].isna().all()}
     return table(
-        header,
+        ("", "networks", "step", "network-steps/s", *ratios.values(), "memory, MB", "hours"),
         [
             (
                 label(row),
                 str(row["networks"]),
                 f"{significant(row['step_ms'])} ({significant(row['step_ms_low'])}–{significant(row['step_ms_high'])})",
-                *(significant(row[key]) for key in RATES),
-                DASH if pd.isna(row["peak_memory_mb"]) else f"{row['peak_memory_mb']:.0f}",
+                significant(row["network_steps_per_s"]),
+                *(significant(row[key]) for key in ratios),
+                DASH if pd.isna(row["peak_memory_mb"]) else f"{max(row['peak_memory_mb'], 0):.0f}",
                 significant(row["table_hours"]),
             )
             for row in rows.to_dict("records")
@@ -103,9 +115,9 @@ def comparison(rows: pd.DataFrame) -> Table:
 
 
 def label(row: Mapping[Any, Any] | pd.Series) -> str:
-    """Return an implementation as a reader sees it; orthogonal weights of our own are named."""
+    """Return an implementation as a reader sees it; those of orthogonal weights that do not say so are named."""
     text = LABELS[str(row["implementation"])]
-    exact = row["implementation"] == "bsnn" and row["weights"] == "orthogonal"
+    exact = row["weights"] == "orthogonal" and not str(row["implementation"]).startswith("torch_")
     return f"{text}, orthogonal" if exact else text
 
 

@@ -1,4 +1,4 @@
-"""The contestants of `bsnn bench`: this program, variants of plain PyTorch, and the floors, each as a step function."""
+"""The contestants of `bsnn bench`: this program, variants of plain PyTorch, and limits, each as a step function."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ from bsnn_cli.networks.network import Phi
 from bsnn_cli.networks.optimiser import Optimiser
 from bsnn_cli.networks.training import Trainer
 from bsnn_cli.settings.config import BenchConfig, ModelConfig, OptimConfig, TrainConfig
-from bsnn_cli.timing import baselines, floors
+from bsnn_cli.timing import baselines, limits
 from bsnn_cli.timing.stopwatch import Step, peak_mb
 
 BASELINES = ("plain", "plain_fused", "plain_dataloader", "plain_compiled")
 """PyTorch for the same training: tensors in memory, then also the fused optimiser, a `DataLoader` and `torch.compile`.
 The last two have the fused optimiser too."""
 
-FLOORS = {"cpu": ("floor",), "cuda": ("floor", "floor_bytes")}
-"""Floors for each type of device; the larger one counts."""
+LIMITS = ("arithmetic", "traffic")
+"""What no step is faster than, see `limits`; the larger one counts."""
+
+BOUNDS = ("products", *LIMITS)
+"""What is timed beside a training: also its products by PyTorch's library."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Spec:
     """One contestant.
 
     Attributes:
-        implementation: `bsnn`; one of `BASELINES` or of `FLOORS`; or `torch_` with one of
+        implementation: `bsnn`; one of `BASELINES` or of `BOUNDS`; or `torch_` with one of
             `baselines.ORTHOGONAL_MAPS`: PyTorch's own orthogonal parametrisation.
         networks: trained at once.
         model: shape, norm and weights.
@@ -52,10 +55,12 @@ class Spec:
 def build(spec: Spec, config: BenchConfig, dataset: Dataset) -> Step:
     """Return a function that makes one step, the batch included, on the device of the dataset."""
     device = dataset.train.images.device
-    if spec.implementation == "floor":
-        return floors.products(spec.networks, spec.model, config.optim.batch_size, device)
-    if spec.implementation == "floor_bytes":
-        return floors.copies(spec.networks, spec.model, device)
+    if spec.implementation == "products":
+        return limits.products(spec.networks, spec.model, config.optim.batch_size, device)
+    if spec.implementation == "arithmetic":
+        return limits.arithmetic(spec.networks, spec.model, config.optim.batch_size, device)
+    if spec.implementation == "traffic":
+        return limits.traffic(spec.networks, spec.model, device)
     order = batches(len(dataset.train.labels), spec.networks, config.optim.batch_size, device)
     return (_fleet if spec.implementation == "bsnn" else _baseline)(spec, config, dataset, order)
 
