@@ -309,6 +309,19 @@ def test_a_fleet_of_few_weights_is_left_to_one_core(monkeypatch: pytest.MonkeyPa
     assert counts == [1, 2]
 
 
+@pytest.mark.parametrize("depth", [3, 4])
+@pytest.mark.parametrize(("norm", "weights"), MODELS)
+def test_an_evaluation_is_that_of_a_fleet(norm: str, weights: str, depth: int) -> None:
+    """More images than a core takes at once, after steps that have changed statistics and lengths of rows."""
+    model = ModelConfig(depth=depth, width=70, norm=norm, weights=weights)
+    inputs = torch.randn(601, INPUTS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with intra_op_threads(2):
+        ours, theirs = (make_fleet(model, MIXED[:3], engine=engine) for engine in (CEngine, TorchEngine))
+        for fleet in (ours, theirs):
+            steps(fleet, 16)
+        torch.testing.assert_close(ours.logits(inputs), theirs.logits(inputs), rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("images", [1, 2, 7])
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_cores_share_an_evaluation(images: int, norm: str) -> None:

@@ -24,6 +24,10 @@ LAYERS_AT_ONCE = 5
 """Layers of one network that one core updates: enough to be worth the call, few enough for cores to end together."""
 
 
+SAMPLES_AT_ONCE = 256
+"""Samples of an evaluation that a core sends through all layers at a time: their signals stay in its cache."""
+
+
 class CEngine(Engine):
     """An engine of the kernels in `native.c`.
 
@@ -152,26 +156,56 @@ class CEngine(Engine):
             self._networks[batch] = [self._structure(signals, k) for k in range(len(self.hidden.members))]
         return self._networks[batch]
 
+    @override
+    def evaluate(self, x: Tensor) -> Tensor:
+        norm, depth = self.hidden.running_normalisation(), self.hidden.model.depth
+        by_layer = [] if norm is None else [tensor.transpose(0, 1).contiguous() for tensor in norm[2:]]
+        for signals in torch.split(x, SAMPLES_AT_ONCE, dim=1):
+            K, B, n = signals.shape
+            below, h = (self.allocate(2, 1, B, n).squeeze(1) for _ in range(2))
+            memory = x.new_empty(self._size("size_of_memory", below.stride(2)))
+            for k in range(K):
+                below[0] = signals[k]
+                tensors = {"x": below, "h": h}
+                if norm is not None:
+                    tensors |= {"gain": norm[0][k], "shift": norm[1][k]}
+                    tensors |= {"mean": by_layer[0][:, k], "inverse_std": by_layer[1][:, k]}
+                network = self._network(k, below, tensors, kept=2, evaluating=True)
+                self._code.evaluate(ctypes.byref(network), ctypes.c_void_p(memory.data_ptr()))
+                signals[k] = below[depth % 2]
+        return x
+
     def _structure(self, signals: Signals, k: int) -> ctypes.Structure:
         hidden = self.hidden
-        depth, K, B, n = signals.h.shape
-        member = hidden.members[k]
-        family, p, q, gain, share = kernel_forms(hidden.members)[k]
         tensors = {
-            "V": hidden.V[k],
             "M": hidden.M[k],
             **{name: getattr(signals, name)[:, k] for name in ("x", "h", "d", "g", "s")},
-            **{name: getattr(hidden, name)[:, k] for name in ("norm", "inverse_norm", "scale")},
+            **{name: getattr(hidden, name)[:, k] for name in ("norm", "scale")},
             "x_squares": self._x_squares[:, k],
             "d_squares": self._d_squares[:, k],
-            "top": self._tops[B][k],
+            "top": self._tops[signals.h.shape[2]][k],
         }
         if signals.norm is not None:
             tensors |= {name: statistic[:, k] for name, statistic in signals.norm.all._asdict().items()}
             tensors |= {"gain": hidden.tensors["norm.weight"][k], "shift": hidden.tensors["norm.bias"][k]}
+        return self._network(k, signals.h[:, k], tensors, kept=hidden.model.depth + 1, signal_below=signals.g.stride(0))
+
+    def _network(self, k: int, like: Tensor, tensors: dict[str, Tensor], **sizes: int) -> ctypes.Structure:
+        """Return the C structure of a member.
+
+        Args:
+            k: the member.
+            like: its signals of some layers, (layers, B, n).
+            tensors: beside V and the lengths of its rows.
+            sizes: what depends on whether it is trained or evaluated.
+        """
+        hidden, member = self.hidden, self.hidden.members[k]
+        _, B, n = like.shape
+        family, p, q, gain, share = kernel_forms(hidden.members)[k]
+        tensors = {"V": hidden.V[k], "inverse_norm": hidden.inverse_norm[:, k], **tensors}
         return STRUCTURES[hidden.dtype](
-            depth=depth, units=n, samples=B, stride=signals.h.stride(3), matrix=n * n, signal=signals.h.stride(0),
-            signal_below=signals.g.stride(0), row=K * n, parameters=n, family=family, unit_rows=hidden.unit_rows,
-            a=member.a, b=member.b, p=p, q=q, gain_of_phi=gain, share=share, eps=NORM_EPS,
+            depth=hidden.model.depth, units=n, samples=B, stride=like.stride(2), matrix=n * n, signal=like.stride(0),
+            row=len(hidden.members) * n, parameters=n, family=family, unit_rows=hidden.unit_rows, a=member.a,
+            b=member.b, p=p, q=q, gain_of_phi=gain, share=share, eps=NORM_EPS, **sizes,
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from bsnn_cli.networks.hidden_layers import HiddenLayers
@@ -59,6 +60,23 @@ class Engine(ABC):
     def preactivations(self, signals: Signals, k: int, layers: slice) -> Tensor:
         """Return Wx of some layers of a member, (c, B, n), but for what is the same for all samples."""
         return signals.h[layers, k]
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Send signals x^1 through all layers in evaluation mode, (K, B, n) → (K, B, n) below the output layer.
+
+        x is overwritten. Several threads may call this at the same time.
+        """
+        hidden, above = self.hidden, torch.empty_like(x)
+        norm = hidden.running_normalisation()
+        for layer, inverse_norm in enumerate(hidden.inverse_norm):
+            h = torch.bmm(x, hidden.V[:, layer].mT).mul_(inverse_norm)
+            if norm is not None:
+                gain, shift, mean, inverse_std = (tensor[:, layer].unsqueeze(1) for tensor in norm)
+                h.sub_(mean).mul_(gain * inverse_std).add_(shift)
+            for activation, a, b, members in hidden.groups:
+                torch.add(b, activation.phi(h[members]), alpha=a, out=above[members])
+            x, above = above, x
+        return x
 
     @abstractmethod
     def forward(self, signals: Signals) -> None:

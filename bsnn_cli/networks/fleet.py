@@ -28,7 +28,7 @@ from torch import Tensor
 
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.networks import parameters
-from bsnn_cli.networks.batch_norm import NORM_EPS, NORM_MOMENTUM, BatchNorm
+from bsnn_cli.networks.batch_norm import NORM_MOMENTUM, BatchNorm
 from bsnn_cli.networks.captured import CapturedSteps, delayed_read
 from bsnn_cli.networks.clipping import clip
 from bsnn_cli.networks.engine import EngineFactory
@@ -179,19 +179,9 @@ class Fleet:
         return torch.cat([logits[part] for part in range(len(parts))], dim=1) if len(parts) > 1 else logits[0]
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        t, hidden = self.tensors, self.hidden
+        t = self.tensors
         x = affine(inputs.expand(len(self.members), *inputs.shape), t["input.weight"], t["input.bias"])
-        above = torch.empty_like(x)
-        for layer, inverse_norm in enumerate(hidden.inverse_norm):
-            h = torch.bmm(x, hidden.V[:, layer].mT).mul_(inverse_norm)
-            if self.model.norm == "batch":
-                scale = t["norm.weight"][:, layer] * torch.rsqrt(t["norm.running_var"][:, layer] + NORM_EPS)
-                h.sub_(t["norm.running_mean"][:, layer].unsqueeze(1)).mul_(scale.unsqueeze(1))
-                h.add_(t["norm.bias"][:, layer].unsqueeze(1))
-            for activation, a, b, members in hidden.groups:
-                torch.add(b, activation.phi(h[members]), alpha=a, out=above[members])
-            x, above = above, x
-        return affine(x, t["output.weight"], t["output.bias"])
+        return affine(self.engine.evaluate(x), t["output.weight"], t["output.bias"])
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One update of every member by the optimiser.

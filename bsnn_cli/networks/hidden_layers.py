@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bsnn_cli.networks.batch_norm import Normalised
+from bsnn_cli.networks.batch_norm import NORM_EPS, Normalised
 from bsnn_cli.networks.members import Member, grouped
 from bsnn_cli.networks.optimiser import Optimiser
 from bsnn_cli.networks.orthogonal import Drift
-from bsnn_cli.networks.parameters import NORM_WEIGHTS, decayed
+from bsnn_cli.networks.parameters import NORM_STATISTICS, NORM_WEIGHTS, decayed
 from bsnn_cli.networks.signals import Signals
 from bsnn_cli.settings.config import ModelConfig
 
@@ -98,6 +98,13 @@ class HiddenLayers:
     def tangent(self, signals: Signals) -> Tensor:
         """Return s/‖v‖² of each row, (L, K, n, 1): what the gradient of V subtracts per unit of V."""
         return (signals.s.unsqueeze(2) * self.scale * self.inverse_norm).mT
+
+    def running_normalisation(self) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """Return γ, β, mean and 1/√(variance + eps) of batch normalisation in evaluation mode, (K, L, n) each."""
+        if self.model.norm != "batch":
+            return None
+        gain, shift, mean, variance = (self.tensors[name] for name in (*NORM_WEIGHTS, *NORM_STATISTICS))
+        return gain, shift, mean, torch.rsqrt(variance + NORM_EPS)
 
     def normalisation(self, signals: Signals, layer: int) -> Normalised | None:
         """Return the batch normalisation of a layer. The memory of d holds γĥ + β until the backward pass fills d."""

@@ -73,13 +73,14 @@ typedef struct { real p, q, gain, share; } constants;
 /* One network. Lengths in values from one layer to the next: of matrices, signals, and values of a unit.
    x, h, d, g: signals (n, stride), with zeros beyond the samples; stride is a multiple of LANES, and after each layer there
    is room for ROWS units.
+   x and h of layer l are at l % kept: of all layers in training, of two in an evaluation.
    g: ∂E/∂x of each layer, or of the lowest one only, where `signal_below` is 0.
    s, inverse_norm, scale and the statistics of batch normalisation: (n,) of each layer, as are the sums of x² and d² over
    the samples.
    gain is null without batch normalisation. top: ∂E/∂x above the highest layer. */
 typedef struct {
-    size depth, units, samples, stride, matrix, signal, signal_below, row, parameters;
-    int64_t family, unit_rows;
+    size depth, units, samples, stride, kept, matrix, signal, signal_below, row, parameters;
+    int64_t family, unit_rows, evaluating;
     real a, b;
     constants form;
     real eps;
@@ -237,31 +238,39 @@ INLINE real total(vec lanes)
     return lanes[0];
 }
 
+/* Compute the statistics of a unit for batch normalisation. */
+INLINE void normalise(const network *net, const real *h, size unit)
+{
+    size B = net->samples, S = net->stride;
+    vec sums = {0}, squares = {0};
+    EACH_VECTOR sums += AT(h);
+    real mean = total(sums) / B;
+    EACH_VECTOR {
+        vec away = (AT(h) - mean) * inside(t, B);
+        squares += away * away;
+    }
+    real square = total(squares);
+    net->mean[unit] = mean;
+    net->variance[unit] = square / (B - 1);
+    net->inverse_std[unit] = 1 / sqrt(square / B + net->eps);
+}
+
 /* Compute x above a layer from h. Like all functions that `share_units` calls, this one and the next write only final values
    to memory that other cores read. */
 INLINE void activate(int64_t family, const network *net, size layer, size first, size width)
 {
     size B = net->samples, S = net->stride;
-    const real *restrict h = net->h + layer * net->signal + first * S;
-    real *restrict above = net->x + (layer + 1) * net->signal + first * S;
+    const real *restrict h = net->h + layer % net->kept * net->signal + first * S;
+    real *restrict above = net->x + (layer + 1) % net->kept * net->signal + first * S;
     const constants form = net->form;
     for (size j = first; j < first + width; j++, h += S, above += S) {
         size unit = layer * net->row + j;
         real mean = 0, steep = 1, offset = 0;
         vec length = {0};
         if (net->gain != NULL) {
-            vec sums = {0}, squares = {0};
-            EACH_VECTOR sums += AT(h);
-            mean = total(sums) / B;
-            EACH_VECTOR {
-                vec away = (AT(h) - mean) * inside(t, B);
-                squares += away * away;
-            }
-            real square = total(squares), inverse_std = 1 / sqrt(square / B + net->eps);
-            net->mean[unit] = mean;
-            net->variance[unit] = square / (B - 1);
-            net->inverse_std[unit] = inverse_std;
-            steep = net->gain[layer * net->parameters + j] * inverse_std;
+            if (!net->evaluating) normalise(net, h, unit);
+            mean = net->mean[unit];
+            steep = net->gain[layer * net->parameters + j] * net->inverse_std[unit];
             offset = net->shift[layer * net->parameters + j];
         }
         EACH_VECTOR {
@@ -272,7 +281,7 @@ INLINE void activate(int64_t family, const network *net, size layer, size first,
             AT(above) = x;
             length += x * x;
         }
-        net->x_squares[unit + net->row] = total(length);
+        if (!net->evaluating) net->x_squares[unit + net->row] = total(length);
     }
 }
 
@@ -332,8 +341,8 @@ static void forward_units(const network *net, size layer, size first, real *memo
 {
     size n = net->units, S = net->stride, width = least(UNITS, n - first);
     const real *V = net->V + layer * net->matrix, *inverse_norm = net->inverse_norm + layer * net->row + first;
-    const real *below = net->x + layer * net->signal;
-    real *h = net->h + layer * net->signal + first * S;
+    const real *below = net->x + layer % net->kept * net->signal;
+    real *h = net->h + layer % net->kept * net->signal + first * S;
     for (size t = 0; t < S; t += PANEL)
         for (size j = 0; j < width; j += ROWS) {
             size cols = least(COLS, (S - t) / LANES), top = n < ROWS ? 0 : least(first + j, n - ROWS);
@@ -410,6 +419,13 @@ void forward(const network *net, size part, size parts, real *memory, atomic_int
 {
     for (size layer = 0; layer < net->depth; layer++, claims += shares(net->units))
         share_units(forward_units, net, layer, part, parts, memory, claims);
+}
+
+/* The same by one core in an evaluation; x is at the depth % kept in the end. Batch normalisation is by given statistics. */
+void evaluate(const network *net, real *memory)
+{
+    for (size layer = 0; layer < net->depth; layer++)
+        for (size first = 0; first < net->units; first += UNITS) forward_units(net, layer, first, memory);
 }
 
 /* Fill d, g and s downwards from `top`; otherwise as `forward`. */

@@ -69,6 +69,10 @@ class RuleEngine(Engine):
         return self.inner.preactivations(signals, k, layers)
 
     @override
+    def evaluate(self, x: Tensor) -> Tensor:
+        return self.inner.evaluate(x)
+
+    @override
     def forward(self, signals: Signals) -> None:
         self.inner.forward(signals)
 
