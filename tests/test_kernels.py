@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bsnn_cli.datasets.data import Dataset
 from bsnn_cli.gpn.activations import get, normalise
+from bsnn_cli.gpn.kernel_form import ON_GPU
 from bsnn_cli.gpn.tailored import tailored
 from bsnn_cli.networks.fleet import Fleet
 from bsnn_cli.networks.members import Member, kernel_forms
@@ -31,9 +32,11 @@ pytest.importorskip("triton", reason="Triton is not to be had on this system")
 from bsnn_cli.networks import kernels
 from bsnn_cli.networks.triton_engine import TritonEngine
 
+COVERED_ON_GPU = [name for name in COVERED if get(name).kernel.family in ON_GPU]
+
 MEMBERS = [
     make_member(name, gpn, seed, lr=0.1 / (1 + seed))
-    for seed, (name, gpn) in enumerate((name, gpn) for name in COVERED for gpn in (True, False))
+    for seed, (name, gpn) in enumerate((name, gpn) for name in COVERED_ON_GPU for gpn in (True, False))
 ]
 """All activations that there is code for."""
 
@@ -242,8 +245,13 @@ def test_depth_aware_activations_have_their_code(name: str, data: Dataset) -> No
 
 def test_what_there_is_no_code_for_is_refused() -> None:
     assert len(kernel_forms(MEMBERS)) == len(MEMBERS)
+    with pytest.raises(ValueError, match="no code for gelu_exact"):
+        kernel_forms([*MEMBERS, make_member("gelu_exact", True)])
+
+
+def test_a_gpu_has_no_code_for_some_activations_that_a_cpu_has_it_for() -> None:
     with pytest.raises(ValueError, match="no code for mish"):
-        kernel_forms([*MEMBERS, make_member("mish", True)])
+        with_kernels(ModelConfig(depth=2, width=20), [make_member("mish", True)])
 
 
 @on_gpu

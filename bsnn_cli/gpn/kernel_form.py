@@ -1,4 +1,4 @@
-"""The functions that the kernels of networks have code for: four families, each with a few constants."""
+"""The functions that the kernels of networks have code for: families, each with a few constants."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ class Family(enum.IntEnum):
     RECTIFIER = 1  # h, or ph below 0
     ELU = 2  # qh, or qp(exp(h) − 1) below 0
     SWISH = 3  # hσ(ph)
+    SOFTPLUS = 4  # log(1 + exp(h))
+    SIGMOID = 5  # σ(h)
+    MISH = 6  # h·tanh(log(1 + exp(h)))
+
+
+ON_GPU = (Family.TANH, Family.RECTIFIER, Family.ELU, Family.SWISH)
+"""The families that the kernels of a GPU have code for; those of a CPU have it for all."""
 
 
 class KernelForm(NamedTuple):

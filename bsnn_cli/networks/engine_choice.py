@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from bsnn_cli.gpn.kernel_form import ON_GPU, Family
 from bsnn_cli.networks import native
 from bsnn_cli.networks.c_engine import CEngine
 from bsnn_cli.networks.engine import Engine, EngineFactory
 from bsnn_cli.networks.hidden_layers import HiddenLayers
+from bsnn_cli.networks.members import uncovered
 from bsnn_cli.networks.rule_engine import with_rule
 from bsnn_cli.networks.torch_engine import TorchEngine
 
@@ -25,10 +27,10 @@ def choose(hidden: HiddenLayers) -> tuple[Engine, str | None]:
 
 
 def _of_signals(hidden: HiddenLayers) -> tuple[Engine, str | None]:
-    uncovered = sorted({member.activation.name for member in hidden.members if member.activation.kernel is None})
-    if uncovered:
-        return TorchEngine(hidden), f"the fast kernels have no code for the activation {', '.join(uncovered)}"
-    factory = _of_gpu(hidden) if hidden.device.type == "cuda" else _of_cpu(hidden)
+    on_gpu = hidden.device.type == "cuda"
+    if names := uncovered(hidden.members, ON_GPU if on_gpu else tuple(Family)):
+        return TorchEngine(hidden), f"the fast kernels have no code for the activation {', '.join(names)}"
+    factory = _of_gpu(hidden) if on_gpu else _of_cpu(hidden)
     if isinstance(factory, str):
         return TorchEngine(hidden), factory
     return factory(hidden), None

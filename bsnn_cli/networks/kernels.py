@@ -23,11 +23,11 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from bsnn_cli.gpn.kernel_form import Family
+from bsnn_cli.gpn.kernel_form import ON_GPU
 from bsnn_cli.networks.batch_norm import NORM_EPS, Normalised, Statistics
 from bsnn_cli.networks.members import Member, kernel_forms
 
-TANH, RECTIFIER, ELU, SWISH = (tl.constexpr(family.value) for family in Family)
+TANH, RECTIFIER, ELU, SWISH = (tl.constexpr(family.value) for family in ON_GPU)
 
 CONSTANTS = tl.constexpr(6)
 """Numbers of each member: a, b, and p, q, gain and share as in `kernel_form`."""
@@ -266,7 +266,7 @@ class Kernels:
     """
 
     def __init__(self, members: Sequence[Member], *, unit_rows: bool, exact: bool, like: Tensor) -> None:
-        forms = kernel_forms(members)
+        forms = kernel_forms(members, ON_GPU)
         families = [form.family.value for form in forms]
         constants = [[member.a, member.b, *form[1:]] for member, form in zip(members, forms, strict=True)]
         self._functions = torch.tensor(families, dtype=torch.int32, device=like.device), like.new_tensor(constants)

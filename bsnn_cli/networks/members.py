@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
 from bsnn_cli.gpn.activations import Activation
-from bsnn_cli.gpn.kernel_form import KernelForm
+from bsnn_cli.gpn.kernel_form import Family, KernelForm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +44,21 @@ class Member(Hyperparameters):
     b: float
 
 
-def kernel_forms(members: Sequence[Member]) -> list[KernelForm]:
-    """Return what the fast kernels need to know of each member's activation.
+def uncovered(members: Sequence[Member], families: Collection[Family]) -> list[str]:
+    """Return the names of the activations that kernels for some families have no code for, in alphabetical order."""
+    activations = [member.activation for member in members]
+    return sorted({phi.name for phi in activations if phi.kernel is None or phi.kernel.family not in families})
+
+
+def kernel_forms(members: Sequence[Member], families: Collection[Family] = tuple(Family)) -> list[KernelForm]:
+    """Return what kernels for some families need to know of each member's activation.
 
     Raises:
         ValueError: there is no code for one of them.
     """
-    forms = [member.activation.kernel for member in members]
-    if None in forms:
-        raise ValueError(f"the fast kernels have no code for {members[forms.index(None)].activation.name}")
-    return [form for form in forms if form is not None]
+    if names := uncovered(members, families):
+        raise ValueError(f"the fast kernels have no code for {', '.join(names)}")
+    return [form for form in (member.activation.kernel for member in members) if form is not None]
 
 
 class Group(NamedTuple):

@@ -65,7 +65,7 @@ typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_a
     UNROLL for (int i = 0; i < ROWS; i++) \
         UNROLL for (int c = 0; c < (cols); c++)
 
-enum { TANH, RECTIFIER, ELU, SWISH };
+enum { TANH, RECTIFIER, ELU, SWISH, SOFTPLUS, SIGMOID, MISH };
 
 /* The constants of an activation, see `KernelForm`. */
 typedef struct { real p, q, gain, share; } constants;
@@ -149,6 +149,7 @@ static void product(size cols, real *to, size row, int add, size terms, factor l
 #ifdef DOUBLE
 #define exponential exp
 #define exponential_less_one expm1
+#define logarithm_of_one_more log1p
 #else
 /* exp(x) is a power of two and exp of a rest, of which exp - 1 is a polynomial. x beyond +-88.3 counts as that. */
 INLINE void split(float x, float *power, float *rest_less_one)
@@ -180,7 +181,18 @@ INLINE float exponential_less_one(float x)
     split(x, &power, &rest);
     return power * rest + (power - 1);
 }
+
+/* log(1 + x) for x from 0 to 1: 2 artanh(x / (2 + x)), by its series. */
+INLINE float logarithm_of_one_more(float x)
+{
+    float s = x / (2 + x), square = s * s, sum = 1.0f / 15;
+    for (int odd = 13; odd > 0; odd -= 2) sum = sum * square + 1.0f / odd;
+    return 2 * s * sum;
+}
 #endif
+
+/* 1 / (1 + exp(-h)), with all digits on both sides, from exp(-|h|). */
+INLINE real sigmoid(real h, real e) { return (h > 0 ? 1 : e) / (1 + e); }
 
 INLINE real value_of_family(int64_t family, real p, real q, real h)
 {
@@ -190,6 +202,12 @@ INLINE real value_of_family(int64_t family, real p, real q, real h)
     }
     if (family == RECTIFIER) return h > 0 ? h : p * h;
     if (family == ELU) return q * (h > 0 ? h : p * exponential_less_one(h > 0 ? 0 : h));
+    if (family == SOFTPLUS) return (h > 0 ? h : 0) + logarithm_of_one_more(exponential(-fabs(h)));
+    if (family == SIGMOID) return sigmoid(h, exponential(-fabs(h)));
+    if (family == MISH) { /* tanh(log(1 + exp(h))) = r / (r + 2), which is 1 long before h is 25 */
+        real e = exponential(h > 25 ? 25 : h), r = e * (e + 2);
+        return h * (r / (r + 2));
+    }
     return h / (1 + exponential(-p * h));
 }
 
@@ -201,6 +219,15 @@ INLINE real slope_of_family(int64_t family, real p, real q, real h)
     }
     if (family == RECTIFIER) return h > 0 ? 1 : p;
     if (family == ELU) return q * (h > 0 ? 1 : p * exponential(h > 0 ? 0 : h));
+    if (family == SOFTPLUS) return sigmoid(h, exponential(-fabs(h)));
+    if (family == SIGMOID) {
+        real e = exponential(-fabs(h));
+        return e / ((1 + e) * (1 + e));
+    }
+    if (family == MISH) {
+        real e = exponential(h > 25 ? 25 : h), r = e * (e + 2), steep = 4 * e / (r + 2) * ((1 + e) / (r + 2));
+        return r / (r + 2) + h * steep;
+    }
     real e = exponential(-p * h), gate = 1 / (1 + e);
     return gate * (1 + p * h * (e * gate));
 }
@@ -333,6 +360,9 @@ INLINE void pull_back(int64_t family, const network *net, size layer, size first
     case TANH: call(TANH, __VA_ARGS__); break; \
     case RECTIFIER: call(RECTIFIER, __VA_ARGS__); break; \
     case ELU: call(ELU, __VA_ARGS__); break; \
+    case SOFTPLUS: call(SOFTPLUS, __VA_ARGS__); break; \
+    case SIGMOID: call(SIGMOID, __VA_ARGS__); break; \
+    case MISH: call(MISH, __VA_ARGS__); break; \
     default: call(SWISH, __VA_ARGS__); \
     }
 

@@ -50,8 +50,9 @@ class NamedActivation:
         untailored: the reason why there is no depth-aware form; empty if there is one.
         corner: True if φ' jumps at 0, or is 0 there, so that no gain makes φ straight.
         kernel: the family of functions of h, p and q that the fast kernels have code for, then p and q: "tanh" is
-            tanh(h); "rectifier" is h, or ph below 0; "elu" is qh, or qp(exp(h) − 1) below 0; "swish" is hσ(ph). None
-            if φ is in no family: then PyTorch's operations compute it.
+            tanh(h); "rectifier" is h, or ph below 0; "elu" is qh, or qp(exp(h) − 1) below 0; "swish" is hσ(ph);
+            "softplus", "sigmoid" and "mish" have no constants and are for CPUs only. None if φ is in no family: then
+            PyTorch's operations compute it.
         colour: the colour of its lines in all figures.
         published: the paper's constants a and b, which belong to the root `auto`; None if the paper has none.
     """
@@ -184,6 +185,7 @@ NAMED_ACTIVATIONS = {
         functions=lambda torch: Functions(phi=torch.nn.functional.mish, pull_back=torch.ops.aten.mish_backward),
         root="lower",
         tailored_by="share",
+        kernel=("mish", 0.0, 0.0),
         colour="#44AA99",
     ),
     "softplus": NamedActivation(
@@ -195,6 +197,7 @@ NAMED_ACTIVATIONS = {
         ),
         root="lower",
         tailored_by="share",
+        kernel=("softplus", 0.0, 0.0),
         colour="#999933",
     ),
     "sigmoid": NamedActivation(
@@ -206,6 +209,7 @@ NAMED_ACTIVATIONS = {
         ),
         root="upper",
         tailored_by="gain",
+        kernel=("sigmoid", 0.0, 0.0),
         colour="#332288",
     ),
     "identity": NamedActivation(
