@@ -186,7 +186,7 @@ INLINE float exponential_less_one(float x)
 INLINE float logarithm_of_one_more(float x)
 {
     float s = x / (2 + x), square = s * s, sum = 1.0f / 15;
-    for (int odd = 13; odd > 0; odd -= 2) sum = sum * square + 1.0f / odd;
+    UNROLL for (int odd = 13; odd > 0; odd -= 2) sum = sum * square + 1.0f / odd;
     return 2 * s * sum;
 }
 #endif
