@@ -157,6 +157,28 @@ def test_the_limits_are_all_operations_and_all_bytes_of_a_step(monkeypatch: pyte
     assert [sum(n for n, write in calls["traffic"] if write == kind) for kind in (0, 1)] == [2 * weights, 2 * weights]
 
 
+@pytest.mark.parametrize(("precision", "times"), [("highest", 3), ("high", 1)])
+def test_the_arithmetic_of_a_gpu_is_one_product_on_its_tensor_cores(
+    precision: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here on the CPU: in fp32 three times as many operations, as each product is made of three."""
+    monkeypatch.setattr(limits, "SIDE", 100)
+    before, made, mm = torch.get_float32_matmul_precision(), [], torch.mm
+
+    def note(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+        made.append((2 * left.numel() * right.shape[1], torch.get_float32_matmul_precision()))
+        return mm(left, right, out=out)
+
+    monkeypatch.setattr(torch, "mm", note)
+    try:
+        torch.set_float32_matmul_precision(precision)
+        limits._large_product(1_000_000, torch.device("cpu"))()
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert made == [(times * 1_000_000, "high")]
+
+
 def test_the_limit_kernels_do_what_they_are_timed_for() -> None:
     code = native.library(torch.float32)
     values = torch.full((code.operations_of_round(),), 3.0)

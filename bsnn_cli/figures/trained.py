@@ -206,7 +206,7 @@ def against_epoch(
     uneven = len(set(cells["n"])) > 1 or cells["diverged"].any()
     where = dataset_label(dataset) + (" with batch normalisation" if batch_norm else "")
     x = metrics.epochs(int(table["epoch"].max()))
-    y = Axis("test accuracy (%)", limits=(0, 100)) if metric == "test_accuracy" else metrics.axis(metric, [table])
+    y = metrics.axis(metric, [table])
     facet = f"{where}: {protocol or 'the published protocol'}"
     panels = []
     for name in sorted(set(cells["activation"]), key=statistics.axis_order):
@@ -271,7 +271,7 @@ def against_separation(dataset: str, protocol: str, runs: pd.DataFrame) -> Figur
     cells = cells[cells["split"] == "test"]
     least = min(5e-4, float(cells["predicted"].min()))
     x = Axis("predicted $1 - c$ at the end", log=True, limits=(least, 1.3))  # a linear network is at 1
-    y = Axis("test accuracy (%)", limits=(0, 100))
+    y = metrics.axis("test_accuracy", [cells])
     names = sorted(set(cells["activation"]), key=statistics.axis_order)
     panels = []
     for depth, at_depth in cells.groupby("model.depth"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 from collections.abc import Callable
 
 import torch
@@ -23,6 +24,10 @@ from bsnn_cli.networks.workers import Workers, threads_for
 LAYERS_AT_ONCE = 5
 """Layers of one network that one core updates: enough to be worth the call, few enough for cores to end together."""
 
+
+SIZE_FUNCTIONS = ("stride_of_signals", "room_for_units", "size_of_memory", "size_of_update", "count_of_claims",
+                  "units_of_claim")  # fmt: skip
+"""Functions in C that return the size of something."""
 
 SAMPLES_AT_ONCE = 256
 """Samples of an evaluation that a core sends through all layers at a time: their signals stay in its cache."""
@@ -47,14 +52,16 @@ class CEngine(Engine):
         self.threads = 1  # idle threads of PyTorch would keep busy the cores that the workers need
         self.workers = Workers(threads_for(hidden.V.numel()))
         self._real = REALS[hidden.dtype]
-        for name in ("stride_of_signals", "room_for_units", "size_of_memory", "size_of_update", "count_of_claims"):
+        for name in SIZE_FUNCTIONS:
             getattr(code, name).restype = ctypes.c_int64
         depth, K, n = hidden.norm.shape
         self._chunks = [slice(first, min(first + LAYERS_AT_ONCE, depth)) for first in range(0, depth, LAYERS_AT_ONCE)]
         self._networks: dict[int, list[ctypes.Structure]] = {}
         self._tops: dict[int, Tensor] = {}
+        self._of_thread = threading.local()
         self._x_squares, self._d_squares = (hidden.norm.new_zeros(length, K, n) for length in (depth + 1, depth))
-        self._claims = torch.zeros(self._size("count_of_claims", n, depth), dtype=torch.int32)
+        self._claim = self._size("units_of_claim", n, self.workers.count)
+        self._claims = torch.zeros(self._size("count_of_claims", n, self._claim, depth), dtype=torch.int32)
         self._alone = K - K % self.workers.count
         """So many networks are each left to one core: whole rounds of them. The others are shared by all cores."""
         self.take_over()
@@ -115,7 +122,7 @@ class CEngine(Engine):
     def _call_update(
         self, code: Callable[..., object], signals: Signals, k: int, layers: slice, rows: Tensor, *lr: float
     ) -> None:
-        packed = signals.h.new_empty(self._size("size_of_update", signals.h.shape[3]))
+        packed = self._scratch(self._size("size_of_update", signals.h.shape[3]))
         code(
             ctypes.byref(self._describe(signals)[k]), ctypes.c_void_p(rows.data_ptr()),
             *(self._real(number) for number in (self.hidden.momentum, *lr)),
@@ -133,7 +140,7 @@ class CEngine(Engine):
 
         def work(place: tuple[int, int, int], claims: Tensor | None = None) -> None:
             k, part, parts = place
-            memory, claims = signals.h.new_empty(size), torch.zeros_like(self._claims) if claims is None else claims
+            memory, claims = self._scratch(size), torch.zeros_like(self._claims) if claims is None else claims
             code(
                 ctypes.byref(networks[k]), ctypes.c_int64(part), ctypes.c_int64(parts),
                 ctypes.c_void_p(memory.data_ptr()), ctypes.c_void_p(claims.data_ptr()),
@@ -143,6 +150,13 @@ class CEngine(Engine):
         for k in range(self._alone, len(networks)):
             shared = functools.partial(work, claims=self._claims.zero_())
             self.workers.run(shared, [(k, part, cores) for part in range(cores)])
+
+    def _scratch(self, size: int) -> Tensor:
+        """Return memory of the calling thread, the same every time: new memory takes as long to get as a small layer."""
+        memory: Tensor | None = getattr(self._of_thread, "memory", None)
+        if memory is None or len(memory) < size:
+            memory = self._of_thread.memory = self.hidden.norm.new_empty(size)
+        return memory
 
     def _size(self, name: str, *sizes: int) -> int:
         size: int = getattr(self._code, name)(*map(ctypes.c_int64, sizes))
@@ -163,7 +177,7 @@ class CEngine(Engine):
         for signals in torch.split(x, SAMPLES_AT_ONCE, dim=1):
             K, B, n = signals.shape
             below, h = (self.allocate(2, 1, B, n).squeeze(1) for _ in range(2))
-            memory = x.new_empty(self._size("size_of_memory", below.stride(2)))
+            memory = self._scratch(self._size("size_of_memory", below.stride(2)))
             for k in range(K):
                 below[0] = signals[k]
                 tensors = {"x": below, "h": h}
@@ -204,8 +218,8 @@ class CEngine(Engine):
         family, p, q, gain, share = kernel_forms(hidden.members)[k]
         tensors = {"V": hidden.V[k], "inverse_norm": hidden.inverse_norm[:, k], **tensors}
         return STRUCTURES[hidden.dtype](
-            depth=hidden.model.depth, units=n, samples=B, stride=like.stride(2), matrix=n * n, signal=like.stride(0),
-            row=len(hidden.members) * n, parameters=n, family=family, unit_rows=hidden.unit_rows, a=member.a,
-            b=member.b, p=p, q=q, gain_of_phi=gain, share=share, eps=NORM_EPS, **sizes,
+            depth=hidden.model.depth, units=n, claim=self._claim, samples=B, stride=like.stride(2), matrix=n * n,
+            signal=like.stride(0), row=len(hidden.members) * n, parameters=n, family=family, unit_rows=hidden.unit_rows,
+            a=member.a, b=member.b, p=p, q=q, gain_of_phi=gain, share=share, eps=NORM_EPS, **sizes,
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
         )  # fmt: skip

@@ -5,10 +5,10 @@
    memory, and its result is processed while it is still in the core's cache. A matrix passes through a core once in the
    forward pass, once in the backward pass, and once with its momentum in the update.
 
-   Matrices (n, n) are contiguous. Of signals, the samples of a unit are contiguous: all products of the passes then have
-   samples in their vectors, and rows or columns of V beside them. Cores that share a network share the units of each
-   layer. A core takes some of them with all samples, so that the statistics of batch normalisation need no other core,
-   and no digit depends on how many cores there are, or on which of them computes what.
+   Matrices (n, n) are contiguous. Of signals, the samples of a unit are contiguous. Then both products of the passes have
+   samples in their vectors, and beside them values of V, of rows or of columns. Cores that share a network share the units
+   of each layer. A core takes some of them with all samples, so that the statistics of batch normalisation need no other
+   core, and no digit depends on how many cores there are, or on which of them computes what.
 
    `native.py` compiles this file for the machine that it runs on, and `c_engine.py` calls it. */
 
@@ -35,7 +35,7 @@ enum { BYTES = 16, ROWS = 6, COLS = 4 };
 #endif
 enum { LANES = BYTES / sizeof(real), PANEL = LANES * COLS, LINE = 64 / sizeof(real) };
 
-/* Units of a layer that a core claims at a time, whole tiles of ROWS. */
+/* Most units of a layer that a core claims at a time, whole tiles of ROWS. */
 enum { UNITS = 14 * ROWS };
 
 /* What the caches hold: rows of a matrix that are multiplied at a time in the backward pass, samples in the update. */
@@ -70,16 +70,16 @@ enum { TANH, RECTIFIER, ELU, SWISH, SOFTPLUS, SIGMOID, MISH };
 /* The constants of an activation, see `KernelForm`. */
 typedef struct { real p, q, gain, share; } constants;
 
-/* One network. Lengths in values from one layer to the next: of matrices, signals, and values of a unit.
-   x, h, d, g: signals (n, stride), with zeros beyond the samples; stride is a multiple of LANES, and after each layer there
-   is room for ROWS units.
+/* One network. claim: units that a core claims at a time. Lengths in values from one layer to the next: of matrices, signals, and values of a unit.
+   x, h, d, g: signals (n, stride), with zeros beyond the samples. The stride is a multiple of LANES. After each layer
+   there is room for ROWS more units.
    x and h of layer l are at l % kept: of all layers in training, of two in an evaluation.
    g: ∂E/∂x of each layer, or of the lowest one only, where `signal_below` is 0.
-   s, inverse_norm, scale and the statistics of batch normalisation: (n,) of each layer, as are the sums of x² and d² over
-   the samples.
+   s, inverse_norm, scale and the statistics of batch normalisation: (n,) of each layer. So are the sums of x² and d²
+   over the samples.
    gain is null without batch normalisation. top: ∂E/∂x above the highest layer. */
 typedef struct {
-    size depth, units, samples, stride, kept, matrix, signal, signal_below, row, parameters;
+    size depth, units, claim, samples, stride, kept, matrix, signal, signal_below, row, parameters;
     int64_t family, unit_rows, evaluating;
     real a, b;
     constants form;
@@ -92,7 +92,7 @@ typedef struct {
 
 INLINE size least(size a, size b) { return a < b ? a : b; }
 INLINE size panels(size n) { return (n + PANEL - 1) / PANEL; }
-INLINE size shares(size n) { return (n + UNITS - 1) / UNITS; }
+INLINE size claims_of(size n, size claim) { return (n + claim - 1) / claim; }
 
 /* Lines of memory to be fetched during a product, `count` of them for every CHUNK of terms. */
 typedef struct {
@@ -108,7 +108,8 @@ typedef struct {
 } factor;
 
 /* Add the sum over k of left.at[i * left.row + k * left.step] * right[k * right_step ...] to each row i. */
-INLINE void multiply(vec sum[ROWS][COLS], int cols, size terms, factor left, const real *right, size right_step, ahead next)
+INLINE void multiply(vec sum[ROWS][COLS], int cols, size terms, factor left, const real *right, size right_step,
+                     ahead next)
 {
     for (size begin = 0; begin < terms; begin += CHUNK) {
         for (int i = 0; i < next.count; i++, next.line += next.step) __builtin_prefetch(next.line, 0, 2);
@@ -124,8 +125,8 @@ INLINE void multiply(vec sum[ROWS][COLS], int cols, size terms, factor left, con
 }
 
 /* Compute a product of (ROWS, cols * LANES), or add it to what is there. */
-INLINE void multiply_tile(int cols, real *to, size row, int add, size terms, factor left, const real *right, size right_step,
-                          ahead next)
+INLINE void multiply_tile(int cols, real *to, size row, int add, size terms, factor left, const real *right,
+                          size right_step, ahead next)
 {
     vec sum[ROWS][COLS] = {0};
     if (add)
@@ -138,7 +139,8 @@ INLINE void multiply_tile(int cols, real *to, size row, int add, size terms, fac
 static void product(size cols, real *to, size row, int add, size terms, factor left, const real *right, size right_step,
                     ahead next)
 {
-#define CASE(count) case count: multiply_tile(least(count, COLS), to, row, add, terms, left, right, right_step, next); break;
+#define CASE(count) \
+    case count: multiply_tile(least(count, COLS), to, row, add, terms, left, right, right_step, next); break;
     switch (cols) { CASE(1) CASE(2) CASE(3) CASE(4) }
 #undef CASE
 }
@@ -249,13 +251,12 @@ INLINE real slope(int64_t family, constants form, real h)
 #define AT(signal) (*(vec *)((signal) + t))
 #define EACH_VECTOR for (size t = 0; t < S; t += LANES)
 
-/* 1 for each lane that holds a sample, from sample t on, and 0 for the others. */
-INLINE vec inside(size t, size samples)
+/* A vector from sample t on, with zeros beyond the last sample. */
+INLINE vec padded(vec values, size t, size samples)
 {
-    vec mask = {0};
-    if (t + LANES <= samples) return mask + 1;
-    UNROLL for (int k = 0; k < LANES; k++) mask[k] = t + k < samples;
-    return mask;
+    if (t + LANES > samples)
+        for (size k = samples - t; k < LANES; k++) values[k] = 0;
+    return values;
 }
 
 INLINE real total(vec lanes)
@@ -273,7 +274,7 @@ INLINE void normalise(const network *net, const real *h, size unit)
     EACH_VECTOR sums += AT(h);
     real mean = total(sums) / B;
     EACH_VECTOR {
-        vec away = (AT(h) - mean) * inside(t, B);
+        vec away = padded(AT(h) - mean, t, B);
         squares += away * away;
     }
     real square = total(squares);
@@ -282,13 +283,13 @@ INLINE void normalise(const network *net, const real *h, size unit)
     net->inverse_std[unit] = 1 / sqrt(square / B + net->eps);
 }
 
-/* Compute x above a layer from h. Like all functions that `share_units` calls, this one and the next write only final values
-   to memory that other cores read. */
+/* Compute x above a layer from h. Like all functions that `share_units` calls, this one and the next write only final
+   values to memory that other cores read. */
 INLINE void activate(int64_t family, const network *net, size layer, size first, size width)
 {
     size B = net->samples, S = net->stride;
     const real *restrict h = net->h + layer % net->kept * net->signal + first * S;
-    real *restrict above = net->x + (layer + 1) % net->kept * net->signal + first * S;
+    real *restrict above = net->x + (layer + 1) % net->kept * net->signal + first * S, a = net->a, b = net->b;
     const constants form = net->form;
     for (size j = first; j < first + width; j++, h += S, above += S) {
         size unit = layer * net->row + j;
@@ -302,9 +303,11 @@ INLINE void activate(int64_t family, const network *net, size layer, size first,
         }
         EACH_VECTOR {
             real values[LANES];
-            for (int k = 0; k < LANES; k++)
-                values[k] = net->a * phi(family, form, net->gain == NULL ? h[t + k] : steep * (h[t + k] - mean) + offset) + net->b;
-            vec x = *(vec *)values * inside(t, B);
+            for (int k = 0; k < LANES; k++) {
+                real y = net->gain == NULL ? h[t + k] : steep * (h[t + k] - mean) + offset;
+                values[k] = a * phi(family, form, y) + b;
+            }
+            vec x = padded(*(vec *)values, t, B);
             AT(above) = x;
             length += x * x;
         }
@@ -347,7 +350,7 @@ INLINE void pull_back(int64_t family, const network *net, size layer, size first
         sum /= B;
         product *= inverse_std / B;
         EACH_VECTOR {
-            AT(d) = (AT(g) - product * (AT(h) - mean) - sum) * (steep * scale) * inside(t, B);
+            AT(d) = padded((AT(g) - product * (AT(h) - mean) - sum) * (steep * scale), t, B);
             length += AT(d) * AT(d);
         }
         net->d_squares[unit] = total(length);
@@ -369,7 +372,7 @@ INLINE void pull_back(int64_t family, const network *net, size layer, size first
 /* Compute h of some units, and x above them. Where fewer than ROWS rows are left, those before fill the tile. */
 static void forward_units(const network *net, size layer, size first, real *memory)
 {
-    size n = net->units, S = net->stride, width = least(UNITS, n - first);
+    size n = net->units, S = net->stride, width = least(net->claim, n - first);
     const real *V = net->V + layer * net->matrix, *inverse_norm = net->inverse_norm + layer * net->row + first;
     const real *below = net->x + layer % net->kept * net->signal;
     real *h = net->h + layer % net->kept * net->signal + first * S;
@@ -383,7 +386,8 @@ static void forward_units(const network *net, size layer, size first, real *memo
             }
             for (size i = 0; i < least(ROWS, width - j); i++)
                 for (size c = 0; c < cols * LANES; c += LANES)
-                    *(vec *)(h + (j + i) * S + t + c) = inverse_norm[j + i] * *(vec *)(memory + (first + j + i - top) * PANEL + c);
+                    *(vec *)(h + (j + i) * S + t + c) = inverse_norm[j + i]
+                                                        * *(vec *)(memory + (first + j + i - top) * PANEL + c);
         }
     BY_FAMILY(activate, net, layer, first, width)
 }
@@ -405,7 +409,7 @@ static void multiply_backward(const network *net, size layer, size first, size w
                     left = (factor){edge[0], 1, ROWS};
                 }
                 /* Two tiles fetch the even and the odd rows of what is next, a line wide. */
-                const real *rows = k + terms < n ? V + (k + terms) * n : V + UNITS;
+                const real *rows = k + terms < n ? V + (k + terms) * n : V + net->claim;
                 ahead next = {rows + tile % 2 * n + tile / 2 * LINE, 2 * n, t == 0 ? CHUNK / 2 : 0};
                 product(least(COLS, (S - t) / LANES), g + j * S + t, S, k > 0, terms, left, d + k * S + t, S, next);
             }
@@ -415,7 +419,7 @@ static void multiply_backward(const network *net, size layer, size first, size w
 /* Compute some units of ∂E/∂x below a layer, and of d of the next lower one; `layer` is the depth for d of the top. */
 static void backward_units(const network *net, size layer, size first, real *memory)
 {
-    size S = net->stride, width = least(UNITS, net->units - first), bytes = width * S * sizeof *memory;
+    size S = net->stride, width = least(net->claim, net->units - first), bytes = width * S * sizeof *memory;
     if (layer < net->depth) multiply_backward(net, layer, first, width, memory);
     else memcpy(memory, net->top + first * S, bytes);
     if (layer == 0 || (net->signal_below > 0 && layer < net->depth))
@@ -423,14 +427,14 @@ static void backward_units(const network *net, size layer, size first, real *mem
     if (layer > 0) BY_FAMILY(pull_back, net, layer - 1, first, width, memory)
 }
 
-/* Compute all units of a layer, UNITS of them by the core that claims them: first a share of its own that is contiguous in
-   memory, then what is left. No core waits for one that the system has stopped: the others compute what it has claimed
+/* Compute all units of a layer, a share of them by the core that claims it: first shares of its own that are contiguous
+   in memory, then what is left. No core waits for one that the system has stopped: the others compute what it has claimed
    and not finished, and when it goes on, it writes the same values to the same place. */
 static void share_units(void (*compute)(const network *, size, size, real *), const network *net, size layer, size part,
                      size parts, real *memory, atomic_int *claims)
 {
     enum { FREE, CLAIMED, DONE };
-    size count = shares(net->units);
+    size count = claims_of(net->units, net->claim);
     for (int again = 0; again < 2; again++)
         for (size k = 0; k < count; k++) {
             size share = (part * count / parts + k) % count;
@@ -438,7 +442,7 @@ static void share_units(void (*compute)(const network *, size, size, real *), co
             if (!again && !atomic_compare_exchange_strong(claims + share, &state, CLAIMED)) continue;
             for (int tries = 0; again && tries < PATIENCE && atomic_load(claims + share) != DONE; tries++) PAUSE;
             if (atomic_load(claims + share) == DONE) continue;
-            compute(net, layer, share * UNITS, memory);
+            compute(net, layer, share * net->claim, memory);
             atomic_store(claims + share, DONE);
         }
 }
@@ -447,21 +451,21 @@ static void share_units(void (*compute)(const network *, size, size, real *), co
    memory: of the core, see `size_of_memory`. claims: of all, see `count_of_claims`, 0 before. */
 void forward(const network *net, size part, size parts, real *memory, atomic_int *claims)
 {
-    for (size layer = 0; layer < net->depth; layer++, claims += shares(net->units))
+    for (size layer = 0; layer < net->depth; layer++, claims += claims_of(net->units, net->claim))
         share_units(forward_units, net, layer, part, parts, memory, claims);
 }
 
-/* The same by one core in an evaluation; x is at the depth % kept in the end. Batch normalisation is by given statistics. */
+/* The same by one core in an evaluation, where batch normalisation has given statistics. The last x is at depth % kept. */
 void evaluate(const network *net, real *memory)
 {
     for (size layer = 0; layer < net->depth; layer++)
-        for (size first = 0; first < net->units; first += UNITS) forward_units(net, layer, first, memory);
+        for (size first = 0; first < net->units; first += net->claim) forward_units(net, layer, first, memory);
 }
 
 /* Fill d, g and s downwards from `top`; otherwise as `forward`. */
 void backward(const network *net, size part, size parts, real *memory, atomic_int *claims)
 {
-    for (size layer = net->depth; layer >= 0; layer--, claims += shares(net->units))
+    for (size layer = net->depth; layer >= 0; layer--, claims += claims_of(net->units, net->claim))
         share_units(backward_units, net, layer, part, parts, memory, claims);
 }
 
@@ -479,8 +483,8 @@ INLINE vec interleave(vec a, vec b, int second)
 #endif
 }
 
-/* Transpose the signals of PANEL units into (samples, PANEL), times a factor, with zeros in place of units that there are
-   not. Rows are interleaved in pairs, the first of the one half with the first of the other, until all are columns. */
+/* Transpose the signals of PANEL units into (samples, PANEL), times a factor, with zeros in place of units beyond the
+   last. Rows are interleaved in pairs, the first of the one half with the first of the other, until all are columns. */
 static void transpose(real *to, const real *from, size stride, size units, size samples, real times)
 {
     static const real zeros[LANES];
@@ -573,7 +577,8 @@ void update(const network *net, const real *tangent, real momentum, real lr, siz
                         EACH_SUM(COLS) PART(m) = sum[i][c];
                     else {
                         EACH_SUM(COLS) {
-                            if (net->unit_rows) sum[i][c] -= tangent[layer * net->row + r + least(i, m.rows - 1)] * PART(v);
+                            size unit = layer * net->row + r + least(i, m.rows - 1);
+                            if (net->unit_rows) sum[i][c] -= tangent[unit] * PART(v);
                             vec weight = PART(v) - lr * sum[i][c];
                             PART(m) = sum[i][c];
                             PART(v) = weight;
@@ -628,7 +633,7 @@ void update_orthogonal(const network *net, real *longest, real momentum, size be
     }
 }
 
-/* What no step is faster than: additions of products in registers, 4 * ROWS * LANES operations in each of some rounds. */
+/* The limit of a processor: products are added in registers, 4 * ROWS * LANES operations in each of some rounds. */
 void arithmetic(size rounds, real *values)
 {
     vec sum[2 * ROWS], half = {0};
@@ -654,10 +659,17 @@ real traffic(real *values, size count, int64_t write)
     return total(sum[0]);
 }
 
-/* The stride of signals; units that each layer of them has room for; values of the memory of a core in a pass, and in an
-   update; the number of claims in a pass. */
+/* The stride of signals; how many units each layer of them has room for; values of the memory of a core in a pass, and
+   in an update; the number of claims in a pass. */
 size stride_of_signals(size B) { return (B + LANES - 1) / LANES * LANES; }
 size room_for_units(size n) { return n + ROWS; }
 size size_of_memory(size stride) { return (UNITS + ROWS) * (stride < PANEL ? PANEL : stride); }
 size size_of_update(size n) { return panels(n) * PANEL * (2 * SAMPLES + 1); }
-size count_of_claims(size n, size depth) { return (depth + 1) * shares(n); }
+size count_of_claims(size n, size claim, size depth) { return (depth + 1) * claims_of(n, claim); }
+
+/* How many units a core shall claim at a time, for some cores to get equally many. No digit depends on it. */
+size units_of_claim(size n, size cores)
+{
+    size tiles = (n + ROWS - 1) / ROWS, each = (tiles * ROWS + UNITS * cores - 1) / (UNITS * cores);
+    return (tiles + each * cores - 1) / (each * cores) * ROWS;
+}

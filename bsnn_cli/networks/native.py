@@ -38,8 +38,8 @@ OPTIONS = (
 COMPILE_S = 60
 """After so long a compiler counts as one that does not work."""
 
-SIZES = ("depth", "units", "samples", "stride", "kept", "matrix", "signal", "signal_below", "row", "parameters",
-         "family", "unit_rows", "evaluating")  # fmt: skip
+SIZES = ("depth", "units", "claim", "samples", "stride", "kept", "matrix", "signal", "signal_below", "row",
+         "parameters", "family", "unit_rows", "evaluating")  # fmt: skip
 NUMBERS = ("a", "b", "p", "q", "gain_of_phi", "share", "eps")
 ADDRESSES = ("V", "M", "x", "h", "d", "g", "s", "norm", "inverse_norm", "scale", "gain", "shift", "mean", "variance",
              "inverse_std", "gain_gradient", "shift_gradient", "x_squares",
