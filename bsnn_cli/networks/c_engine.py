@@ -152,7 +152,7 @@ class CEngine(Engine):
             self.workers.run(shared, [(k, part, cores) for part in range(cores)])
 
     def _scratch(self, size: int) -> Tensor:
-        """Return memory of the calling thread, the same every time: new memory takes as long to get as a small layer."""
+        """Return memory of the calling thread, the same every time: new memory takes as long as a small layer."""
         memory: Tensor | None = getattr(self._of_thread, "memory", None)
         if memory is None or len(memory) < size:
             memory = self._of_thread.memory = self.hidden.norm.new_empty(size)
