@@ -65,3 +65,11 @@ def test_growth_that_was_not_measured_is_named(tmp_path: Path) -> None:
     benched(tmp_path, growth=False)
     [_], [missing] = built(tmp_path, "bench")
     assert missing.command == f"bsnn bench growth=true output_root={tmp_path}"
+
+
+def test_a_file_of_an_earlier_version_shows_what_was_called_the_floor(tmp_path: Path) -> None:
+    table = benched(tmp_path).drop(columns="limit_ms").replace({"implementation": {"traffic": "floor"}})
+    table.to_csv(tmp_path / "bench" / "bench.csv", index=False)
+    (_, picture), _ = built(tmp_path, "bench")
+    np.testing.assert_allclose(picture.figure.axes[0].lines[3].get_ydata(), [10, 40])
+    assert [text.get_text() for text in picture.figure.legends[0].get_texts()] == ["bsnn", "products"]

@@ -29,6 +29,9 @@ def bench(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
         yield growth(growing)
 
 
+WORDS = {"limit": "the limit of the machine", "products": "the products by PyTorch's library"}
+"""What is drawn beside this program, in the caption."""
+
 OF_A_STEP = ("products", "arithmetic", "traffic", "limit", "floor", "floor_bytes")
 """Parts of a step, which are timed for comparison only; the last two are names of earlier versions."""
 
@@ -93,13 +96,13 @@ def factor(row: Mapping[Any, Any]) -> str:
 def growth(table: pd.DataFrame) -> Figure:
     """Return time of a step against each size, with the power law that fits."""
     y = plain_axis("time of a step (ms)", table["step_ms"])
-    panels = []
+    panels, shown = [], {}
     for name, words in VARIED.items():
         series, fits = [], []
         for implementation, times in grown(table[table["comparison"] == name], name).items():
             power, sizes = exponent(times), times.index.to_numpy(float)
             through = np.exp(np.log(times.to_numpy()).mean() + power * (np.log(sizes) - np.log(sizes).mean()))
-            drawn = looks(implementation)
+            drawn = shown[implementation] = looks(implementation)
             series.append(Series(f"{implementation}, power law", sizes, through, colour=drawn["colour"]))
             series.append(Series(implementation, sizes, times, dash="", **drawn))
             if implementation == "bsnn":
@@ -108,14 +111,15 @@ def growth(table: pd.DataFrame) -> Figure:
             x = Axis(words, log=True, ticks=tuple(sorted({size for line in series for size in line.x})))
             panels.append(Panel(x, y, series, " ".join(fits)))
     first, fixed = table.iloc[0], table.iloc[-1]
+    beside = " and ".join(WORDS[name] for name in shown if name in WORDS)
     return Figure(
         "bench_growth",
         panels,
         "Time of a step against depth, width and the number of networks trained at once; what is not varied is "
         f"{fixed['depth']} layers, {fixed['width']} units, 1 network. Medians, and power laws fitted to them, with the "
-        f"exponent of this program above; open: the limit of the machine. {activation(first)}, {machine(first)}.",
+        f"exponent of this program above; open: {beside}. {activation(first)}, {machine(first)}.",
         f"{activation(first)}, {machine(first)}",
-        [Series("bsnn", **looks("bsnn")), Series("limit", **looks("limit"))],
+        [Series(name, **drawn) for name, drawn in shown.items()],
         len(panels),
         (DOUBLE, 2.5),
         point=4,
@@ -123,11 +127,12 @@ def growth(table: pd.DataFrame) -> Figure:
 
 
 def grown(rows: pd.DataFrame, name: str) -> dict[str, pd.Series]:
-    """Return the times of a step and the limit against a size; a floor of an earlier version stands for its limit."""
+    """Return the times of a step and the limit against a size; files of earlier versions have products in its place."""
     ours = rows[rows["implementation"] == "bsnn"].set_index(name)
     floor = rows[rows["implementation"] == "floor"].set_index(name)["step_ms"]
-    limit = ours["limit_ms"].dropna() if "limit_ms" in ours else floor
-    return {"bsnn": ours["step_ms"]} | ({} if limit.empty else {"limit": limit})
+    limit = ours["limit_ms"].dropna() if "limit_ms" in ours else floor.iloc[:0]
+    beside = {"limit": limit, "products": floor}
+    return {"bsnn": ours["step_ms"]} | {key: times for key, times in beside.items() if not times.empty}
 
 
 def plain_axis(words: str, values: pd.Series) -> Axis:
