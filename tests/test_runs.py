@@ -58,7 +58,7 @@ def test_load_run_gives_the_network_that_was_trained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("activation", "model", "reason"),
     [
-        (ActivationConfig(name="mish"), {}, "the fast kernels have no code for the activation mish"),
+        (ActivationConfig(name="gelu_exact"), {}, "the fast kernels have no code for the activation gelu_exact"),
         (ActivationConfig(name="selu"), {"norm": "layer"}, "a fleet does not cover this network"),
         (ActivationConfig(name="selu", gpn=True, separation=0.3), {}, None),
         (ActivationConfig(name="tanh", gpn=True, separation=0.3), {}, None),
