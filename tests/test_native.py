@@ -97,7 +97,7 @@ EXACT_SLOPES = {
     "sigmoid": lambda h: torch.sigmoid(h) * torch.sigmoid(-h),
     "mish": lambda h: torch.tanh(softplus(h)) + h * torch.sigmoid(h) * torch.cosh(softplus(h)) ** -2,
 }
-"""Where PyTorch subtracts numbers that are nearly equal, such as 1 − φ²."""
+"""Formulas for slopes where PyTorch subtracts numbers that are nearly equal, such as 1 − φ²."""
 
 
 @pytest.mark.parametrize("name", COVERED)

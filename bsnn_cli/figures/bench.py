@@ -30,7 +30,7 @@ def bench(stored: Results, config: FiguresConfig) -> Iterator[Figure | Missing]:
 
 
 WORDS = {"limit": "the limit of the machine", "products": "the products by PyTorch's library"}
-"""What is drawn beside this program, in the caption."""
+"""Names of the lines beside this program, for the caption."""
 
 OF_A_STEP = ("products", "arithmetic", "traffic", "limit", "floor", "floor_bytes")
 """Parts of a step, which are timed for comparison only; the last two are names of earlier versions."""

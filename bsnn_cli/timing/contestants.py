@@ -30,10 +30,10 @@ BASELINES = ("plain", "plain_fused", "plain_dataloader", "plain_compiled")
 The last two have the fused optimiser too."""
 
 LIMITS = ("arithmetic", "traffic")
-"""What no step is faster than, see `limits`; the larger one counts."""
+"""Two lower bounds of the time of a step, see `limits`; the larger one counts."""
 
 BOUNDS = ("products", *LIMITS)
-"""What is timed beside a training: also its products by PyTorch's library."""
+"""Parts of a step that are timed beside a training: its products by PyTorch's library, and the limits."""
 
 
 @dataclass(frozen=True)

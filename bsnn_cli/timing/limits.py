@@ -1,4 +1,4 @@
-"""What bounds the time of a training step: its arithmetic, its bytes; and its products by PyTorch's library.
+"""Limits of the time of a training step, its arithmetic and its bytes; and its products by PyTorch's library.
 
 The products are 3·L over distinct matrices: h = xVᵀ and dV in every layer, and dᵀx, which adds to the momentum; one
 more where the weights are orthogonal. A step takes at least as long as their operations at the rate of the device, and
