@@ -181,8 +181,7 @@ def measures(i: int, specs: Sequence[Spec], times: np.ndarray[Any, Any]) -> dict
         return specs[i].networks * ratio(times[:, best], step_s)
 
     def size(spec: Spec) -> tuple[int, int, int, bool]:
-        exact = spec.model.weights == "orthogonal" or spec.implementation.startswith("torch_")
-        return spec.networks, spec.model.depth, spec.model.width, exact
+        return spec.networks, spec.model.depth, spec.model.width, spec.model.weights == "orthogonal"
 
     def bound(names: Sequence[str]) -> np.ndarray[Any, Any] | None:
         """Return the time of the slowest of some bounds of this size in each round."""
